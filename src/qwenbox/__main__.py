@@ -1,0 +1,5 @@
+"""`python -m qwenbox`."""
+
+from qwenbox.cli import main
+
+main()

@@ -1,0 +1,247 @@
+"""Nouns of the whole pipe: tensors, batches, plans, events.
+
+These are pure values. They know no file, no socket and no kernel; every package may import them and they import nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+ByteArray = npt.NDArray[np.uint8]
+
+PAGE_TOKENS = 32
+"""Tokens in one KV page."""
+
+
+# --- weights -------------------------------------------------------------------------------------------------------
+
+
+class TensorKind(NamedTuple):
+    """How the bytes of a row are laid out. `code` is the number the native library knows the kind by."""
+
+    code: int
+    block: int
+    """Elements in a block; a row holds ceil(columns / block) blocks."""
+    block_bytes: int
+    ggml_type: int | None
+    """Type number in a GGUF file, None where GGUF has no such type."""
+
+
+TENSOR_KINDS: Mapping[str, TensorKind] = {
+    "f32": TensorKind(0, 1, 4, 0),
+    "f16": TensorKind(1, 1, 2, 1),
+    "bf16": TensorKind(2, 1, 2, 30),
+    "q4_0": TensorKind(3, 32, 18, 2),
+    "q4_1": TensorKind(4, 32, 20, 3),
+    "q5_0": TensorKind(5, 32, 22, 6),
+    "q8_0": TensorKind(6, 32, 34, 8),
+    "q4_k": TensorKind(7, 256, 144, 12),
+    "q5_k": TensorKind(8, 256, 176, 13),
+    "q6_k": TensorKind(9, 256, 210, 14),
+    # Ours: fp16 scale, uint8 zero, 64 bytes of codes (byte j: low nibble = element j, high nibble = element j + 64).
+    "int4": TensorKind(10, 128, 67, None),
+    # Ours: fp16 scale, 128 int8 codes.
+    "int8": TensorKind(11, 128, 130, None),
+}
+"""Every kind of weight there is: files are checked, kernels chosen and bytes counted by this table. Blocks are little-endian."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named weight as its file holds it. `shape` is (rows, columns), (columns,) or (experts, rows, columns): the last axis is contiguous.
+
+    `data` is a flat uint8 view of exactly `nbytes` bytes, already checked against the file.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    data: ByteArray
+
+    @property
+    def nbytes(self) -> int:
+        return tensor_nbytes(self.kind, self.shape)
+
+    def expert(self, index: int) -> Tensor:
+        """One (rows, columns) slice of an (experts, rows, columns) tensor."""
+        size = self.nbytes // self.shape[0]
+        return Tensor(f"{self.name}[{index}]", self.kind, self.shape[1:], self.data[index * size : (index + 1) * size])
+
+
+def tensor_nbytes(kind: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor of this kind and shape; whole blocks per row."""
+    info = TENSOR_KINDS[kind]
+    rows = 1
+    for extent in shape[:-1]:
+        rows *= extent
+    return rows * -(-shape[-1] // info.block) * info.block_bytes
+
+
+# --- what one step runs --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of tokens of one sequence inside a batch: rows [start, start + length) sit at positions [position, position + length).
+
+    `pages` are the page ids that cover positions [0, position + length), in order.
+    """
+
+    start: int
+    length: int
+    position: int
+    pages: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step of the model. `ids` int32 [num_tokens]; `logits_rows` int32, the rows whose logits are wanted, ascending."""
+
+    ids: IntArray
+    spans: Sequence[Span]
+    logits_rows: IntArray
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+
+# --- what a request asks for ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen; the meaning of each field stands in docs/numeric-contract.md, section Sampling."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    choice: int = 0
+    """Number of the choice inside a request (`n`): with `seed` and the position it selects the random number."""
+    logprobs: int | None = None
+    """None: no log-probabilities; n: of the chosen token and of the n most likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """Everything the engine has to know of a request: token ids and numbers, no text. Serialisable by `to_wire`."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = SamplingParams()
+    stop_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    prompt_logprobs: int | None = None
+    """None, or how many top log-probabilities of each prompt token are wanted (`echo` with `logprobs`)."""
+
+    def to_wire(self) -> dict[str, Any]:
+        plan = asdict(self)
+        plan["sampling"]["logit_bias"] = list(self.sampling.logit_bias.items())
+        return plan
+
+    @classmethod
+    def from_wire(cls, plan: Mapping[str, Any]) -> GenerationPlan:
+        sampling = dict(plan["sampling"])
+        sampling["logit_bias"] = {int(k): float(v) for k, v in sampling["logit_bias"]}
+        fields = dict(plan) | {
+            "sampling": SamplingParams(**sampling),
+            "prompt_ids": tuple(plan["prompt_ids"]),
+            "stop_ids": tuple(plan["stop_ids"]),
+        }
+        return cls(**fields)
+
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of a token, and the most likely alternatives as (id, logprob), best first."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """What one step produced for one request. The last output of a request, and only it, has a `finish_reason`.
+
+    A stop id ends a sequence with reason "stop"; it is the last of `ids` and is counted as a completion token.
+    """
+
+    request_id: str
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """One entry a prompt token, None for the first; sent with the first output where the plan asked for it."""
+    finish_reason: FinishReason | None = None
+    error: Mapping[str, Any] | None = None
+    """`errors.QwenboxError.to_wire()` of what went wrong, with reason "error"."""
+    usage: Usage | None = None
+    timings: Mapping[str, float] | None = None
+    """Seconds, with the last output: queue, prefill, decode."""
+
+
+# --- what people and clients see -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, in the shape chat templates read. `tool_calls` items are OpenAI's objects."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    reasoning_content: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextLogprob:
+    """A `TokenLogprob` with its text: `token` may be lossy, `bytes` never is."""
+
+    id: int
+    token: str
+    bytes: bytes
+    logprob: float
+    top: tuple[TextLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What comes out of the chat layer. Streams end with exactly one "finish" or "error"."""
+
+    kind: Literal["reasoning", "content", "finish", "error"]
+    text: str = ""
+    logprobs: tuple[TextLogprob, ...] = ()
+    ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_text: str | None = None
+    """The stop string that ended the content, where one did."""
+    usage: Usage | None = None
+    timings: Mapping[str, float] | None = None
+    error: Mapping[str, Any] | None = None
