@@ -1,0 +1,62 @@
+# qwenbox: `make run` serves a model, `make test` proves it works.
+VENV := .venv
+PY := $(VENV)/bin/python
+MODEL ?= qwen2.5-coder-1.5b
+PORT ?= 8080
+
+.PHONY: run test test-long lint format bench dist native models clean
+
+run: $(VENV)/installed          ## environment, build, model, service on http://127.0.0.1:8080
+	$(VENV)/bin/qwenbox serve $(MODEL) --port $(PORT)
+
+test: $(VENV)/test native models  ## everything but the minutes-long checks
+	$(PY) -m pytest -m "not long"
+
+test-long: $(VENV)/test native models
+	$(PY) -m pytest
+
+lint: $(VENV)/lint
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror src/qwenbox/kernels/csrc/*.cpp src/qwenbox/kernels/csrc/*.h
+
+format: $(VENV)/lint
+	$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i src/qwenbox/kernels/csrc/*.cpp src/qwenbox/kernels/csrc/*.h
+
+bench: $(VENV)/test native models
+	$(PY) bench/peers.py
+
+native: $(VENV)/base            ## the C++ library, into the source tree, for tests that run from there
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release > build/native.log 2>&1 || (cat build/native.log; exit 1)
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake --build build/native
+	cp build/native/libqwenbox_native.so src/qwenbox/kernels/
+
+models: $(VENV)/test native     ## the real weights that the tests use, verified, in the cache
+	PYTHONPATH=src $(PY) -m qwenbox pull qwen2.5-coder-0.5b
+	PYTHONPATH=src $(PY) -m qwenbox pull qwen2.5-coder-1.5b
+
+dist: $(VENV)/base              ## a wheel that needs no compiler
+	$(PY) -m pip wheel --no-deps -w dist .
+
+$(VENV)/base:
+	python3 -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q cmake ninja
+	mkdir -p build
+	touch $@
+
+$(VENV)/installed: $(VENV)/base pyproject.toml CMakeLists.txt $(shell find src -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+	$(PY) -m pip install .
+	touch $@
+
+$(VENV)/test: $(VENV)/base pyproject.toml
+	$(PY) -c "import tomllib, subprocess, sys; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', *p['dependencies'], *p['optional-dependencies']['test']], check=True)"
+	touch $@
+
+$(VENV)/lint: $(VENV)/test
+	$(PY) -c "import tomllib, subprocess, sys; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', *p['optional-dependencies']['lint']], check=True)"
+	touch $@
+
+clean:
+	rm -rf build dist src/qwenbox/kernels/*.so
