@@ -1,0 +1,59 @@
+// The page speaks the same public API as every other client.
+
+export class ApiError extends Error {
+  constructor(message, status = 0, code = null) { super(message); this.status = status; this.code = code; }
+}
+
+let key = "";
+export function setKey(value) { key = value; }
+
+function headers(extra = {}) { return key ? { ...extra, Authorization: `Bearer ${key}` } : extra; }
+
+async function failure(response) {
+  let error = {};
+  try { error = (await response.json()).error ?? {}; } catch { /* not our body: the status has to do */ }
+  return new ApiError(error.message ?? `HTTP ${response.status}`, response.status, error.code ?? null);
+}
+
+/** {state, progress} of the service; throws when it cannot be reached. */
+export async function ready() {
+  const response = await fetch("ready", { headers: headers() });
+  const body = await response.json().catch(() => ({}));
+  return { state: response.ok ? "ready" : body.state ?? "loading", progress: body.progress ?? null, message: body.error?.message ?? null };
+}
+
+export async function models() {
+  const response = await fetch("v1/models", { headers: headers() });
+  if (!response.ok) throw await failure(response);
+  return (await response.json()).data.map((model) => model.id);
+}
+
+/** Yields the data of each server-sent event; a stream that ends without [DONE] is an error. */
+export async function* chat(request, signal) {
+  const response = await fetch("v1/chat/completions", {
+    method: "POST", signal, headers: headers({ "Content-Type": "application/json" }),
+    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
+  });
+  if (!response.ok) throw await failure(response);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) break;
+    buffer += value;
+    let cut;
+    while ((cut = buffer.indexOf("\n\n")) >= 0) {
+      const frame = buffer.slice(0, cut);
+      buffer = buffer.slice(cut + 2);
+      for (const line of frame.split("\n")) {
+        if (!line.startsWith("data:")) continue;
+        const data = line.slice(5).trim();
+        if (data === "[DONE]") return;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw new ApiError(chunk.error.message, 200, chunk.error.code ?? null);
+        yield chunk;
+      }
+    }
+  }
+  throw new ApiError("", 0, "lost");
+}

@@ -1,0 +1,246 @@
+import { ApiError, chat, models, ready, setKey } from "./api.js";
+import { el } from "./dom.js";
+import { currentLanguage, setLanguage, t } from "./i18n.js";
+import { copyButton, render } from "./markdown.js";
+import { load, save } from "./store.js";
+
+const $ = (id) => document.getElementById(id);
+const settings = { system: "", temperature: "", maxTokens: "", key: "", theme: "auto", language: null, ...load("settings", {}) };
+let messages = load("messages", []); // {role, content, reasoning, state}: state is undefined, "stopped", "length" or {error, code}
+let model = null;
+let running = null; // AbortController of the answer being written
+let follow = true;
+
+// --- look ---------------------------------------------------------------------------------------
+
+function applyLook() {
+  if (settings.theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = settings.theme;
+  setLanguage(settings.language ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"));
+  $("theme").textContent = t(`theme${settings.theme[0].toUpperCase()}${settings.theme.slice(1)}`);
+  $("language").textContent = t("otherLanguage");
+  $("suggestions").replaceChildren(...[1, 2, 3, 4].map((n) => {
+    const text = t(`suggestion${n}`);
+    return el("li", {}, el("button", { type: "button", onclick: () => send(text) }, text));
+  }));
+  showModel();
+  drawAll();
+}
+
+$("theme").addEventListener("click", () => {
+  const order = ["auto", "light", "dark"];
+  settings.theme = order[(order.indexOf(settings.theme) + 1) % order.length];
+  save("settings", settings);
+  applyLook();
+});
+
+$("language").addEventListener("click", () => {
+  settings.language = currentLanguage() === "en" ? "zh" : "en";
+  save("settings", settings);
+  applyLook();
+});
+
+// --- the model's state --------------------------------------------------------------------------
+
+let service = { state: "loading", progress: null };
+
+function showModel() {
+  document.querySelector(".dot").dataset.state = service.state;
+  const state = { ready: "", failed: t("failed"), unreachable: t("unreachable") }[service.state]
+    ?? (service.progress ? t("loadingPart", { percent: Math.round(service.progress * 100) }) : t("loading"));
+  $("model-name").textContent = [model, state, service.message].filter(Boolean).join(" · ");
+}
+
+async function watch() {
+  try {
+    service = await ready();
+    if (service.state === "ready" && model === null) [model] = await models();
+  } catch (error) {
+    service = error.status === 401 ? { state: "failed", message: t("errorKey") } : { state: "unreachable" };
+  }
+  showModel();
+  setTimeout(watch, service.state === "ready" ? 15000 : 1000);
+}
+
+// --- drawing the conversation -------------------------------------------------------------------
+
+const scroller = $("scroller");
+scroller.addEventListener("scroll", () => {
+  follow = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 48;
+  $("to-bottom").hidden = follow;
+});
+$("to-bottom").addEventListener("click", () => { follow = true; stick(); });
+function stick() { if (follow) scroller.scrollTop = scroller.scrollHeight; }
+
+function messageNode(message) {
+  const body = el("div", { class: "body" });
+  const node = el("li", { class: `message ${message.role}`, "data-role": message.role }, body);
+  if (message.role === "user") body.textContent = message.content;
+  else drawAnswer(node, message);
+  if (message.role === "user") node.append(el("div", { class: "actions" }, copyButton(() => message.content)));
+  return node;
+}
+
+/** Draws an answer in its present state: thoughts, text, what went wrong, what can be done with it. */
+function drawAnswer(node, message) {
+  const live = message.state === "running";
+  const body = node.querySelector(".body");
+  if (message.reasoning) {
+    let details = node.querySelector(".reasoning");
+    if (!details) {
+      details = el("details", { class: "reasoning" }, el("summary"), el("div", { class: "thoughts body" }));
+      node.prepend(details);
+    }
+    details.firstChild.textContent = live && !message.content ? t("thinking") : t("thought");
+    render(details.lastChild, message.reasoning);
+  }
+  const answer = node.querySelector(":scope > .body");
+  render(answer ?? body, message.content);
+  (answer ?? body).classList.toggle("waiting", live && !message.content);
+  node.setAttribute("aria-busy", String(live));
+  node.querySelector(":scope > .actions")?.remove();
+  node.querySelector(":scope > .problem")?.remove();
+  if (live) return;
+  const again = () => el("button", { type: "button", class: "again", onclick: retry }, t("again"));
+  const last = messages.at(-1) === message;
+  if (message.state?.error !== undefined) {
+    const text = message.state.code === "lost" ? t("errorLost") : message.state.code === "key" ? t("errorKey") : message.state.error;
+    node.append(el("div", { class: "problem", role: "alert" }, el("span", {}, text), last ? again() : ""));
+  }
+  const note = { stopped: t("stopped"), length: t("cutShort"), empty: t("errorEmpty") }[message.state] ?? "";
+  const actions = el("div", { class: "actions" });
+  if (message.content) actions.append(copyButton(() => message.content));
+  if (last && message.state?.error === undefined) actions.append(again());
+  actions.append(note);
+  node.append(actions);
+}
+
+function drawAll() {
+  $("welcome").hidden = messages.length > 0;
+  $("conversation").replaceChildren(...messages.map(messageNode));
+  $("send").hidden = running !== null;
+  $("stop").hidden = running === null;
+  stick();
+}
+
+// --- talking ------------------------------------------------------------------------------------
+
+function requestBody() {
+  const history = messages.slice(0, -1).filter((message) => message.content).map(({ role, content }) => ({ role, content }));
+  if (settings.system) history.unshift({ role: "system", content: settings.system });
+  const body = { messages: history };
+  if (settings.temperature !== "") body.temperature = Number(settings.temperature);
+  if (settings.maxTokens !== "") body.max_tokens = Number(settings.maxTokens);
+  return body;
+}
+
+async function answer() {
+  const message = { role: "assistant", content: "", reasoning: "", state: "running" };
+  messages.push(message);
+  running = new AbortController();
+  follow = true;
+  drawAll();
+  let node = $("conversation").lastChild;
+  let frame = 0;
+  const draw = () => { frame = 0; node = $("conversation").lastChild; drawAnswer(node, message); stick(); };
+  const began = performance.now();
+  let first = 0;
+  try {
+    for await (const chunk of chat(requestBody(), running.signal)) {
+      const choice = chunk.choices[0];
+      if (choice) {
+        message.content += choice.delta.content ?? "";
+        message.reasoning += choice.delta.reasoning_content ?? "";
+        if (choice.finish_reason === "length") message.state = "length";
+        if (!first && (message.content || message.reasoning)) first = performance.now();
+      }
+      if (chunk.usage) showSpeed(chunk.usage.completion_tokens, (performance.now() - (first || began)) / 1000);
+      frame ||= requestAnimationFrame(draw);
+    }
+    if (message.state === "running") message.state = message.content || message.reasoning ? undefined : "empty";
+  } catch (error) {
+    if (error.name === "AbortError") message.state = "stopped";
+    else if (error instanceof ApiError) message.state = { error: error.message, code: error.status === 401 ? "key" : error.code };
+    else message.state = { error: String(error), code: "lost" };
+  }
+  cancelAnimationFrame(frame);
+  running = null;
+  save("messages", messages);
+  drawAll();
+}
+
+function showSpeed(count, seconds) {
+  $("speed").textContent = seconds > 0 ? t("speed", { count, rate: (count / seconds).toFixed(1) }) : "";
+}
+
+function send(text) {
+  if (running || !text.trim()) return;
+  messages.push({ role: "user", content: text });
+  $("speed").textContent = "";
+  save("messages", messages);
+  answer();
+}
+
+function retry() {
+  if (running) return;
+  while (messages.length && messages.at(-1).role === "assistant") messages.pop();
+  if (messages.length) answer();
+}
+
+const prompt = $("prompt");
+function grow() { prompt.style.height = "auto"; prompt.style.height = `${prompt.scrollHeight}px`; }
+prompt.addEventListener("input", grow);
+prompt.addEventListener("keydown", (event) => {
+  // isComposing: Enter that picks a word in a Chinese input method must not send.
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) { event.preventDefault(); $("composer").requestSubmit(); }
+});
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (running || !prompt.value.trim()) return;
+  send(prompt.value);
+  prompt.value = "";
+  grow();
+});
+$("stop").addEventListener("click", () => running?.abort());
+document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !$("settings").open) running?.abort(); });
+$("new-chat").addEventListener("click", () => {
+  running?.abort();
+  messages = [];
+  save("messages", messages);
+  $("speed").textContent = "";
+  drawAll();
+  prompt.focus();
+});
+
+// --- settings -----------------------------------------------------------------------------------
+
+const fields = { system: "system", temperature: "temperature", maxTokens: "max-tokens", key: "api-key" };
+$("open-settings").addEventListener("click", () => {
+  for (const [name, id] of Object.entries(fields)) $(id).value = settings[name];
+  $("settings-error").textContent = "";
+  $("settings").showModal();
+});
+$("settings").querySelector("form").addEventListener("submit", (event) => {
+  const temperature = $("temperature");
+  const tokens = $("max-tokens");
+  const wrong = !temperature.validity.valid ? "badTemperature" : !tokens.validity.valid ? "badMaxTokens" : null;
+  if (wrong) { event.preventDefault(); $("settings-error").textContent = t(wrong); return; }
+  for (const [name, id] of Object.entries(fields)) settings[name] = $(id).value.trim();
+  setKey(settings.key);
+  save("settings", settings);
+});
+$("settings").querySelector("form").noValidate = true;
+
+// --- start --------------------------------------------------------------------------------------
+
+const signIn = new URLSearchParams(location.hash.slice(1)).get("key");
+if (signIn) {
+  settings.key = signIn;
+  save("settings", settings);
+  history.replaceState(null, "", location.pathname);
+}
+setKey(settings.key);
+for (const message of messages) if (message.state === "running") message.state = "stopped";
+applyLook();
+watch();
+prompt.focus();

@@ -1,0 +1,59 @@
+// Every sentence of the page, in both languages. A test holds the two tables against each other.
+export const texts = {
+  en: {
+    newChat: "New chat", settings: "Settings", theme: "Colours", language: "Language", conversation: "Conversation", toBottom: "To the end",
+    themeAuto: "Auto", themeLight: "Light", themeDark: "Dark", otherLanguage: "中文",
+    welcomeTitle: "A Qwen model of your own",
+    welcomeText: "Everything runs on this machine. What you write here goes nowhere else.",
+    promptLabel: "Your message", promptPlaceholder: "Write a message", send: "Send", stop: "Stop",
+    hint: "Enter sends, Shift+Enter starts a new line",
+    systemPrompt: "System prompt", systemPlaceholder: "How the model should behave, in your words", temperature: "Temperature (0 to 2)", maxTokens: "Longest answer, in tokens", modelDefault: "the model's own",
+    apiKey: "API key (only if the service asks for one)", keptHere: "Settings and the conversation are kept in this browser only.", close: "Done",
+    copy: "Copy", copied: "Copied", again: "Try again", thinking: "Thinking", thought: "Thought",
+    loading: "loading", loadingPart: "loading {percent} %", unreachable: "not reachable", failed: "failed",
+    stopped: "stopped", cutShort: "The answer reached its longest length.", speed: "{count} tokens, {rate} per second",
+    errorLost: "The connection to the service was lost.", errorKey: "This service needs an API key. Enter it in the settings.", errorEmpty: "The model answered nothing.",
+    badTemperature: "Temperature must be a number from 0 to 2.", badMaxTokens: "The longest answer must be a whole number above 0.",
+    suggestion1: "Explain recursion to a twelve-year-old, with one example.", suggestion2: "Write a Python function that merges two sorted lists.",
+    suggestion3: "Translate into Chinese: The meeting moves to Friday at ten.", suggestion4: "What should I check before I publish a small web service?",
+  },
+  zh: {
+    newChat: "新对话", settings: "设置", theme: "配色", language: "语言", conversation: "对话", toBottom: "到最新",
+    themeAuto: "自动", themeLight: "浅色", themeDark: "深色", otherLanguage: "English",
+    welcomeTitle: "属于你自己的 Qwen 模型",
+    welcomeText: "一切都在这台机器上运行，你写的内容不会传到别处。",
+    promptLabel: "你的消息", promptPlaceholder: "写点什么", send: "发送", stop: "停止",
+    hint: "Enter 发送，Shift+Enter 换行",
+    systemPrompt: "系统提示词", systemPlaceholder: "用你的话说明模型该怎样回答", temperature: "温度（0 到 2）", maxTokens: "回答最长多少 token", modelDefault: "模型默认值",
+    apiKey: "API 密钥（服务要求时才需要）", keptHere: "设置和对话只保存在这个浏览器里。", close: "完成",
+    copy: "复制", copied: "已复制", again: "重试", thinking: "思考中", thought: "思考过程",
+    loading: "加载中", loadingPart: "加载中 {percent} %", unreachable: "连接不上", failed: "加载失败",
+    stopped: "已停止", cutShort: "回答达到了最大长度。", speed: "{count} 个 token，每秒 {rate} 个",
+    errorLost: "与服务的连接中断了。", errorKey: "这个服务需要 API 密钥，请在设置中填写。", errorEmpty: "模型没有给出内容。",
+    badTemperature: "温度必须是 0 到 2 之间的数。", badMaxTokens: "最长回答必须是大于 0 的整数。",
+    suggestion1: "用一个例子向十二岁的孩子解释递归。", suggestion2: "写一个 Python 函数，合并两个有序列表。",
+    suggestion3: "翻译成英文：会议改到星期五上午十点。", suggestion4: "发布一个小型网络服务之前，我应该检查什么？",
+  },
+};
+
+let language = "en";
+
+export function currentLanguage() { return language; }
+
+export function t(key, values = {}) {
+  const text = texts[language][key];
+  if (text === undefined) throw new Error(`no text for ${key}`);
+  return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+}
+
+/** Chooses the language and writes its sentences into every element that names one. */
+export function setLanguage(name) {
+  language = name in texts ? name : "en";
+  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  for (const node of document.querySelectorAll("[data-i18n]")) node.textContent = t(node.dataset.i18n);
+  for (const node of document.querySelectorAll("[data-i18n-placeholder]")) node.placeholder = t(node.dataset.i18nPlaceholder);
+  for (const node of document.querySelectorAll("[data-i18n-label]")) {
+    node.setAttribute("aria-label", t(node.dataset.i18nLabel));
+    node.title = t(node.dataset.i18nLabel);
+  }
+}
