@@ -1,0 +1,140 @@
+// The vector vocabulary over AVX-512 F, BW, DQ, VL and VNNI. vec_avx2.h and vec_generic.h define the same names with the same results, bit
+// for bit.
+//
+//   Floats, Ints   16 lanes of float32 / int32          Bytes   64 bytes; as codes: [16 channels][4 inputs]
+//   load(float*) load_ints(int32*) load_bytes(u8*) store(p, v), no alignment needed; load_first(p, n) (other lanes 0), store_first(p, v,
+//   n), 0 <= n <= 16 splat(float) splat(int32)      + - * / on Floats, + - & | on Ints, shift_left<n>(Ints) fma(a, b, c) rounded once
+//   min(a, b) max(a, b)            a < b ? a : b, a > b ? a : b: the second operand where either is NaN; max on Ints too
+//   select_less(a, b, x, y)        a < b ? x : y                  keep_first(v, n, rest)   lanes < n from v, the others from rest
+//   rint(v)                        to nearest even, |v| < 2^22 or NaN
+//   to_ints(v)                     of integral floats             to_floats(i)   nearest even
+//   bits(v) from_bits(i)           the same 32 bits
+//   reduce_add(Floats)             halving: lane j += j + 8, then 4, 2, 1; reduce_max(Floats) without NaN; reduce_add, reduce_max of Ints
+//   load_f16(u16*) load_bf16(u16*) widened exactly                load_bf16_pairs(u16*, even, odd)   32 values, the even and the odd ones
+//   store_bf16(u16*, v)            nearest even, NaN stays NaN    store_i8(i8*, Ints)   low byte of each lane     load_u8(u8*)   16 bytes
+//   widened prefetch(p)                    into L1
+// and for the integer products of linear_impl.h:
+//   dot4<wide>(acc, Bytes w, Ints a)   acc[c] += sum over j of w[4 c + j] (unsigned) * a.byte[j] (signed), exact; wide: codes may exceed 63
+//   load_quad(i8*)                 4 bytes in all lanes
+//   pair(lo, hi)                   low 16 bits of each, as int16 pairs; dot2(acc, p, q): acc += p.lo * q.lo + p.hi * q.hi;
+//   load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes); or_bits<from, mask>(codes, plane): codes | (plane's bit
+//   `from` moved to bit 4, and its neighbours) & mask
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace qwenbox {
+namespace {
+
+#define QWENBOX_INLINE inline __attribute__((always_inline))
+
+struct Floats {
+  __m512 v;
+};
+struct Ints {
+  __m512i v;
+};
+struct Bytes {
+  __m512i v;
+};
+
+// Rows by blocks of 16 channels that the integer product keeps in registers.
+constexpr int kTileRows = 4, kTileBlocks = 4;
+
+QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
+
+QWENBOX_INLINE Floats load(const float* p) { return {_mm512_loadu_ps(p)}; }
+QWENBOX_INLINE Ints load_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+QWENBOX_INLINE Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+QWENBOX_INLINE void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
+QWENBOX_INLINE void store(int32_t* p, Ints a) { _mm512_storeu_si512(p, a.v); }
+QWENBOX_INLINE void store(uint8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
+QWENBOX_INLINE Floats load_first(const float* p, int n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+QWENBOX_INLINE void store_first(float* p, Floats a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+QWENBOX_INLINE Floats splat(float a) { return {_mm512_set1_ps(a)}; }
+QWENBOX_INLINE Ints splat(int32_t a) { return {_mm512_set1_epi32(a)}; }
+
+QWENBOX_INLINE Floats operator+(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
+QWENBOX_INLINE Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
+QWENBOX_INLINE Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
+QWENBOX_INLINE Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
+QWENBOX_INLINE Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+QWENBOX_INLINE Floats min(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
+QWENBOX_INLINE Floats max(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
+QWENBOX_INLINE Floats select_less(Floats a, Floats b, Floats x, Floats y) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};
+}
+QWENBOX_INLINE Floats keep_first(Floats a, int n, Floats rest) { return {_mm512_mask_blend_ps(first_lanes(n), rest.v, a.v)}; }
+QWENBOX_INLINE Floats rint(Floats a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+
+QWENBOX_INLINE Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+QWENBOX_INLINE Ints operator-(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+QWENBOX_INLINE Ints operator&(Ints a, Ints b) { return {_mm512_and_si512(a.v, b.v)}; }
+QWENBOX_INLINE Ints operator|(Ints a, Ints b) { return {_mm512_or_si512(a.v, b.v)}; }
+QWENBOX_INLINE Ints max(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }
+template <int n>
+QWENBOX_INLINE Ints shift_left(Ints a) {
+  return {_mm512_slli_epi32(a.v, n)};
+}
+QWENBOX_INLINE Ints to_ints(Floats a) { return {_mm512_cvtps_epi32(a.v)}; }
+QWENBOX_INLINE Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
+QWENBOX_INLINE Ints bits(Floats a) { return {_mm512_castps_si512(a.v)}; }
+QWENBOX_INLINE Floats from_bits(Ints a) { return {_mm512_castsi512_ps(a.v)}; }
+
+QWENBOX_INLINE float reduce_add(Floats a) {
+  __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+QWENBOX_INLINE float reduce_max(Floats a) { return _mm512_reduce_max_ps(a.v); }
+QWENBOX_INLINE int32_t reduce_add(Ints a) { return _mm512_reduce_add_epi32(a.v); }
+QWENBOX_INLINE int32_t reduce_max(Ints a) { return _mm512_reduce_max_epi32(a.v); }
+
+QWENBOX_INLINE Floats load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+QWENBOX_INLINE Floats load_bf16(const uint16_t* p) {
+  return from_bits({_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)});
+}
+QWENBOX_INLINE void load_bf16_pairs(const uint16_t* p, Floats& even, Floats& odd) {
+  __m512i both = _mm512_loadu_si512(p);
+  even = from_bits({_mm512_slli_epi32(both, 16)});
+  odd = from_bits({_mm512_and_si512(both, _mm512_set1_epi32(int32_t(0xFFFF0000u)))});
+}
+QWENBOX_INLINE void store_bf16(uint16_t* p, Floats a) {
+  __m512i b = _mm512_castps_si512(a.v), upper = _mm512_srli_epi32(b, 16);
+  __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(b, _mm512_set1_epi32(0x7FFF)), odd), 16);
+  __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  rounded = _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(rounded));
+}
+QWENBOX_INLINE void store_i8(int8_t* p, Ints a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
+QWENBOX_INLINE Ints load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
+QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+template <bool wide>
+QWENBOX_INLINE Ints dot4(Ints acc, Bytes w, Ints a) {
+  return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)};
+}
+QWENBOX_INLINE Ints load_quad(const int8_t* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, 4);
+  return splat(quad);
+}
+QWENBOX_INLINE Ints pair(Ints lo, Ints hi) {
+  const __m512i low_words_up = _mm512_set4_epi32(0x0D0C0D0C, 0x09080908, 0x05040504, 0x01000100);
+  return {_mm512_mask_shuffle_epi8(lo.v, 0xCCCCCCCCCCCCCCCCull, hi.v, low_words_up)};
+}
+QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) { return {_mm512_dpwssd_epi32(acc.v, p.v, q.v)}; }
+QWENBOX_INLINE Ints load_i8_pairs(const int8_t* p) { return {_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p))}; }
+QWENBOX_INLINE Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+QWENBOX_INLINE Bytes high_nibbles(Bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+template <int from, int mask>
+QWENBOX_INLINE Bytes or_bits(Bytes codes, Bytes plane) {
+  __m512i moved = from <= 4 ? _mm512_slli_epi16(plane.v, from <= 4 ? 4 - from : 0) : _mm512_srli_epi16(plane.v, from > 4 ? from - 4 : 0);
+  return {_mm512_ternarylogic_epi32(codes.v, moved, _mm512_set1_epi8(mask), 0xF8)};  // a | (b & c)
+}
+
+}  // namespace
+}  // namespace qwenbox
