@@ -1,0 +1,172 @@
+"""Every knob, once: name, type, default, what it does, its environment variable. No other file reads the environment.
+
+The table is the dataclass `Settings` itself. A setting comes from the command line (`overrides`), else from its environment variable
+(`QWENBOX_` and the name in capitals; a few have a second, well-known one), else it has its default. docs/settings.md is `describe()`.
+"""
+
+# ruff: noqa: RUF009 - the defaults are immutable; `_setting` wraps `dataclasses.field`.
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError
+
+PREFIX = "QWENBOX_"
+TEST_PREFIX = "QWENBOX_TEST_"
+"""Variables of the test suite; no settings."""
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    also: str | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+    shown: str | None = None,
+) -> Any:
+    """One line of the table. A callable default is asked at each load; `also` is a second environment variable; `shown` is for the document."""
+    metadata = {"text": text, "also": also, "least": least, "most": most, "choices": choices, "shown": shown}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _xdg(variable: str, fallback: str) -> Callable[[], Path]:
+    def directory() -> Path:
+        base = os.environ.get(variable, "")
+        # The XDG specification: a relative path is invalid and ignored.
+        return (Path(base) if base.startswith("/") else Path.home() / fallback) / "qwenbox"
+
+    return directory
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The values in force. Make one with `load_settings`; `Settings(...)` directly, for tests, checks nothing."""
+
+    model: str = _setting("qwen2.5-coder-1.5b", "Model to run: a name of the catalogue, a directory, or a `.gguf` file.")
+    host: str = _setting("127.0.0.1", "Address that the service listens on.")
+    port: int = _setting(8080, "Port that the service listens on; 0 takes a free one.", least=0, most=65535)
+    api_key: str | None = _setting(None, "Key that clients must send. Prefer `api_key_file`: a process's environment can be seen.")
+    api_key_file: Path | None = _setting(None, "File whose first line is the key that clients must send.")
+    isa: str | None = _setting(None, "Instruction-set variant of the kernels; otherwise the best that the machine has.")
+    threads: int | None = _setting(None, "Threads of the kernels; otherwise one a processor.", least=1, most=1024)
+    weights: str | None = _setting(None, "Form of the weights in memory; otherwise as the file has them.", choices=("bf16", "int8", "int4"))
+    context_length: int | None = _setting(None, "Longest prompt and answer together, in tokens; otherwise what the model was trained for.", least=1)
+    kv_gb: float | None = _setting(None, "Gigabytes for the KV pages; otherwise what fits into the memory that is free.", least=0.001)
+    max_sequences: int = _setting(32, "Requests that run at the same time.", least=1, most=4096)
+    max_batch_tokens: int = _setting(512, "Tokens in one step of the model.", least=1, most=65536)
+    max_queue: int = _setting(128, "Requests that wait for their turn; one more is refused with 429.", least=0)
+    request_timeout: float = _setting(600.0, "Seconds that a request may take.", least=0.1)
+    cache_dir: Path = _setting(
+        _xdg("XDG_CACHE_HOME", ".cache"), "Where pulled models are kept.", shown="`$XDG_CACHE_HOME/qwenbox`, else `~/.cache/qwenbox`"
+    )
+    offline: bool = _setting(False, "Never use the network to fetch a model.", also="HF_HUB_OFFLINE")
+    hub_endpoint: str | None = _setting(None, "Address of the Hugging Face hub or of a mirror; with it, no other hub is tried.", also="HF_ENDPOINT")
+    modelscope_endpoint: str = _setting("https://modelscope.cn", "Address of ModelScope, tried where the Hugging Face hub does not answer.")
+    log_level: str = _setting("info", "How much is logged.", choices=("debug", "info", "warning", "error"))
+
+    def __repr__(self) -> str:
+        """Without secrets: settings are logged."""
+        values = (f"{f.name}={'...' if f.name == 'api_key' and self.api_key else repr(getattr(self, f.name))}" for f in fields(self))
+        return f"Settings({', '.join(values)})"
+
+
+def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from `overrides` (None means not given), the environment and the defaults. Raises UsageError naming what is wrong."""
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    table = {f.name: f for f in fields(Settings)}
+    for name in given:
+        if name not in table:
+            raise UsageError(f"unknown setting {name!r}{_nearest(name, list(table))}", param=name)
+    variables = [PREFIX + name.upper() for name in table]
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX) and variable not in variables:
+            raise UsageError(f"unknown environment variable {variable}{_nearest(variable, variables)}", param=variable)
+
+    values = {}
+    hints = typing.get_type_hints(Settings)
+    for name, entry in table.items():
+        if name in given:
+            values[name] = _checked(name, given[name], hints[name], entry)
+            continue
+        for variable in (PREFIX + name.upper(), entry.metadata["also"]):
+            # An empty variable counts as unset: it is how compose files and shells leave one out.
+            if variable and os.environ.get(variable):
+                values[name] = _checked(variable, os.environ[variable], hints[name], entry)
+                break
+    return Settings(**values)
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a program that we start, with `changes`."""
+    return {**os.environ, **changes}
+
+
+def describe() -> str:
+    """The table as Markdown, for docs/settings.md."""
+    lines = ["| Setting | Environment | Default | What it does |", "|---|---|---|---|"]
+    for entry in fields(Settings):
+        rules = entry.metadata
+        default = str(entry.default).lower() if isinstance(entry.default, bool) else entry.default
+        shown = rules["shown"] or ("" if default is None else f"`{default}`")
+        variables = f"`{PREFIX}{entry.name.upper()}`" + (f", `{rules['also']}`" if rules["also"] else "")
+        text = rules["text"] + (f" One of {', '.join(f'`{choice}`' for choice in rules['choices'])}." if rules["choices"] else "")
+        lines.append(f"| `{entry.name}` | {variables} | {shown} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _checked(source: str, value: Any, hint: Any, entry: Field[Any]) -> Any:
+    kind = next(t for t in typing.get_args(hint) if t is not types.NoneType) if isinstance(hint, types.UnionType) else hint
+    rules = entry.metadata
+    try:
+        value = _parsed(value, kind)
+    except (ValueError, TypeError):
+        shown = "" if entry.name == "api_key" else f" {value!r} is"
+        raise UsageError(f"{source}:{shown} not {_ARTICLES[kind]}", param=source) from None
+    if rules["choices"] and value not in rules["choices"]:
+        raise UsageError(f"{source}: {value!r} is not one of {', '.join(rules['choices'])}{_nearest(str(value), rules['choices'])}", param=source)
+    if kind in (int, float) and (
+        not math.isfinite(value) or (rules["least"] is not None and value < rules["least"]) or (rules["most"] is not None and value > rules["most"])
+    ):
+        limits = " and ".join(f"at {side} {rules[side]}" for side in ("least", "most") if rules[side] is not None)
+        raise UsageError(f"{source}: {value} must be {limits or 'finite'}", param=source)
+    return value
+
+
+_ARTICLES = {int: "a whole number", float: "a number", bool: "one of 1, 0, true, false, yes, no, on, off", str: "a text", Path: "a path"}
+
+
+def _parsed(value: Any, kind: type) -> Any:
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in _TRUE:
+            return True
+        if str(value).lower() in _FALSE:
+            return False
+        raise ValueError
+    if isinstance(value, bool) or (kind is int and isinstance(value, float)):
+        raise ValueError
+    if kind is Path:
+        return Path(value).expanduser()
+    if kind is str and not isinstance(value, str):
+        raise ValueError
+    return kind(value)
+
+
+def _nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else ""
