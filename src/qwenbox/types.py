@@ -221,6 +221,32 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestParams:
+    """What a request asks for beside its text. None: the model's own default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    """None: another one for every request."""
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    logprobs: int | None = None
+    echo: bool = False
+    """The prompt is given back before the answer, with its log-probabilities where `logprobs` asks for them."""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class TextLogprob:
     """A `TokenLogprob` with its text: `token` may be lossy, `bytes` never is."""
 

@@ -1,0 +1,238 @@
+"""OpenAI's /v1/chat/completions: JSON in, our nouns, JSON out. No sockets here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from qwenbox.errors import RequestError
+from qwenbox.types import Event, Message, RequestParams
+from qwenbox.wire.errors import validate
+from qwenbox.wire.openai_fields import (
+    HONOURED,
+    MAX_TOP_LOGPROBS,
+    NO_EFFECT,
+    SHARED_FIELDS,
+    FieldRow,
+    SamplingFields,
+    TokenCount,
+    UsageSum,
+    chat_logprob,
+    refused,
+    sort_fields,
+)
+
+MAX_MESSAGES = 4096
+MAX_TOOLS = 128
+
+FIELDS: Mapping[str, FieldRow] = {
+    **SHARED_FIELDS,
+    **dict.fromkeys(
+        (
+            "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "chat_template_kwargs", "enable_thinking",
+            "add_generation_prompt", "continue_final_message",
+        ),
+        HONOURED,
+    ),
+    **dict.fromkeys(("store", "parallel_tool_calls", "prediction", "verbosity", "reasoning_effort"), NO_EFFECT),
+    "response_format": refused("only text is supported yet", lambda value: value == {"type": "text"}),
+    "modalities": refused("only text is supported", lambda value: value == ["text"]),
+    "audio": refused("only text is supported"),
+    "functions": refused("use `tools`"),
+    "function_call": refused("use `tool_choice`", lambda value: value in ("none", "auto")),
+    "web_search_options": refused("the service does not search the web"),
+    "moderation": refused("there is no moderation"),
+    "echo": refused("use /v1/completions"),
+    **dict.fromkeys(
+        ("thinking_budget", "thinking_token_budget", "reasoning", "thinking", "think"), refused("use `chat_template_kwargs.enable_thinking`")
+    ),
+}  # fmt: skip
+
+
+class ContentPart(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    type: Annotated[str, Field(max_length=64)]
+    text: str | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _only_text(self) -> ContentPart:
+        known = {"text": self.text, "refusal": self.refusal}
+        if self.type not in known:
+            raise ValueError("only text parts are supported: this service reads no images, audio or files")
+        if known[self.type] is None:
+            raise ValueError(f"a {self.type} part needs `{self.type}`")
+        return self
+
+
+class ChatMessage(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _function_calls(cls, calls: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        for call in calls or ():
+            function = call.get("function")
+            if (
+                not isinstance(function, dict)
+                or not isinstance(function.get("name"), str)
+                or not isinstance(function.get("arguments", ""), (str, dict))
+            ):
+                raise ValueError('a tool call is {"type": "function", "function": {"name": ..., "arguments": ...}}')
+        return calls
+
+    @model_validator(mode="after")
+    def _has_content(self) -> ChatMessage:
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.reasoning_content or self.reasoning)):
+            raise ValueError(f"a {self.role} message needs `content`")
+        return self
+
+    def message(self) -> Message:
+        if isinstance(self.content, list):
+            content = "".join((part.text if part.type == "text" else part.refusal) or "" for part in self.content)
+        else:
+            content = self.content or ""
+        return Message(
+            role="system" if self.role == "developer" else self.role,
+            content=content,
+            reasoning_content=self.reasoning_content if self.reasoning_content is not None else self.reasoning,
+            tool_calls=tuple(self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+        )
+
+
+class ChatRequest(SamplingFields):
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    max_completion_tokens: TokenCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
+    enable_thinking: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _functions(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        for tool in tools or ():
+            function = tool.get("function")
+            if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise ValueError('a tool is {"type": "function", "function": {"name": ..., "parameters": ...}}')
+        return tools
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _free_choice(cls, choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if choice not in (None, "auto", "none"):
+            raise ValueError("only auto and none are supported yet")
+        return choice
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """What a request asks for, in our nouns."""
+
+    model: str | None
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...]
+    params: RequestParams
+    stream: bool
+    include_usage: bool
+    ignored: tuple[str, ...]
+
+
+def read_request(body: Mapping[str, Any]) -> ChatCall:
+    """Raises RequestError, with the field's name as `param`."""
+    ignored = sort_fields(body, FIELDS)
+    request = validate(ChatRequest, body)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise RequestError("top_logprobs: needs `logprobs: true`.", param="top_logprobs")
+    options = dict(request.chat_template_kwargs or {})
+    for name in ("enable_thinking", "add_generation_prompt", "continue_final_message"):
+        if (value := getattr(request, name)) is not None:
+            if options.get(name, value) != value:
+                raise RequestError(f"{name}: the request and its chat_template_kwargs disagree.", param=name)
+            options[name] = value
+    return ChatCall(
+        model=request.model or None,
+        messages=tuple(message.message() for message in request.messages),
+        # A client that forbids calls does not want the model to know of tools.
+        tools=() if request.tool_choice == "none" else tuple(request.tools or ()),
+        params=request.params(
+            max_tokens=request.max_completion_tokens or request.max_tokens,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            template_options=options,
+        ),
+        stream=bool(request.stream),
+        include_usage=request.include_usage,
+        ignored=ignored,
+    )
+
+
+class ChatWriter:
+    """Writes one response, as one object or as chunks, from the same events. `created` is in Unix seconds."""
+
+    def __init__(self, call: ChatCall, *, id: str, model: str, created: int) -> None:
+        self._call = call
+        self._head = {"id": f"chatcmpl-{id}", "created": created, "model": model}
+        self._usage = UsageSum(call.params.n)
+
+    def start(self) -> list[dict[str, Any]]:
+        """The chunks that a stream begins with: the role of each choice."""
+        return [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self._call.params.n)]
+
+    def chunk(self, index: int, event: Event) -> dict[str, Any]:
+        if event.kind == "finish":
+            self._usage.add(index, event.usage)
+            return self._chunk(index, {}, finish_reason=event.finish_reason)
+        if event.kind == "reasoning":
+            return self._chunk(index, {"reasoning_content": event.text, "reasoning": event.text})
+        logprobs = {"content": _logprobs([event]), "refusal": None} if event.logprobs else None
+        return self._chunk(index, {"content": event.text}, logprobs=logprobs)
+
+    def end(self) -> list[dict[str, Any]]:
+        """The chunks after the last event."""
+        if not self._call.include_usage:
+            return []
+        return [self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._usage.body()}]
+
+    def completion(self, events: Iterable[tuple[int, Event]]) -> dict[str, Any]:
+        """The whole response; `events` holds a "finish" of every choice and no "error"."""
+        by_choice: list[list[Event]] = [[] for _ in range(self._call.params.n)]
+        for index, event in events:
+            by_choice[index].append(event)
+            self._usage.add(index, event.usage)
+        choices = [self._choice(index, own) for index, own in enumerate(by_choice)]
+        return self._head | {"object": "chat.completion", "choices": choices, "usage": self._usage.body()}
+
+    def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        chunk = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
+        return chunk | {"usage": None} if self._call.include_usage else chunk
+
+    def _choice(self, index: int, events: list[Event]) -> dict[str, Any]:
+        content = [event for event in events if event.kind == "content"]
+        reasoning = "".join(event.text for event in events if event.kind == "reasoning")
+        text = "".join(event.text for event in content)
+        message: dict[str, Any] = {"role": "assistant", "content": None if reasoning and not text else text, "refusal": None}
+        if reasoning:
+            message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+        logprobs = {"content": _logprobs(content), "refusal": None} if self._call.params.logprobs is not None else None
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": events[-1].finish_reason}
+
+
+def _logprobs(events: Iterable[Event]) -> list[dict[str, Any]]:
+    return [chat_logprob(token) | {"top_logprobs": [chat_logprob(other) for other in token.top]} for event in events for token in event.logprobs]

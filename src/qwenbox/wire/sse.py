@@ -1,0 +1,18 @@
+"""Server-sent events: how one JSON object, a comment or the end of a stream looks on the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+MEDIA_TYPE = "text/event-stream"
+KEEP_ALIVE_SECONDS = 10.0
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment: clients skip it, proxies see that the connection lives."""
+DONE = b"data: [DONE]\n\n"
+
+
+def frame(value: Any) -> bytes:
+    """One event. JSON from orjson never contains a line end, so one `data:` line is enough (U+2028 is no line end here)."""
+    return b"data: " + orjson.dumps(value) + b"\n\n"
