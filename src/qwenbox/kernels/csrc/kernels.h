@@ -24,12 +24,14 @@ struct Weight {
   size_t panel_bytes;    // stride between panels
 };
 
+constexpr int kSums = 32;  // numbers in a group's record of Activations::sums
+
 // Rows of activations rounded to int8; tile-blocked codes [rows/16][k/64][16][64], k padded to a multiple of 128, rows to 16.
 struct Activations {
   int rows, k, groups;
-  int8_t* codes;
-  float* scales;     // [rows][groups]
-  int32_t* sums16;   // [rows][groups * 8], sums of 16 consecutive codes
+  int8_t* codes;   // 64-byte aligned, code_bytes()
+  float* scales;   // [rows][groups]
+  int16_t* sums;   // [rows][groups][kSums]: sums of 8 consecutive codes (16 of them), of 16 (8), of 32 (4), of 128 (1), 3 unused
   static size_t code_bytes(int rows, int groups) { return size_t((rows + 15) / 16) * 16 * groups * kGroup; }
 };
 
