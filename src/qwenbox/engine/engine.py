@@ -1,0 +1,323 @@
+"""Tokens to tokens over time: requests come in, steps run, outputs go out. Not thread-safe; knows no text, no socket and no process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as AnySequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from qwenbox.engine.pages import PagePool, pages_for
+from qwenbox.engine.sampler import choice_row, score_rows, token_logprob
+from qwenbox.engine.scheduler import Run, Scheduler
+from qwenbox.engine.sequence import Sequence, most_pages
+from qwenbox.errors import ContextLengthError, EngineError, NumericalError, OverloadedError, QwenboxError, RequestError
+from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput, Span
+
+MAX_LOGPROBS = 128
+MAX_PROMPT_LOGPROBS = 1_000_000
+"""Entries (prompt tokens times alternatives) that one request may ask for: they leave in one frame."""
+MAX_BIASES = 4096
+MAX_STOP_IDS = 1024
+
+
+class EngineModel(Protocol):
+    """What the engine runs; `model.load.Model` is one. A result with a negative id says that its row held NaN."""
+
+    context_length: int
+    vocab_size: int
+    vocab_limit: int
+    num_pages: int
+    max_batch_tokens: int
+    max_logits: int
+    max_sequences: int
+
+    def run(self, batch: Batch) -> FloatArray: ...
+
+    def sample(self, logits: FloatArray, rows: AnySequence[SampleRow]) -> list[SampleResult]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts since the engine started, but for the first four, which are of this moment."""
+
+    running: int = 0
+    waiting: int = 0
+    used_pages: int = 0
+    num_pages: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    model_seconds: float = 0.0
+    """Of `step_seconds`, inside the model and the sampler."""
+    computed_tokens: int = 0
+    """Tokens that ran, those computed again after a preemption included."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    restarts: int = 0
+    """Times that a worker had to be started again; 0 in process."""
+
+
+class Engine:
+    """`add` and `cancel` requests between calls of `step`, which runs one batch and says what each request got from it."""
+
+    def __init__(self, model: EngineModel, *, max_waiting: int = 256, clock: Callable[[], float] = time.monotonic) -> None:
+        self.model = model
+        self.max_waiting = max_waiting
+        self._clock = clock
+        self._pool = PagePool(model.num_pages)
+        self._scheduler = Scheduler(self._pool, max_running=model.max_sequences, max_batch_tokens=model.max_batch_tokens, max_logits=model.max_logits)
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = 0
+        self._cancelled: list[SequenceOutput] = []
+        self._request_seconds = 1.0
+        self._counts = {"steps": 0, "computed_tokens": 0, "prompt_tokens": 0, "completion_tokens": 0, "finished": 0, "failed": 0, "cancelled": 0}
+        self._step_seconds = 0.0
+        self._model_seconds = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences or self._cancelled)
+
+    @property
+    def num_outstanding(self) -> int:
+        """Tokens that the next step runs at most."""
+        return min(self.model.max_batch_tokens, sum(sequence.num_missing for sequence in self._sequences.values()))
+
+    def add(self, plan: GenerationPlan) -> None:
+        """Queues a request. RequestError, ContextLengthError or OverloadedError where it cannot be honoured: nothing is cut to fit."""
+        if plan.request_id in self._sequences:
+            raise RequestError(f"request {plan.request_id!r} runs already")
+        check_plan(plan, self.model)
+        if len(self._scheduler.waiting) >= self.max_waiting:
+            wait = len(self._scheduler.waiting) * self._request_seconds / self._scheduler.max_running
+            raise OverloadedError(f"{self.max_waiting} requests are waiting already", retry_after=min(max(1, math.ceil(wait)), 600))
+        sequence = Sequence(plan, self._arrivals, self._clock())
+        self._arrivals += 1
+        self._sequences[plan.request_id] = sequence
+        self._scheduler.add(sequence)
+        self._counts["prompt_tokens"] += sequence.num_prompt
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request now; its last output comes with the next step. A request that is unknown or over is no error."""
+        if (sequence := self._sequences.get(request_id)) is not None:
+            self._cancelled.append(self._finish(sequence, sequence.last_output("cancelled", self._clock()), "cancelled"))
+
+    def step(self) -> list[SequenceOutput]:
+        """Runs one batch. A failure of the model ends the requests in the batch, NaN ends the request it came from; the engine goes on."""
+        began = self._clock()
+        outputs, self._cancelled = self._cancelled, []
+        if runs := self._scheduler.schedule():
+            for run in runs:
+                run.sequence.start(began)
+            try:
+                results = self._run(runs)
+            except Exception as error:
+                outputs += [self._fail(run.sequence, error) for run in runs]
+            else:
+                outputs += self._advance(runs, results)
+            self._counts["steps"] += 1
+            self._counts["computed_tokens"] += sum(run.length for run in runs)
+            self._step_seconds += self._clock() - began
+        return outputs
+
+    def logits(self, ids: AnySequence[int]) -> FloatArray:
+        """Raw logits after each of `ids`, float32 [len(ids), vocab_size]. Runs between the steps of the requests, whose pages it leaves alone."""
+        num_tokens = len(ids)
+        if not 0 < num_tokens <= self.model.context_length:
+            raise ContextLengthError(f"{num_tokens} tokens do not fit the context of {self.model.context_length}")
+        _check_ids(ids, "ids", self.model.vocab_limit)
+        if pages_for(num_tokens) > self._pool.num_free:
+            raise OverloadedError(f"{pages_for(num_tokens)} pages wanted, {self._pool.num_free} are free", retry_after=1)
+        tokens = np.array(ids, np.int32)
+        pages = self._pool.allocate(pages_for(num_tokens))
+        table = np.array(pages, np.int32)
+        rows = np.empty((num_tokens, self.model.vocab_size), np.float32)
+        size = min(self.model.max_batch_tokens, self.model.max_logits)
+        try:
+            for first in range(0, num_tokens, size):
+                end = min(first + size, num_tokens)
+                span = Span(0, end - first, first, table[: pages_for(end)])
+                rows[first:end] = self.model.run(Batch(tokens[first:end], [span], np.arange(end - first, dtype=np.int32)))
+        finally:
+            self._pool.free(pages)
+        return rows
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            used_pages=self._pool.num_used,
+            num_pages=self._pool.num_pages,
+            preemptions=self._scheduler.preemptions,
+            step_seconds=self._step_seconds,
+            model_seconds=self._model_seconds,
+            **self._counts,
+        )
+
+    def check_integrity(self) -> None:
+        """EngineError with numbers where a page is lost or a sequence is in no queue."""
+        self._scheduler.check_integrity()
+        queued = len(self._scheduler.running) + len(self._scheduler.waiting)
+        if queued != len(self._sequences):
+            raise EngineError(f"{len(self._sequences)} requests are alive, {queued} sequences are queued")
+
+    def close(self) -> None:
+        self.model.close()
+
+    # --- one step ---
+
+    def _run(self, runs: list[Run]) -> list[SampleResult]:
+        """Runs the batch and returns one result for each row of logits, in order."""
+        began = self._clock()
+        limit = self.model.vocab_limit
+        rows: list[SampleRow] = []
+        for sequence, length, num_rows in runs:
+            if num_rows:
+                rows += score_rows(sequence, length, limit)
+                if length == sequence.num_missing:
+                    rows.append(choice_row(sequence, limit))
+        logits = self.model.run(self._scheduler.batch(runs))
+        results = self.model.sample(logits, rows) if rows else []
+        self._model_seconds += self._clock() - began
+        return results
+
+    def _advance(self, runs: list[Run], results: list[SampleResult]) -> list[SequenceOutput]:
+        outputs = []
+        now = self._clock()
+        first = 0
+        for sequence, length, num_rows in runs:
+            mine = results[first : first + num_rows]
+            first += num_rows
+            if (output := self._advance_one(sequence, length, mine, now)) is not None:
+                outputs.append(output)
+        return outputs
+
+    def _advance_one(self, sequence: Sequence, length: int, results: list[SampleResult], now: float) -> SequenceOutput | None:
+        chosen = length == sequence.num_missing
+        scored = len(sequence.scored_rows(length))
+        sequence.num_computed += length
+        if any(result.id < 0 for result in results):
+            return self._fail(sequence, NumericalError("the model produced NaN for this request"))
+        if sequence.prompt_logprobs is not None:
+            sequence.num_scored += scored
+            sequence.prompt_logprobs += [token_logprob(result) for result in results[:scored]]
+        if not chosen:
+            return None
+        plan = sequence.plan
+        if plan.max_tokens:
+            sequence.append(results[-1].id, now)
+            self._counts["completion_tokens"] += 1
+        ids = tuple(result.id for result in results[-1:] if plan.max_tokens)
+        stopped = bool(ids) and ids[0] in plan.stop_ids
+        over = stopped or sequence.num_output == plan.max_tokens
+        logprob = token_logprob(results[-1]) if ids else None
+        logprobs = None if logprob is None else (logprob,)
+        prompt_logprobs = None
+        if sequence.num_output <= 1 and sequence.prompt_logprobs is not None:
+            prompt_logprobs = tuple(sequence.prompt_logprobs)
+        if not over:
+            return SequenceOutput(plan.request_id, ids, logprobs, prompt_logprobs)
+        last = sequence.last_output("stop" if stopped else "length", now)
+        self._request_seconds += 0.1 * (sum((last.timings or {}).values()) - self._request_seconds)
+        return self._finish(
+            sequence,
+            SequenceOutput(plan.request_id, ids, logprobs, prompt_logprobs, last.finish_reason, None, last.usage, last.timings),
+            "finished",
+        )
+
+    def _fail(self, sequence: Sequence, error: Exception) -> SequenceOutput:
+        if not isinstance(error, QwenboxError):
+            error = EngineError(f"the model failed: {type(error).__name__}: {error}")
+        return self._finish(sequence, sequence.last_output("error", self._clock(), error=error), "failed")
+
+    def _finish(self, sequence: Sequence, output: SequenceOutput, count: str) -> SequenceOutput:
+        self._scheduler.remove(sequence)
+        del self._sequences[sequence.request_id]
+        self._counts[count] += 1
+        return output
+
+
+# --- what a request may ask for ---
+
+_LIMITS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0.0, 100.0),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "repetition_penalty": (0.01, 100.0),
+    "seed": (-(2**63), 2**64 - 1),
+    "choice": (0, 2**31 - 1),
+}
+_WHOLE = {"top_k", "seed", "choice"}
+
+
+def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
+    """RequestError or ContextLengthError, naming the field, unless this model can honour the plan."""
+    _check_ids(plan.prompt_ids, "prompt", model.vocab_limit)
+    if not plan.prompt_ids:
+        raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
+    _check_number("max_tokens", plan.max_tokens, 0, math.inf, whole=True)
+    if plan.max_tokens == 0 and plan.prompt_logprobs is None:
+        raise RequestError("max_tokens is 0: at least 1 is needed, unless log-probabilities of the prompt are asked for", param="max_tokens")
+    _check_number("min_tokens", plan.min_tokens, 0, math.inf, whole=True)
+    total = len(plan.prompt_ids) + plan.max_tokens
+    if total > model.context_length:
+        raise ContextLengthError(
+            f"the prompt has {len(plan.prompt_ids)} tokens and max_tokens is {plan.max_tokens}: {total} tokens do not fit "
+            f"the context of {model.context_length}",
+            param="messages" if len(plan.prompt_ids) >= model.context_length else "max_tokens",
+        )
+    if most_pages(plan) > model.num_pages:
+        raise ContextLengthError(
+            f"{total} tokens need {most_pages(plan)} pages of the KV cache, which has {model.num_pages}: "
+            "a larger KV cache or a smaller max_tokens is needed",
+            param="max_tokens",
+        )
+    if len(plan.stop_ids) > MAX_STOP_IDS:
+        raise RequestError(f"{len(plan.stop_ids)} stop ids, at most {MAX_STOP_IDS} are possible", param="stop")
+    for id in plan.stop_ids:
+        _check_number("stop_ids", id, 0, 2**31 - 1, whole=True)
+    _check_sampling(plan.sampling, model.vocab_limit)
+    if plan.prompt_logprobs is not None:
+        _check_number("prompt_logprobs", plan.prompt_logprobs, 0, MAX_LOGPROBS, whole=True)
+        entries = len(plan.prompt_ids) * (plan.prompt_logprobs + 1)
+        if entries > MAX_PROMPT_LOGPROBS:
+            raise RequestError(f"{entries} log-probabilities of the prompt, at most {MAX_PROMPT_LOGPROBS} are possible", param="prompt_logprobs")
+
+
+def _check_sampling(params: SamplingParams, vocab_limit: int) -> None:
+    for name, (low, high) in _LIMITS.items():
+        _check_number(name, getattr(params, name), low, high, whole=name in _WHOLE)
+    if params.logprobs is not None:
+        _check_number("logprobs", params.logprobs, 0, MAX_LOGPROBS, whole=True)
+    if len(params.logit_bias) > MAX_BIASES:
+        raise RequestError(f"logit_bias has {len(params.logit_bias)} entries, at most {MAX_BIASES} are possible", param="logit_bias")
+    _check_ids(tuple(params.logit_bias), "logit_bias", vocab_limit)
+    for bias in params.logit_bias.values():
+        if not isinstance(bias, int | float) or math.isnan(bias) or bias == math.inf:
+            raise RequestError(f"logit_bias holds {bias!r}: a number is needed, and minus infinity at the least", param="logit_bias")
+
+
+def _check_number(name: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+    # isinstance before the comparison: these values crossed a process border. NaN fails both comparisons.
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise RequestError(f"{name} is {value!r}: {kind} from {low:g} to {high:g} is needed", param=name)
+
+
+def _check_ids(ids: AnySequence[int], name: str, vocab_limit: int) -> None:
+    if not all(type(id) is int for id in ids) or (ids and not (min(ids) >= 0 and max(ids) < vocab_limit)):
+        raise RequestError(f"{name} holds ids outside 0 to {vocab_limit - 1}", param=name)

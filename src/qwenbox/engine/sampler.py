@@ -1,0 +1,38 @@
+"""From sequences to rows of the sampler, and from its results to log-probabilities. The arithmetic itself is the kernels'."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from qwenbox.engine.sequence import Sequence
+from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.types import SamplingParams, TokenLogprob
+
+_NO_IDS = np.empty(0, np.int32)
+
+
+def score_rows(sequence: Sequence, length: int, vocab_limit: int) -> Iterator[SampleRow]:
+    """One row for each prompt token to score: its choice is forced by an infinite bias; log-probabilities come from the raw logits anyway."""
+    for position in sequence.scored_rows(length):
+        forced = {int(sequence.ids[position + 1]): math.inf}
+        params = SamplingParams(temperature=0.0, logit_bias=forced, logprobs=sequence.plan.prompt_logprobs)
+        yield SampleRow(params, _NO_IDS, _NO_IDS, position + 1, vocab_limit)
+
+
+def choice_row(sequence: Sequence, vocab_limit: int) -> SampleRow:
+    """The row of the next token. Until `min_tokens` are out, stop ids are banned by a bias of minus infinity."""
+    plan = sequence.plan
+    params = plan.sampling
+    if plan.stop_ids and sequence.num_output < plan.min_tokens:
+        params = replace(params, logit_bias=dict(params.logit_bias) | {id: -math.inf for id in plan.stop_ids if id < vocab_limit})
+    return SampleRow(params, sequence.prompt_ids, sequence.output_ids, sequence.num_tokens, vocab_limit)
+
+
+def token_logprob(result: SampleResult) -> TokenLogprob | None:
+    if result.logprob is None:
+        return None
+    return TokenLogprob(result.id, result.logprob, tuple(result.top or ()))

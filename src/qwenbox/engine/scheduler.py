@@ -1,0 +1,120 @@
+"""Which tokens run next. One idea: every running sequence has `num_missing` tokens outstanding, and a step runs some of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from qwenbox.engine.pages import PagePool
+from qwenbox.engine.sequence import Sequence
+from qwenbox.errors import EngineError
+from qwenbox.types import Batch, Span
+
+
+class Run(NamedTuple):
+    """The next `length` missing tokens of a sequence, which want `num_rows` rows of logits."""
+
+    sequence: Sequence
+    length: int
+    num_rows: int
+
+
+class Scheduler:
+    """Running and waiting sequences, both in order of arrival, and everything that runs arrived before everything that waits.
+
+    This order is kept because sequences are admitted from the head of the queue only, and the latest arrival gives way first and goes back to the
+    head. So the earliest arrival always advances, and nobody starves.
+    """
+
+    def __init__(self, pool: PagePool, *, max_running: int, max_batch_tokens: int, max_logits: int) -> None:
+        # A running sequence must always find a token and a row of logits left, whatever the others take.
+        self.max_running = min(max_running, max_batch_tokens, max_logits)
+        self.max_batch_tokens = max_batch_tokens
+        self.max_logits = max_logits
+        self.pool = pool
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self._ids = np.empty(max_batch_tokens, np.int32)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Finished, failed or cancelled: forgets the sequence and frees its pages."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        sequence.drop_pages(self.pool)
+
+    def schedule(self) -> list[Run]:
+        """The next step: sequences that lack one token first, then the others in order of arrival, as far as tokens and rows go."""
+        self._admit()
+        runs: dict[Sequence, Run] = {}
+        tokens, rows = self.max_batch_tokens, self.max_logits
+        for sequence in sorted(self.running, key=lambda s: s.num_missing > 1):
+            if not sequence.num_pages or not tokens:
+                continue
+            length = sequence.fit(tokens, rows)
+            if length <= 0:
+                continue
+            lacking = sequence.pages_lacking(sequence.num_computed + length)
+            while lacking > self.pool.num_free:
+                victim = self._preempt()
+                if (run := runs.pop(victim, None)) is not None:
+                    tokens, rows = tokens + run.length, rows + run.num_rows
+                if victim is sequence:
+                    break
+            else:
+                if lacking:
+                    sequence.take_pages(self.pool, lacking)
+                run = runs[sequence] = Run(sequence, length, sequence.num_rows(length))
+                tokens, rows = tokens - length, rows - run.num_rows
+        return list(runs.values())
+
+    def batch(self, runs: list[Run]) -> Batch:
+        """The tokens of a step side by side. Its arrays are valid until the next call."""
+        spans, logits_rows, start = [], [], 0
+        for sequence, length, num_rows in runs:
+            first, end = sequence.num_computed, sequence.num_computed + length
+            self._ids[start : start + length] = sequence.ids[first:end]
+            spans.append(Span(start, length, first, sequence.pages))
+            if num_rows:
+                logits_rows += [start + position - first for position in sequence.scored_rows(length)]
+                if end == sequence.num_tokens:
+                    logits_rows.append(start + length - 1)
+            start += length
+        return Batch(self._ids[:start], spans, np.array(logits_rows, np.int32))
+
+    def check_integrity(self) -> None:
+        """EngineError with numbers where pages are lost, shared by mistake or too few, or the order of arrival is broken."""
+        self.pool.check_integrity(sequence.pages for sequence in self.running)
+        if held := sum(sequence.num_pages for sequence in self.waiting):
+            raise EngineError(f"waiting sequences hold {held} pages")
+        for sequence in self.running:
+            if sequence.pages_lacking(sequence.num_computed):
+                raise EngineError(f"{sequence.request_id}: {sequence.num_computed} tokens computed, {sequence.num_pages} pages held")
+        arrivals = [sequence.arrival for sequence in (*self.running, *self.waiting)]
+        if arrivals != sorted(arrivals):
+            raise EngineError(f"sequences are out of order: {arrivals}")
+
+    def _admit(self) -> None:
+        # One page is kept for each sequence that runs already: who enters is the first who would have to leave again.
+        while self.waiting and len(self.running) < self.max_running:
+            sequence = self.waiting[0]
+            if sequence.pages_lacking(sequence.num_tokens) + len(self.running) > self.pool.num_free:
+                return
+            self.waiting.popleft()
+            sequence.take_pages(self.pool, sequence.pages_lacking(sequence.num_tokens))
+            self.running.append(sequence)
+
+    def _preempt(self) -> Sequence:
+        victim = self.running.pop()
+        victim.drop_pages(self.pool)
+        victim.preemptions += 1
+        self.preemptions += 1
+        self.waiting.appendleft(victim)
+        return victim
