@@ -23,6 +23,7 @@ PREFIX = "QWENBOX_"
 TEST_PREFIX = "QWENBOX_TEST_"
 """Variables of the test suite; no settings."""
 
+_SECRETS = ("api_key", "hub_token")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -74,13 +75,16 @@ class Settings:
         _xdg("XDG_CACHE_HOME", ".cache"), "Where pulled models are kept.", shown="`$XDG_CACHE_HOME/qwenbox`, else `~/.cache/qwenbox`"
     )
     offline: bool = _setting(False, "Never use the network to fetch a model.", also="HF_HUB_OFFLINE")
-    hub_endpoint: str | None = _setting(None, "Address of the Hugging Face hub or of a mirror; with it, no other hub is tried.", also="HF_ENDPOINT")
+    hub_endpoint: str | None = _setting(
+        None, "Address of a Hugging Face hub or mirror. Set, it is the only hub tried; otherwise the public one.", also="HF_ENDPOINT"
+    )
+    hub_token: str | None = _setting(None, "Token for that hub; it is sent to no other host.", also="HF_TOKEN")
     modelscope_endpoint: str = _setting("https://modelscope.cn", "Address of ModelScope, tried where the Hugging Face hub does not answer.")
     log_level: str = _setting("info", "How much is logged.", choices=("debug", "info", "warning", "error"))
 
     def __repr__(self) -> str:
         """Without secrets: settings are logged."""
-        values = (f"{f.name}={'...' if f.name == 'api_key' and self.api_key else repr(getattr(self, f.name))}" for f in fields(self))
+        values = (f"{f.name}={'...' if f.name in _SECRETS and getattr(self, f.name) else repr(getattr(self, f.name))}" for f in fields(self))
         return f"Settings({', '.join(values)})"
 
 
@@ -134,7 +138,7 @@ def _checked(source: str, value: Any, hint: Any, entry: Field[Any]) -> Any:
     try:
         value = _parsed(value, kind)
     except (ValueError, TypeError):
-        shown = "" if entry.name == "api_key" else f" {value!r} is"
+        shown = "" if entry.name in _SECRETS else f" {value!r} is"
         raise UsageError(f"{source}:{shown} not {_ARTICLES[kind]}", param=source) from None
     if rules["choices"] and value not in rules["choices"]:
         raise UsageError(f"{source}: {value!r} is not one of {', '.join(rules['choices'])}{_nearest(str(value), rules['choices'])}", param=source)

@@ -1,0 +1,37 @@
+"""A model's name -> a verified local file or directory."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ..errors import NotFoundError
+from ..settings import Settings, load_settings
+from .catalogue import CATALOGUE, Entry, Repository
+from .pull import Progress, pull, pulled
+
+__all__ = ["CATALOGUE", "Entry", "Progress", "find", "pull", "pulled", "resolve"]
+
+
+def find(name: str) -> Entry:
+    """The entry of the catalogue with this name, or with this repository (`Qwen/Qwen3-8B`). Raises NotFoundError listing what there is."""
+    for entry in CATALOGUE.values():
+        if name.lower() == entry.name or (isinstance(entry.source, Repository) and name == entry.source.name):
+            return entry
+    close = difflib.get_close_matches(name.lower().split("/")[-1], CATALOGUE, 1, 0.5)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    raise NotFoundError(
+        f"no model {name!r}{hint} A model is a directory, a .gguf file or one of {', '.join(CATALOGUE)}", param="model", code="model_not_found"
+    )
+
+
+def resolve(model: str, settings: Settings | None = None, progress: Progress | None = None) -> Path:
+    """The file or directory of `model`: a path is taken as it is, a name of the catalogue is pulled unless it is in the cache.
+
+    Raises NotFoundError (no such path or name), DownloadError.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
+        return path
+    entry, settings = find(model), settings or load_settings()
+    return pulled(entry, settings) or pull(entry, settings, progress)

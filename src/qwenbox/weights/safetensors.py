@@ -7,7 +7,6 @@ format's own library the tensors cover the data without overlap or gap; unlike t
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,10 +85,10 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
         raise wrong("has a dtype that is no text")
     if dtype not in _KINDS:
         raise UnsupportedModelError(f"{path}: tensor {name!r} has the unsupported type {dtype[:40]}; supported are {', '.join(_KINDS)}")
-    if not isinstance(shape, list) or not 1 <= len(shape) <= _MAX_DIMS or not all(type(extent) is int and extent > 0 for extent in shape):
-        raise wrong(f"has the shape {str(shape)[:80]}; 1 to {_MAX_DIMS} positive extents are possible")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int and offset >= 0 for offset in offsets):
-        raise wrong(f"has the data_offsets {str(offsets)[:80]}; expected two whole numbers")
+    if not isinstance(shape, list) or not 1 <= len(shape) <= _MAX_DIMS or not all(type(extent) is int and 0 < extent < 1 << 63 for extent in shape):
+        raise wrong(f"has the shape {_shown(shape)}; 1 to {_MAX_DIMS} positive extents are possible")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int and 0 <= offset < 1 << 63 for offset in offsets):
+        raise wrong(f"has the data_offsets {_shown(offsets)}; expected two whole numbers")
     kind, (begin, stop) = _KINDS[dtype], offsets
     if stop - begin != tensor_nbytes(kind, shape):
         raise wrong(f"of {dtype} {shape} needs {tensor_nbytes(kind, shape)} bytes, its data_offsets hold {stop - begin}")
@@ -196,10 +195,11 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     """A JSON object without duplicate names and without NaN or Infinity."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        object_ = dict(pairs)
-        if len(object_) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise ModelFormatError(f"{path}: duplicate name {next(name for name in object_ if names.count(name) > 1)!r}")
+        object_: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in object_:
+                raise ModelFormatError(f"{path}: duplicate name {name[:200]!r}")
+            object_[name] = value
         return object_
 
     def constant(name: str) -> Any:
@@ -212,3 +212,8 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFormatError(f"{path}: a JSON object is expected")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value of a hostile header, fit for one line of an error."""
+    return json.dumps(value)[:80]

@@ -1,0 +1,32 @@
+"""`qwenbox pull MODEL`: put a model into the cache, verified."""
+
+from __future__ import annotations
+
+import json as json_module
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from .. import hub
+from ..settings import load_settings
+
+
+def pull(
+    model: Annotated[str, typer.Argument(help="Name of the catalogue, such as qwen2.5-coder-0.5b or qwen3-8b.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of the path.")] = False,
+) -> None:
+    """Fetch MODEL into the cache and verify it; one that is there is verified again. An interrupted pull goes on where it was."""
+    settings, entry = load_settings(), hub.find(model)
+    started = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=json, transient=True) as bar:
+        task = bar.add_task(entry.name, total=None)
+        path = hub.pull(entry, settings, lambda done, total: bar.update(task, completed=done, total=total))
+    if not json:
+        typer.echo(path)
+        return
+    size = sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+    typer.echo(json_module.dumps({"model": entry.name, "path": str(path), "bytes": size, "seconds": round(time.monotonic() - started, 3)}))

