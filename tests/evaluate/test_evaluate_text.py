@@ -1,0 +1,133 @@
+"""Perplexity and divergence over a model whose distributions are known, and the walk over the text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenbox.errors import UsageError
+from qwenbox.evaluate import text
+from qwenbox.evaluate.divergence import divergence
+from qwenbox.evaluate.perplexity import perplexity
+from qwenbox.evaluate.text import pieces, token_ids, windows
+from qwenbox.types import Batch, FloatArray
+
+VOCAB = 11
+
+
+class ByteEncoder:
+    def encode(self, text: str, *, control: bool = True) -> list[int]:
+        assert not control
+        return list(text.encode())
+
+
+class TableModel:
+    """Logits depend on the id and its position alone; remembers what it was asked, and that pages were written before they are read."""
+
+    def __init__(self, seed: int = 0, *, max_batch_tokens: int = 16, max_logits: int = 4, vocab: int = VOCAB) -> None:
+        self.vocab_limit, self.max_batch_tokens, self.max_logits = VOCAB, max_batch_tokens, max_logits
+        self.table = np.random.default_rng(seed).normal(size=(VOCAB, vocab)).astype(np.float32) * 3
+        self.written = 0
+
+    def run(self, batch: Batch) -> FloatArray:
+        (span,) = batch.spans
+        assert span.start == 0
+        assert span.length == len(batch.ids) <= self.max_batch_tokens
+        assert len(batch.logits_rows) <= self.max_logits
+        assert len(span.pages) * 32 >= span.position + span.length
+        assert span.position == 0 or span.position == self.written
+        self.written = span.position + span.length
+        return self.table[batch.ids[batch.logits_rows]]
+
+
+def expected_nll(model: TableModel, ids: list[int]) -> float:
+    rows = model.table[:, :VOCAB].astype(np.float64)
+    logs = rows - np.log(np.exp(rows).sum(1, keepdims=True))
+    return -sum(logs[a, b] for a, b in zip(ids, ids[1:], strict=False)) / (len(ids) - 1)
+
+
+@pytest.mark.parametrize(("count", "size", "stride"), [(2, 8, 4), (7, 8, 4), (8, 8, 4), (9, 8, 4), (100, 8, 4), (100, 16, 15), (100, 200, 100), (65, 33, 1)])
+def test_perplexity_scores_each_token_once_whatever_the_windows(count: int, size: int, stride: int) -> None:
+    ids = list(np.random.default_rng(1).integers(0, VOCAB, count))
+    model = TableModel()
+    result = perplexity(model, ids, window=size, stride=stride)
+    assert result.tokens == count - 1
+    assert result.nll == pytest.approx(expected_nll(model, ids), rel=1e-9)
+    assert result.perplexity == pytest.approx(math.exp(result.nll))
+
+
+def test_columns_past_the_vocabulary_have_no_mass() -> None:
+    ids = [1, 2, 3, 4]
+    wide = TableModel(vocab=VOCAB + 5)
+    wide.table[:, VOCAB:] = 100.0
+    assert perplexity(wide, ids, window=8, stride=4).nll == pytest.approx(expected_nll(wide, ids), rel=1e-9)
+
+
+def test_max_tokens_stops_in_the_middle() -> None:
+    ids = list(np.random.default_rng(1).integers(0, VOCAB, 100))
+    assert perplexity(TableModel(), iter(ids), window=8, stride=4, max_tokens=31).tokens == 30
+
+
+def test_a_text_of_one_token_has_no_perplexity() -> None:
+    assert math.isnan(perplexity(TableModel(), [3], window=8, stride=4).perplexity)
+
+
+def test_a_model_does_not_diverge_from_itself() -> None:
+    ids = list(np.random.default_rng(1).integers(0, VOCAB, 50))
+    result = divergence(TableModel(), TableModel(max_logits=7), ids, window=16, stride=8)
+    assert (result.kl_mean, result.kl_max, result.top1_agreement) == (0.0, 0.0, 1.0)
+    assert result.tokens == 49
+
+
+def test_divergence_is_the_formula() -> None:
+    ids = list(np.random.default_rng(1).integers(0, VOCAB, 50))
+    model, reference = TableModel(1), TableModel(2)
+    p, q = (np.exp(m.table.astype(np.float64)) for m in (reference, model))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    kl = (p * np.log(p / q)).sum(1)[ids[:-1]]
+    result = divergence(model, reference, ids, window=16, stride=8)
+    assert result.kl_mean == pytest.approx(kl.mean())
+    assert result.kl_max == pytest.approx(kl.max())
+    assert result.top1_agreement == pytest.approx((p.argmax(1) == q.argmax(1))[ids[:-1]].mean())
+
+
+@pytest.mark.parametrize("stride", [0, 8, 9])
+def test_a_stride_that_cannot_be_is_refused(stride: int) -> None:
+    with pytest.raises(UsageError, match="stride"):
+        list(windows([1, 2, 3], 8, stride))
+
+
+@given(st.text(alphabet="ab \n\té中", max_size=400))
+def test_pieces_join_to_the_text_and_are_cut_at_visible_line_starts(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    path = tmp_path_factory.mktemp("text") / "t.txt"
+    path.write_bytes(content.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "PIECE_CHARACTERS", 32)
+        cut = list(pieces(path))
+    assert "".join(cut) == content
+    for before, after in zip(cut, cut[1:], strict=False):
+        assert (before.endswith("\n") and not after[0].isspace()) or len(before) == 32
+
+
+def test_token_ids_reads_a_file_much_larger_than_a_piece(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    line = "one line of text\n"
+    path.write_text(line * 40_000, encoding="utf-8")
+    assert sum(1 for _ in token_ids(path, ByteEncoder())) == len(line) * 40_000
+
+
+def test_text_that_is_not_utf8_is_an_error_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"fine \xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        list(pieces(path))
+
+
+def test_a_missing_text_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"absent\.txt"):
+        list(pieces(tmp_path / "absent.txt"))
