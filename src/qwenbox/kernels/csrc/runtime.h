@@ -1,0 +1,199 @@
+// Weights, and programs that run batches over them. All errors are exceptions (std::runtime_error with a message for a person).
+#pragma once
+#include <deque>
+#include <mutex>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "qwenbox.h"
+
+namespace qwenbox {
+
+// Zeroed memory in chunks aligned to 2 MiB, huge pages where the system has them; freed as a whole.
+class Arena {
+ public:
+  Arena() = default;
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  uint8_t* allocate(size_t bytes, const char* purpose);  // 128-byte aligned
+  template <class T>
+  T* array(size_t count, const char* purpose) {
+    return reinterpret_cast<T*>(allocate(count * sizeof(T), purpose));
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  struct Chunk {
+    uint8_t* data;
+    size_t size;
+  };
+  std::vector<Chunk> chunks_;
+  size_t used_ = 0;   // of the last chunk
+  size_t bytes_ = 0;  // handed out
+};
+
+struct Rope {
+  const float* cos;
+  const float* sin;
+  int positions, half;
+};
+
+struct Vector {
+  const float* data;
+  int n;
+};
+
+using Stack = std::vector<Weight>;  // one matrix, or one an expert, all of one kind and shape
+
+class Runtime {
+ public:
+  Runtime(int threads, const Kernels& kernels) : kernels(kernels), pool(threads), scratches_(static_cast<size_t>(threads)) {}
+
+  int add_weight(int kind, int count, int n, int k, const uint8_t* const* raw, uint64_t bytes);
+  int add_vector(const float* data, int n);
+  int add_rope(const float* cos, const float* sin, int positions, int half);
+  size_t weights_bytes() const { return arena_.bytes(); }
+  void sample(const float* logits, int vocab, const qw_sample_row* rows, int num_rows, int max_top, qw_sample_result* results, int32_t* top_ids,
+              float* top_logprobs);
+
+  const Stack& stack(int handle) const;
+  const Vector& vector(int handle) const;
+  const Rope& rope(int handle) const;
+
+  struct SamplerScratch {
+    std::vector<float> logits, values, weights;
+    std::vector<uint64_t> keys, sorted;
+    std::vector<int32_t> ids, counts;
+  };
+
+  const Kernels& kernels;
+  Pool pool;
+  std::mutex mutex;
+
+ private:
+  Arena arena_;
+  std::deque<Stack> stacks_;  // deques: programs keep references
+  std::deque<Vector> vectors_;
+  std::deque<Rope> ropes_;
+  std::vector<SamplerScratch> scratches_;  // one a worker
+};
+
+class Program {
+ public:
+  Program(Runtime& runtime, const qw_op* ops, int num_ops, const qw_value* values, int num_values, int max_tokens, int max_logits, int num_pages);
+
+  int run(const qw_batch& batch, int first, const int32_t* cancel, double deadline, float* logits);
+  int steps() const { return int(steps_.size()); }
+  size_t kv_bytes() const { return kv_arena_.bytes(); }
+  size_t buffer_bytes() const { return arena_.bytes(); }
+  Runtime& runtime() const { return runtime_; }
+
+ private:
+  enum class Code { embed, quantize, linear, rms_norm, rope, attention, silu_mul, add, moe, logits_rows };
+  static constexpr int kToLogits = -1;  // as a buffer number: the caller's logits
+
+  struct Slot {
+    int width = 0;
+    bool narrow = false;
+    int buffer = 0;
+  };
+  struct LinearItem {
+    const Weight* weight;
+    const float* bias;
+    Slot output;
+  };
+  struct Moe {
+    const Weight* router;
+    const Stack *gate, *up, *down;
+    const Weight *shared_gate = nullptr, *shared_up = nullptr, *shared_down = nullptr, *shared_router = nullptr;
+    int top_k = 0;
+    bool normalise = false;
+  };
+  struct Step {
+    Code code;
+    Slot inputs[3], output;
+    const Weight* table = nullptr;
+    const float* vector = nullptr;
+    const Rope* rope = nullptr;
+    std::vector<LinearItem> linears;  // matrices that read the same input run as one job
+    Moe moe;
+    int segment = 0;  // length of a normalised segment, or head_dim
+    int heads = 0, kv_heads = 0;
+    uint16_t* kv = nullptr;
+    float eps = 0;
+  };
+  struct Input {  // rows of float32, and the same rows rounded, where a quantised matrix reads them
+    const float* x;
+    size_t stride;
+    const Activations* codes;
+  };
+  struct Target {
+    const Weight* weight;
+    const float* bias;
+    float* out;
+    size_t stride;
+  };
+  struct RowBlock {
+    int span, begin, end;
+  };
+  struct Segment {  // rows of one expert in the gathered buffers
+    int expert, begin, rows;
+  };
+  struct MoeBuffers {
+    int capacity = 0, width = 0, inner = 0, shared_inner = 0, experts = 0, top_k = 0;
+    float *router, *gathered, *gate, *up, *down, *shared_gate, *shared_up, *shared_down, *shared_router;
+    float* weights;               // [tokens][top_k], ascending expert id
+    int32_t *chosen, *place;      // the same: expert, row in the gathered buffers
+    Activations input, hidden, shared_hidden;
+  };
+
+  void compile(const qw_op* ops, int num_ops, const qw_value* values, int num_values);
+  void allocate();
+  Moe compile_moe(const qw_op& op, const Slot& x, const Slot& y);
+  Activations activations(int rows, int k);
+  void check(const qw_batch& batch, int first) const;
+
+  int rows(const Slot& slot) const { return slot.narrow ? batch_->num_logits : batch_->num_tokens; }
+  float* data(const Slot& slot) const { return slot.buffer == kToLogits ? logits_ : buffers_[slot.buffer]; }
+  void execute(const Step& step);
+  void embed(const Step& step);
+  void quantize(const float* x, size_t stride, int rows, Activations& out);
+  void linears(const Target* targets, int count, const Input& input, int rows);
+  void apply(const Target& target, const Input& input, int row_begin, int row_end, int panel_begin, int panel_end, int worker);
+  void norm(const Step& step);
+  void rotate(const Step& step);
+  void attend(const Step& step);
+  void store(const Step& step, const qw_span& span, int head);
+  void multiply(const float* gate, const float* up, size_t n, float* out);
+  void moe(const Step& step);
+  void route(const Moe& moe, int tokens);
+  void experts(const Moe& moe, const Segment* segments, int count, const Step& step);
+  void shared_expert(const Moe& moe, const Step& step, int tokens);
+
+  Runtime& runtime_;
+  const Kernels& kernels_;
+  Pool& pool_;
+  const int max_tokens_, max_logits_, num_pages_;
+  int num_ids_ = 0;        // ids are below this
+  int max_positions_ = 0;  // positions are below this
+  Arena arena_, kv_arena_;
+  std::vector<Step> steps_;
+  std::vector<float*> buffers_;
+  std::vector<size_t> buffer_floats_;
+  std::vector<uint8_t*> linear_scratch_;
+  std::vector<float*> attention_scratch_;
+  Activations codes_{};  // of the value that was quantised last
+  MoeBuffers moe_;
+  // The batch that runs.
+  const qw_batch* batch_ = nullptr;
+  float* logits_ = nullptr;
+  std::vector<int> positions_;
+  std::vector<RowBlock> blocks_;
+  bool blocks_split_ = false;  // some span has more than one row block
+  std::vector<Segment> segments_;
+};
+
+}  // namespace qwenbox
