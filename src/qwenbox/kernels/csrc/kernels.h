@@ -15,13 +15,13 @@ constexpr int kBlockTokens = 256;  // tokens of one attention block
 // Same numbers as types.TENSOR_KINDS.
 enum class Kind : int32_t { f32, f16, bf16, q4_0, q4_1, q5_0, q8_0, q4_k, q5_k, q6_k, int4, int8 };
 
-// A matrix of n output channels by k inputs, repacked without loss into panels of 64 channels (layout: weight.cpp).
+// A matrix of n output channels by k inputs, repacked without loss into panels of 64 channels (layout.h).
 struct Weight {
   Kind kind;
-  int n, k;              // as in the file
-  int panels, groups;    // ceil(n / 64), ceil(k / 128)
-  const uint8_t* data;   // 64-byte aligned, panels * panel_bytes
-  size_t panel_bytes;    // stride between panels
+  int n, k;             // as in the file
+  int panels, groups;   // ceil(n / 64), ceil(k / 128)
+  const uint8_t* data;  // 64-byte aligned, panels * panel_bytes
+  size_t panel_bytes;   // stride between panels
 };
 
 constexpr int kSums = 32;  // numbers in a group's record of Activations::sums
@@ -29,37 +29,40 @@ constexpr int kSums = 32;  // numbers in a group's record of Activations::sums
 // Rows of activations rounded to int8; tile-blocked codes [rows/16][k/64][16][64], k padded to a multiple of 128, rows to 16.
 struct Activations {
   int rows, k, groups;
-  int8_t* codes;   // 64-byte aligned, code_bytes()
-  float* scales;   // [rows][groups]
-  int16_t* sums;   // [rows][groups][kSums]: sums of 8 consecutive codes (16 of them), of 16 (8), of 32 (4), of 128 (1), 3 unused
+  int8_t* codes;  // 64-byte aligned, code_bytes()
+  float* scales;  // [rows][groups]
+  int16_t* sums;  // [rows][groups][kSums]: sums of 8 consecutive codes (16 of them), of 16 (8), of 32 (4), of 128 (1), 3 zeros
   static size_t code_bytes(int rows, int groups) { return size_t((rows + 15) / 16) * 16 * groups * kGroup; }
 };
 
-struct AttentionTask {     // one kv head of one span, for the query rows [row_begin, row_end) of the span
-  const float* q;          // [row][q_stride], the first query head of this kv head at q
-  float* out;              // same layout as q
+struct AttentionTask {  // one kv head of one span, for the query rows [row_begin, row_end) of the span
+  const float* q;       // [row][q_stride], the first query head of this kv head at q
+  float* out;           // same layout as q
   size_t q_stride, out_stride;
   int row_begin, row_end;
-  int position;            // of row 0 of the span
-  int group, head_dim;     // query heads a kv head
+  int position;         // of row 0 of the span
+  int group, head_dim;  // query heads a kv head
   float scale;
-  const int32_t* pages;    // page ids covering [0, position + row_end)
-  const uint16_t* keys;    // base of this (layer, kv head) in page 0; page p sits at keys + p * page_stride (elements)
+  const int32_t* pages;  // page ids covering [0, position + row_end)
+  const uint16_t* keys;  // base of this (layer, kv head) in page 0; page p sits at keys + p * page_stride (elements)
   const uint16_t* values;
   size_t page_stride;
-  float* scratch;          // attention_scratch() floats
+  float* scratch;  // attention_scratch() floats
 };
 
 struct Kernels {
   const char* name;
   // x: [rows][stride] float32 -> rows [row_begin, row_end) of `out`
   void (*quantize_rows)(const float* x, size_t stride, int row_begin, int row_end, Activations& out);
-  // out[row][n] for rows [row_begin, row_end) and channels of panels [panel_begin, panel_end); quantised kinds. Adds bias if not null. Never writes channels >= n.
-  void (*linear)(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias, float* out, size_t out_stride, uint8_t* scratch);
+  // out[row][n] for rows [row_begin, row_end) and channels of panels [panel_begin, panel_end); quantised kinds. Adds bias if not null.
+  // Never writes channels >= n.
+  void (*linear)(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
+                 float* out, size_t out_stride, uint8_t* scratch);
   size_t (*linear_scratch)(int rows);  // bytes of scratch that one thread needs for `rows` rows
   // the same for f32, f16, bf16 weights over float32 inputs
-  void (*linear_dense)(const Weight& w, const float* x, size_t x_stride, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias, float* out, size_t out_stride);
-  // one row of a packed weight, dequantised exactly as the gguf package does
+  void (*linear_dense)(const Weight& w, const float* x, size_t x_stride, int row_begin, int row_end, int panel_begin, int panel_end,
+                       const float* bias, float* out, size_t out_stride);
+  // one row of a packed weight, dequantised exactly as the gguf package does (unpack_row)
   void (*weight_row)(const Weight& w, int row, float* out);
   void (*rms_norm)(const float* x, const float* w, int n, float eps, float* out);
   void (*rope)(const float* x, const float* cos, const float* sin, int heads, int head_dim, float* out);  // one row; out may be x
@@ -67,8 +70,9 @@ struct Kernels {
   void (*add)(const float* a, const float* b, size_t n, float* out);
   void (*axpy)(float a, const float* x, size_t n, float* out);  // out = fma(a, x, out)
   float (*sigmoid)(float x);
-  void (*softmax)(const float* x, int n, float* out);           // exp(x - max) / sum16
-  void (*store_kv)(const float* k, const float* v, int head_dim, int slot, uint16_t* keys, uint16_t* values);  // one token of one kv head into its page
+  void (*softmax)(const float* x, int n, float* out);  // exp(x - max) / sum16
+  void (*store_kv)(const float* k, const float* v, int head_dim, int slot, uint16_t* keys,
+                   uint16_t* values);  // one token of one kv head into its page
   void (*attention)(const AttentionTask& task);
   size_t (*attention_scratch)(int rows, int group, int head_dim);  // floats
   // logits[i] -> exp(logits[i] - max), and log-sum-exp pieces for the sampler: returns max; *sum in float64, 16 lanes as the contract says
@@ -87,10 +91,15 @@ const Kernels* const* available_kernels();
 const Kernels* find_kernels(const char* name);  // nullptr if unknown or unavailable
 
 // weight.cpp
-struct WeightLayout { size_t panel_bytes; int panels, groups; };
+struct WeightLayout {
+  size_t panel_bytes;
+  int panels, groups;
+};
 WeightLayout weight_layout(Kind kind, int n, int k);
 size_t raw_row_bytes(Kind kind, int k);
 // Packs panels [panel_begin, panel_end) of raw rows (as in the file) to dst (start of the whole weight). Channels past n are zero.
 void pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, int panel_end, uint8_t* dst);
+// Row `row` of a packed weight, dequantised in the order of operations of the gguf package; Kernels::weight_row of every variant.
+void unpack_row(const Weight& w, int row, float* out);
 
 }  // namespace qwenbox

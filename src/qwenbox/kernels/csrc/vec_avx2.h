@@ -145,6 +145,9 @@ QWENBOX_INLINE Ints load_u8(const uint8_t* p) {
   __m128i b = _mm_loadu_si128((const __m128i*)p);
   return {_mm256_cvtepu8_epi32(b), _mm256_cvtepu8_epi32(_mm_srli_si128(b, 8))};
 }
+QWENBOX_INLINE Ints load_i16(const int16_t* p) {
+  return {_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)))};
+}
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 template <bool wide>

@@ -20,6 +20,9 @@
 //   load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes); or_bits<from, mask>(codes, plane): codes | (plane's bit
 //   `from` moved to bit 4, and its neighbours) & mask
 #pragma once
+// GCC 12 takes its own _mm512_undefined_* for a mistake (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
 #include <cstdint>
@@ -111,6 +114,7 @@ QWENBOX_INLINE void store_bf16(uint16_t* p, Floats a) {
 }
 QWENBOX_INLINE void store_i8(int8_t* p, Ints a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 QWENBOX_INLINE Ints load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
+QWENBOX_INLINE Ints load_i16(const int16_t* p) { return {_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 template <bool wide>

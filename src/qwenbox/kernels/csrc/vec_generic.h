@@ -188,6 +188,9 @@ QWENBOX_INLINE Ints load_u16(const uint16_t* p) {
 QWENBOX_INLINE Ints load_u8(const uint8_t* p) {
   return quarters<Ints>([&](int i) { return int4v{p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]}; });
 }
+QWENBOX_INLINE Ints load_i16(const int16_t* p) {
+  return quarters<Ints>([&](int i) { return int4v{p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]}; });
+}
 QWENBOX_INLINE Floats load_f16(const uint16_t* p) {
   Ints h = load_u16(p);
   // The exponent and fraction moved up and scaled by 2^112 are right for zero, subnormal and normal numbers; inf and NaN need exponent 255.

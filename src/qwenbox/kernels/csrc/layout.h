@@ -1,0 +1,71 @@
+// Where things stand inside a panel of a packed weight: 64 channels, groups of 128 inputs ascending, every part a multiple of 64 bytes.
+//
+// f32, f16, bf16: [k][64 channels].
+// Others: units of one group, or of two where a raw block is 256 inputs: {codes, sub-scales} a group, then the unit's scales. Codes of a
+// group:
+//   nibbles   [t 0..1][r 0..7][64 channels][4]: byte j = input 64 t + 4 r + j in the low nibble, 64 t + 4 (r + 8) + j in the high one (an
+//   AMX tile each) fifth bit [t][2 planes][64][4]: bit r of plane p = bit 4 of input 64 t + 4 (r + 8 p) + j two bits  [t][4 planes][64][4]:
+//   bits 2 i of plane p = bits 4 and 5 of input 64 t + 4 (4 p + i) + j bytes     [32][64][4]: input 4 r + j, signed codes as code + 128
+// Scales and sub-scales:
+//   q4_0 q5_0 q8_0   d fp16 [4 blocks][64]        q4_1   d, then m, the same
+//   q4_k q5_k        sc int8 [2][64][2 blocks], m int8 the same; a unit: d fp16 [64], dmin fp16 [64]
+//   q6_k             sc int8 [4][64][2 blocks]; a unit: d fp16 [64]
+//   int4             s fp16 [64], -z int16 [64]   int8   s fp16 [64]
+#pragma once
+#include "kernels.h"
+
+namespace qwenbox {
+namespace {  // the variants must not share instantiations
+
+struct Layout {
+  int bits;         // of a code: 4, 5, 6, 8; of a dense value: 16, 32
+  int zero_point;   // of the unsigned code, where it is the same everywhere
+  int sub_bytes;    // sub-scales of a group
+  int unit_groups;  // groups that share the unit's scales
+  int scale_bytes;  // scales of a unit
+  constexpr int code_bytes() const { return bits * kGroup * kPanel / 8; }
+  constexpr int group_bytes() const { return code_bytes() + sub_bytes; }
+  constexpr int unit_bytes() const { return unit_groups * group_bytes() + scale_bytes; }
+};
+
+constexpr bool is_dense(Kind kind) { return kind == Kind::f32 || kind == Kind::f16 || kind == Kind::bf16; }
+
+constexpr Layout layout_of(Kind kind) {
+  switch (kind) {
+    case Kind::f32:
+      return {32, 0, 0, 1, 0};
+    case Kind::f16:
+    case Kind::bf16:
+      return {16, 0, 0, 1, 0};
+    case Kind::q4_0:
+      return {4, 8, 0, 1, 512};
+    case Kind::q4_1:
+      return {4, 0, 0, 1, 1024};
+    case Kind::q5_0:
+      return {5, 16, 0, 1, 512};
+    case Kind::q8_0:
+      return {8, 128, 0, 1, 512};
+    case Kind::q4_k:
+      return {4, 8, 512, 2, 256};
+    case Kind::q5_k:
+      return {5, 16, 512, 2, 256};
+    case Kind::q6_k:
+      return {6, 32, 512, 2, 128};
+    case Kind::int4:
+      return {4, 0, 0, 1, 256};
+    case Kind::int8:
+      return {8, 128, 0, 1, 128};
+  }
+  return {};
+}
+
+// The codes of group g of a panel; its sub-scales follow. The unit's scales stand at unit_scales().
+constexpr size_t group_offset(const Layout& l, int g) {
+  return size_t(g / l.unit_groups) * l.unit_bytes() + size_t(g % l.unit_groups) * l.group_bytes();
+}
+constexpr size_t scale_offset(const Layout& l, int g) {
+  return size_t(g / l.unit_groups) * l.unit_bytes() + size_t(l.unit_groups) * l.group_bytes();
+}
+
+}  // namespace
+}  // namespace qwenbox
