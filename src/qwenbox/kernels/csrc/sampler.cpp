@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -233,7 +234,9 @@ void Runtime::sample(const float* logits, int vocab, const qw_sample_row* rows, 
       if (penalised(row)) {
         scratch.logits.assign(raw, raw + n);
         penalise(row, scratch.logits.data(), n, scratch);
-        result.id = choose(scratch.logits.data(), n, largest(scratch.logits.data(), n), row, kernels, scratch);
+        const float biased = largest(scratch.logits.data(), n);
+        if (std::isnan(biased)) continue;
+        result.id = choose(scratch.logits.data(), n, biased, row, kernels, scratch);
       } else {
         result.id = choose(raw, n, m, row, kernels, scratch);
       }

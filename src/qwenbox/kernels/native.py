@@ -1,0 +1,387 @@
+"""The C++ runtime: records a model's operations into a `Program` and replays it for every batch, without the GIL.
+
+The shared library `libqwenbox_native.so` lies beside this module, in an installed wheel as in a source tree after `make native`; its C functions
+are declared in csrc/qwenbox.h. Results obey docs/numeric-contract.md bit for bit in every instruction-set variant.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import qwenbox.kernels
+from qwenbox.errors import EngineError, NumericalError, UsageError
+from qwenbox.kernels.program import CancelFlag, Interrupted, MoeWeights, Op, Program, SampleResult, SampleRow
+from qwenbox.types import TENSOR_KINDS, Batch, FloatArray, Tensor, tensor_nbytes
+
+_LIBRARY = "libqwenbox_native.so"
+_i32, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
+
+_OPCODES = {
+    name: code
+    for code, name in enumerate(
+        ("embed", "linear", "rms_norm", "rope", "attention", "silu_mul", "add", "moe", "logits_rows", "output"),
+    )
+}
+
+
+class _Op(ctypes.Structure):
+    _fields_ = [("code", _i32), ("output", _i32), ("inputs", _i32 * 3), ("tables", _i32 * 8), ("ints", _i32 * 4), ("eps", _f32)]
+
+
+class _Value(ctypes.Structure):
+    _fields_ = [("width", _i32), ("narrow", _i32), ("buffer", _i32)]
+
+
+class _Span(ctypes.Structure):
+    _fields_ = [("start", _i32), ("length", _i32), ("position", _i32), ("num_pages", _i32), ("pages", _ptr)]
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = [("ids", _ptr), ("spans", _ptr), ("logits_rows", _ptr), ("num_tokens", _i32), ("num_spans", _i32), ("num_logits", _i32)]
+
+
+class _SampleRow(ctypes.Structure):
+    _fields_ = [
+        *((name, _f64) for name in ("top_p", "min_p")),
+        *((name, _u64) for name in ("seed", "choice", "position")),
+        *((name, _f32) for name in ("temperature", "presence", "frequency", "repetition")),
+        *((name, _i32) for name in ("top_k", "vocab_limit", "num_prompt", "num_output", "num_bias", "logprobs")),
+        *((name, _ptr) for name in ("prompt", "output", "bias_ids", "bias")),
+    ]
+
+
+_RESULT = np.dtype([("id", np.int32), ("logprob", np.float32)])
+
+# name: (result, arguments)
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "qw_error": (ctypes.c_char_p, ()),
+    "qw_isa_available": (ctypes.c_char_p, ()),
+    "qw_runtime_new": (_ptr, (_i32, ctypes.c_char_p)),
+    "qw_runtime_free": (None, (_ptr,)),
+    "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32, ctypes.POINTER(_ptr), _u64)),
+    "qw_vector": (_i32, (_ptr, _ptr, _i32)),
+    "qw_rope_table": (_i32, (_ptr, _ptr, _ptr, _i32, _i32)),
+    "qw_weights_bytes": (_u64, (_ptr,)),
+    "qw_program_new": (_ptr, (_ptr, ctypes.POINTER(_Op), _i32, ctypes.POINTER(_Value), _i32, _i32, _i32, _i32)),
+    "qw_program_free": (None, (_ptr,)),
+    "qw_program_kv_bytes": (_u64, (_ptr,)),
+    "qw_program_buffer_bytes": (_u64, (_ptr,)),
+    "qw_program_steps": (_i32, (_ptr,)),
+    "qw_program_run": (_i32, (_ptr, ctypes.POINTER(_Batch), _i32, _ptr, _f64, _ptr)),
+    "qw_sample": (_i32, (_ptr, _ptr, _i32, ctypes.POINTER(_SampleRow), _i32, _i32, _ptr, _ptr, _ptr)),
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The shared library with its signatures. Raises UsageError where it was not built."""
+    path = next((file for folder in qwenbox.kernels.__path__ if (file := Path(folder) / _LIBRARY).is_file()), None)
+    if path is None:
+        raise UsageError(f"{_LIBRARY} is not beside qwenbox.kernels: run `make native` in the source tree, or install the wheel")
+    loaded = ctypes.CDLL(str(path))
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def isa_available() -> list[str]:
+    """The instruction-set variants that this machine runs, best first."""
+    names: bytes = library().qw_isa_available()
+    return names.decode().split()
+
+
+def isa_best() -> str:
+    return isa_available()[0]
+
+
+def _failure() -> EngineError:
+    return EngineError(library().qw_error().decode())
+
+
+def _address(array: np.ndarray[Any, Any]) -> int:
+    return array.ctypes.data
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A packed matrix, or a stack of them."""
+
+    handle: int
+    n: int
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Vector:
+    handle: int
+    n: int
+
+
+class Native:
+    """One runtime: its threads and its packed weights. Implements `Ops` by recording; values are numbers of `Program` values."""
+
+    def __init__(self, *, threads: int | None = None, isa: str | None = None) -> None:
+        available = isa_available()
+        if isa is not None and isa not in available:
+            raise UsageError(f"instruction set {isa!r} is not available; this machine has {', '.join(available)}")
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be at least 1, not {threads}")
+        self.isa = isa or available[0]
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._program = Program()
+        self._packed: dict[tuple[Any, ...], tuple[_Weight, Sequence[Tensor]]] = {}  # tensors are kept, so that their addresses stay theirs
+        self._handle: int | None = library().qw_runtime_new(self.threads, self.isa.encode())
+        if not self._handle:
+            raise _failure()
+
+    # Weights.
+
+    def weight(self, tensor: Tensor) -> _Weight:
+        return self.experts([tensor])
+
+    def experts(self, tensors: Sequence[Tensor]) -> _Weight:
+        first = tensors[0]
+        if len(first.shape) != 2 or any((t.kind, t.shape) != (first.kind, first.shape) for t in tensors):
+            raise ValueError(f"{first.name}: experts must be matrices of one kind and shape")
+        n, k = first.shape
+        size = tensor_nbytes(first.kind, first.shape)
+        data = [np.ascontiguousarray(t.data) for t in tensors]
+        if any(array.dtype != np.uint8 or array.size != size for array in data):
+            raise ValueError(f"{first.name}: the data must be {size} bytes")
+        key = (first.kind, first.shape, *(_address(array) for array in data))
+        if key not in self._packed:
+            raw = (_ptr * len(data))(*(_address(array) for array in data))
+            handle = library().qw_weight(self._alive(), TENSOR_KINDS[first.kind].code, len(data), n, k, raw, size)
+            if handle < 0:
+                raise _failure()
+            self._packed[key] = (_Weight(handle, n, k), tensors)
+        return self._packed[key][0]
+
+    def vector(self, tensor: Tensor) -> _Vector:
+        if tensor.kind == "bf16":
+            values = (tensor.data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        elif tensor.kind in ("f16", "f32"):
+            values = tensor.data.view("<f2" if tensor.kind == "f16" else "<f4").astype(np.float32)
+        else:
+            raise ValueError(f"{tensor.name}: a vector must be f32, f16 or bf16, not {tensor.kind}")
+        values = np.ascontiguousarray(values)
+        handle = library().qw_vector(self._alive(), _address(values), values.size)
+        if handle < 0:
+            raise _failure()
+        return _Vector(handle, values.size)
+
+    def rope_table(self, cos: FloatArray, sin: FloatArray) -> int:
+        cos, sin = np.ascontiguousarray(cos, np.float32), np.ascontiguousarray(sin, np.float32)
+        if cos.shape != sin.shape or cos.ndim != 2:
+            raise ValueError("cos and sin must both be [positions, head_dim / 2]")
+        handle: int = library().qw_rope_table(self._alive(), _address(cos), _address(sin), *cos.shape)
+        if handle < 0:
+            raise _failure()
+        return handle
+
+    # Recorded operations.
+
+    def embed(self, table: _Weight) -> int:
+        return self._record("embed", (), table.k, tables=(table.handle,), narrow=False)
+
+    def linear(self, x: int, w: _Weight, bias: _Vector | None = None) -> int:
+        return self._record("linear", (x,), w.n, tables=(w.handle, bias.handle if bias else -1))
+
+    def rms_norm(self, x: int, w: _Vector, eps: float) -> int:
+        return self._record("rms_norm", (x,), self._program.widths[x], tables=(w.handle,), eps=eps)
+
+    def rope(self, x: int, table: int, head_dim: int) -> int:
+        return self._record("rope", (x,), self._program.widths[x], tables=(table,), ints=(head_dim,))
+
+    def attention(self, q: int, k: int, v: int, *, layer: int, heads: int, kv_heads: int, head_dim: int) -> int:
+        return self._record("attention", (q, k, v), heads * head_dim, ints=(layer, heads, kv_heads, head_dim))
+
+    def silu_mul(self, gate: int, up: int) -> int:
+        return self._record("silu_mul", (gate, up), self._program.widths[gate])
+
+    def add(self, a: int, b: int) -> int:
+        return self._record("add", (a, b), self._program.widths[a])
+
+    def moe(self, x: int, moe: MoeWeights) -> int:
+        shared = moe.shared
+        tables = (moe.router, moe.gate, moe.up, moe.down)
+        extra = (shared.gate, shared.up, shared.down, shared.router) if shared else ()
+        handles = tuple(w.handle for w in (*tables, *extra)) + (-1,) * (4 - len(extra))
+        return self._record("moe", (x,), self._program.widths[x], tables=handles, ints=(moe.top_k, int(moe.normalise)))
+
+    def logits_rows(self, x: int) -> int:
+        return self._record("logits_rows", (x,), self._program.widths[x], narrow=True)
+
+    def output(self, x: int) -> None:
+        self._program.ops.append(Op("output", (x,), x))
+
+    def _record(
+        self,
+        name: str,
+        inputs: tuple[int, ...],
+        width: int,
+        *,
+        tables: tuple[int, ...] = (),
+        ints: tuple[int, ...] = (),
+        eps: float = 0.0,
+        narrow: bool | None = None,
+    ) -> int:
+        program = self._program
+        output = program.value(width, narrow=program.narrow[inputs[0]] if narrow is None else narrow)
+        program.ops.append(Op(name, inputs, output, tables, ints, eps))
+        return output
+
+    # The end of recording.
+
+    def compile(self, *, max_tokens: int, max_logits: int, num_pages: int) -> NativeProgram:
+        """What was recorded since the last `compile`, with room for these bounds. Raises EngineError where it does not fit together or in memory."""
+        program, self._program = self._program, Program()
+        self._packed.clear()
+        return NativeProgram(self, program, max_tokens=max_tokens, max_logits=max_logits, num_pages=num_pages)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all packed weights, vectors and tables."""
+        return int(library().qw_weights_bytes(self._alive()))
+
+    def close(self) -> None:
+        """Frees threads and weights; programs of this runtime must be closed before."""
+        if self._handle:
+            library().qw_runtime_free(self._handle)
+            self._handle = None
+
+    def _alive(self) -> int:
+        if not self._handle:
+            raise EngineError("the runtime is closed")
+        return self._handle
+
+    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
+        """One token a row of `logits` [rows, vocabulary]. Raises NumericalError where a row holds NaN or has no finite maximum."""
+        logits = np.ascontiguousarray(logits, np.float32)
+        if logits.ndim != 2 or len(logits) != len(rows):
+            raise ValueError(f"{len(rows)} rows to sample, logits of shape {logits.shape}")
+        table = (_SampleRow * len(rows))()
+        keep = [_fill(table[index], row) for index, row in enumerate(rows)]
+        max_top = max((row.params.logprobs or 0 for row in rows), default=0)
+        results = np.empty(len(rows), _RESULT)
+        ids, logprobs = np.empty((len(rows), max_top), np.int32), np.empty((len(rows), max_top), np.float32)
+        code = library().qw_sample(
+            self._alive(), _address(logits), logits.shape[1], table, len(rows), max_top, _address(results), _address(ids), _address(logprobs)
+        )
+        del keep
+        if code < 0:
+            raise _failure()
+        return [_result(row, results[index], ids[index], logprobs[index]) for index, row in enumerate(rows)]
+
+
+class NativeProgram:
+    """A compiled model: activations, KV pages, and the operations to run over them. Used by one thread at a time."""
+
+    def __init__(self, runtime: Native, program: Program, *, max_tokens: int, max_logits: int, num_pages: int) -> None:
+        self.program = program
+        self.vocab_size = program.widths[program.ops[-1].output] if program.ops else 0
+        self._runtime = runtime
+        buffers = program.buffers()
+        ops = (_Op * len(program.ops))(*(_op(op) for op in program.ops))
+        values = (_Value * len(buffers))(*(_Value(*value) for value in zip(program.widths, program.narrow, buffers, strict=True)))
+        handle = library().qw_program_new(runtime._alive(), ops, len(ops), values, len(values), max_tokens, max_logits, num_pages)
+        self._handle: int | None = handle
+        if not handle:
+            raise _failure()
+
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
+        """Logits [len(batch.logits_rows), vocab_size].
+
+        Raises Interrupted when `cancel` is set or `deadline` (of time.monotonic()) has passed; the same batch then goes on with
+        `first_op=error.next_op`, if no other batch ran in between. Raises EngineError for a batch that does not fit.
+        """
+        ids = np.ascontiguousarray(batch.ids, np.int32)
+        rows = np.ascontiguousarray(batch.logits_rows, np.int32)
+        pages = [np.ascontiguousarray(span.pages, np.int32) for span in batch.spans]
+        spans = (_Span * len(pages))(
+            *(_Span(s.start, s.length, s.position, len(p), _address(p)) for s, p in zip(batch.spans, pages, strict=True)),
+        )
+        native = _Batch(_address(ids), ctypes.addressof(spans), _address(rows), len(ids), len(spans), len(rows))
+        logits = np.empty((len(rows), self.vocab_size), np.float32)
+        word = _address(cancel.word) if cancel is not None else None
+        end = library().qw_program_run(self._alive(), ctypes.byref(native), first_op, word, deadline or 0.0, _address(logits))
+        if end < 0:
+            raise _failure()
+        if end < self.steps:
+            raise Interrupted(end)
+        return logits
+
+    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
+        return self._runtime.sample(logits, rows)
+
+    @property
+    def steps(self) -> int:
+        """How many operations a run executes; `Interrupted.next_op` is below."""
+        return int(library().qw_program_steps(self._alive()))
+
+    @property
+    def kv_bytes(self) -> int:
+        return int(library().qw_program_kv_bytes(self._alive()))
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of activations and scratch."""
+        return int(library().qw_program_buffer_bytes(self._alive()))
+
+    @property
+    def weights_bytes(self) -> int:
+        return self._runtime.weights_bytes
+
+    def close(self) -> None:
+        """Frees the pages and activations of this program; the runtime stays."""
+        if self._handle:
+            library().qw_program_free(self._handle)
+            self._handle = None
+
+    def _alive(self) -> int:
+        if not self._handle:
+            raise EngineError("the program is closed")
+        return self._handle
+
+
+def _op(op: Op) -> _Op:
+    def padded(values: Sequence[int], length: int) -> Any:
+        return (_i32 * length)(*values, *[-1] * (length - len(values)))
+
+    return _Op(_OPCODES[op.name], op.output, padded(op.inputs, 3), padded(op.tables, 8), padded(op.ints, 4), op.eps)
+
+
+def _fill(native: _SampleRow, row: SampleRow) -> list[np.ndarray[Any, Any]]:
+    """Writes `row` into the C structure; returns the arrays that it points into."""
+    params = row.params
+    prompt, output = np.ascontiguousarray(row.prompt_ids, np.int32), np.ascontiguousarray(row.output_ids, np.int32)
+    bias_ids = np.fromiter(params.logit_bias.keys(), np.int32, len(params.logit_bias))
+    bias = np.fromiter(params.logit_bias.values(), np.float32, len(params.logit_bias))
+    native.top_p, native.min_p = params.top_p, params.min_p
+    native.seed, native.choice, native.position = params.seed, params.choice, row.position  # ctypes takes them modulo 2^64
+    native.temperature, native.repetition = params.temperature, params.repetition_penalty
+    native.presence, native.frequency = params.presence_penalty, params.frequency_penalty
+    native.top_k, native.vocab_limit = params.top_k, row.vocab_limit
+    native.num_prompt, native.num_output, native.num_bias = len(prompt), len(output), len(bias)
+    native.logprobs = -1 if params.logprobs is None else params.logprobs
+    native.prompt, native.output, native.bias_ids, native.bias = _address(prompt), _address(output), _address(bias_ids), _address(bias)
+    return [prompt, output, bias_ids, bias]
+
+
+def _result(row: SampleRow, result: Any, ids: np.ndarray[Any, Any], logprobs: np.ndarray[Any, Any]) -> SampleResult:
+    if result["id"] < 0:
+        raise NumericalError("the model produced logits that are not numbers")
+    wanted = row.params.logprobs
+    if wanted is None:
+        return SampleResult(int(result["id"]))
+    top = list(zip(ids[:wanted].tolist(), logprobs[:wanted].tolist(), strict=True))
+    return SampleResult(int(result["id"]), float(result["logprob"]), top)
