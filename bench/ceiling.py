@@ -50,10 +50,14 @@ def main() -> None:
         print(f"buffer {buffer_bytes / 1e9:.2f} GB, steal time {stolen:.2f} s")
         for row in rows:
             if row["what"] == "read":
-                print(f"read  {row['threads']} threads  {row['gb_s']:6.1f} GB/s   prefetch {row['prefetch']}, {row['distance']} ahead, {row['streams']} streams")
+                print(
+                    f"read  {row['threads']} threads  {row['gb_s']:6.1f} GB/s   "
+                    f"prefetch {row['prefetch']}, {row['distance']} ahead, {row['streams']} streams"
+                )
             else:
                 print(
-                    f"{row['what']:5} {row['threads']} threads  {row['method']:11} registers {row['registers_tops']:6.3f} T/s   from L1 {row['l1_tops']:6.3f} T/s"
+                    f"{row['what']:5} {row['threads']} threads  {row['method']:11} "
+                    f"registers {row['registers_tops']:6.3f} T/s   from L1 {row['l1_tops']:6.3f} T/s"
                 )
     print(json.dumps({"buffer_bytes": buffer_bytes, "steal_seconds": stolen, "rows": rows}))
 

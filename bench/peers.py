@@ -60,14 +60,20 @@ def main() -> None:
                 if row is None:
                     measured = measure_qwenbox(path, **shared) if engine == "qwenbox" else measure_llama(bench, path, **shared)
                     row = table.add({"date": datetime.now(UTC).isoformat(timespec="seconds"), **key, **measured})
-                say(f"{path.name} round {number} {engine:9}: prefill {float(row['prefill_tok_s']):7.1f} tok/s, decode {float(row['decode_tok_s']):6.2f} tok/s")
+                say(
+                    f"{path.name} round {number} {engine:9}: prefill {float(row['prefill_tok_s']):7.1f} tok/s, "
+                    f"decode {float(row['decode_tok_s']):6.2f} tok/s"
+                )
         summary["models"][path.name] = summarise(table, {"model": path.name, **shared})
     plot(summary, table.path.with_suffix(".png"))
     if not arguments.json:
         for model, numbers in summary["models"].items():
             for what in ("prefill", "decode"):
                 ours, theirs = (numbers[engine][f"{what}_tok_s"] for engine in ENGINES)
-                print(f"{model}: {what} {ours:.2f} tok/s, llama.cpp {theirs:.2f} tok/s, ratio {numbers[f'{what}_ratio']:.3f} (medians of {arguments.rounds})")
+                print(
+                    f"{model}: {what} {ours:.2f} tok/s, llama.cpp {theirs:.2f} tok/s, "
+                    f"ratio {numbers[f'{what}_ratio']:.3f} (medians of {arguments.rounds})"
+                )
     print(json.dumps(summary))
 
 

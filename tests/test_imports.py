@@ -47,7 +47,7 @@ def imported_parts(path: Path) -> Iterator[str]:
         if name == "qwenbox.__version__":
             continue
         if name.split(".")[0] == "qwenbox":
-            yield (name.split(".") + ["__init__"])[1]
+            yield [*name.split("."), "__init__"][1]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

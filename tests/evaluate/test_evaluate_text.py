@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -48,10 +49,12 @@ class TableModel:
 def expected_nll(model: TableModel, ids: list[int]) -> float:
     rows = model.table[:, :VOCAB].astype(np.float64)
     logs = rows - np.log(np.exp(rows).sum(1, keepdims=True))
-    return -sum(logs[a, b] for a, b in zip(ids, ids[1:], strict=False)) / (len(ids) - 1)
+    return -sum(logs[a, b] for a, b in itertools.pairwise(ids)) / (len(ids) - 1)
 
 
-@pytest.mark.parametrize(("count", "size", "stride"), [(2, 8, 4), (7, 8, 4), (8, 8, 4), (9, 8, 4), (100, 8, 4), (100, 16, 15), (100, 200, 100), (65, 33, 1)])
+@pytest.mark.parametrize(
+    ("count", "size", "stride"), [(2, 8, 4), (7, 8, 4), (8, 8, 4), (9, 8, 4), (100, 8, 4), (100, 16, 15), (100, 200, 100), (65, 33, 1)]
+)
 def test_perplexity_scores_each_token_once_whatever_the_windows(count: int, size: int, stride: int) -> None:
     ids = list(np.random.default_rng(1).integers(0, VOCAB, count))
     model = TableModel()
@@ -110,7 +113,7 @@ def test_pieces_join_to_the_text_and_are_cut_at_visible_line_starts(tmp_path_fac
         patch.setattr(text, "PIECE_CHARACTERS", 32)
         cut = list(pieces(path))
     assert "".join(cut) == content
-    for before, after in zip(cut, cut[1:], strict=False):
+    for before, after in itertools.pairwise(cut):
         assert (before.endswith("\n") and not after[0].isspace()) or len(before) == 32
 
 

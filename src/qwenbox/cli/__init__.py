@@ -1,0 +1,58 @@
+"""The command line: one file a command. Nothing heavy is imported before a command needs it, so that help comes at once."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from qwenbox import __version__
+from qwenbox.errors import QwenboxError
+
+from .bench import bench
+from .chat import chat
+from .eval import evaluate
+from .pull import pull
+from .run import run
+from .serve import serve
+
+app = typer.Typer(
+    name="qwenbox",
+    help="Run a Qwen model of your own: one person, one machine, one service.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve)
+app.command()(chat)
+app.command()(run)
+app.command()(pull)
+app.command()(bench)
+app.command("eval")(evaluate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qwenbox {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    # A library's log records are for a service's log; a command says what matters itself.
+    logging.getLogger("qwenbox").addHandler(logging.NullHandler())
+
+
+def main() -> None:
+    """Runs the command of this process's arguments, and ends the process with its exit code: 130 after Ctrl-C, an error's own after an error."""
+    try:
+        app()
+    except QwenboxError as error:
+        print(f"qwenbox: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)

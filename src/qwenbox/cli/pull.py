@@ -7,11 +7,6 @@ import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-from .. import hub
-from ..settings import load_settings
 
 
 def pull(
@@ -19,6 +14,13 @@ def pull(
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of the path.")] = False,
 ) -> None:
     """Fetch MODEL into the cache and verify it; one that is there is verified again. An interrupted pull goes on where it was."""
+    # Not at the top: the help of the whole command line imports this file.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from .. import hub
+    from ..settings import load_settings
+
     settings, entry = load_settings(), hub.find(model)
     started = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())

@@ -112,7 +112,9 @@ def read_bandwidths(patterns: Sequence[ReadPattern], *, threads: int, buffer_byt
     library = _library()
     buffer = library.qb_ceiling_buffer(buffer_bytes)
     if not buffer:
-        raise EngineError(f"no memory for a buffer of {buffer_bytes:,} bytes to measure bandwidth with: close other programs or choose a smaller buffer")
+        raise EngineError(
+            f"no memory for a buffer of {buffer_bytes:,} bytes to measure bandwidth with: close other programs or choose a smaller buffer"
+        )
     try:
         return {
             pattern: float(

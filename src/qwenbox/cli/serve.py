@@ -1,0 +1,70 @@
+"""`qwenbox serve [MODEL]`: the service, with its address on standard output before the model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import ContextLength, Isa, OptionalModel, Threads, Weights
+from .session import resolve
+
+if TYPE_CHECKING:
+    from qwenbox.server.serve import Service
+
+
+def serve(
+    model: OptionalModel = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; otherwise 127.0.0.1, which only this machine reaches.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one. Otherwise 8080.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Key that clients must send; other people see it in the list of processes.")] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="File whose first line is the key that clients must send.")] = None,
+    weights: Weights = None,
+    context_length: ContextLength = None,
+    kv_gb: Annotated[float | None, typer.Option(min=0.001, help="Gigabytes for the KV pages; otherwise what fits into memory.")] = None,
+    threads: Threads = None,
+    isa: Isa = None,
+    max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests that run at the same time.")] = None,
+    max_queue: Annotated[int | None, typer.Option(min=0, help="Requests that wait; one more is refused with 429.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve a model: a page for people, and OpenAI's API for programs, on http://127.0.0.1:8080."""
+    from qwenbox.server.serve import serve as run_service
+    from qwenbox.settings import load_settings
+
+    overrides: dict[str, Any] = {
+        "model": model,
+        "host": host,
+        "port": port,
+        "api_key": api_key,
+        "api_key_file": api_key_file,
+        "weights": weights,
+        "context_length": context_length,
+        "kv_gb": kv_gb,
+        "threads": threads,
+        "isa": isa,
+        "max_sequences": max_sequences,
+        "max_queue": max_queue,
+        "log_level": log_level,
+    }
+    settings = load_settings(overrides)
+    resolve(settings.model, settings)  # with a progress bar; the service then finds it in the cache
+    raise typer.Exit(run_service(settings, started=_announce))
+
+
+def _announce(service: Service) -> None:
+    key = service.key
+    lines = [f"qwenbox listens on {service.url}"]
+    if key.created is not None:
+        lines += [
+            "",
+            f"This address can be reached from other machines, so a key was made ({key.created}):",
+            f"  {key.text}",
+            "Sign in with a browser:",
+            f"  {service.sign_in_url}",
+            "Or ask from a shell:",
+            f"  curl {service.url}/v1/chat/completions -H 'Authorization: Bearer {key.text}' -H 'Content-Type: application/json' \\",
+            """    -d '{"messages": [{"role": "user", "content": "Hello"}]}'""",
+        ]
+    typer.echo("\n".join(lines))

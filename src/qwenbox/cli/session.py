@@ -1,0 +1,99 @@
+"""A model opened for a command: found, fetched if need be, loaded, with progress on standard error; and closed whatever happens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from qwenbox.engine.options import EngineOptions
+    from qwenbox.llm import LocalLLM
+    from qwenbox.settings import Settings
+
+POLL_SECONDS = 0.05
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Bars on standard error where that is a terminal; they vanish when the work is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield bar
+
+
+def resolve(model: str, settings: Settings) -> Path:
+    """The verified file or directory of a model, fetched if it is not here. Raises NotFoundError, DownloadError."""
+    from qwenbox import hub
+
+    with progress_bar() as bar:
+        task = bar.add_task(f"fetching {model}", total=None, visible=False)
+        return hub.resolve(model, settings, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
+
+
+def engine_options(settings: Settings, **where: Any) -> EngineOptions:
+    """The part of the settings that an engine is made of. `where` is `model=` or `random=`, and the vocabulary limit."""
+    from qwenbox.engine.options import EngineOptions
+
+    return EngineOptions(
+        weights=settings.weights,
+        threads=settings.threads,
+        isa=settings.isa,
+        context_length=settings.context_length,
+        kv_gb=settings.kv_gb,
+        max_sequences=settings.max_sequences,
+        max_batch_tokens=settings.max_batch_tokens,
+        **where,
+    )
+
+
+@contextmanager
+def open_llm(model: str | None, **overrides: Any) -> Iterator[LocalLLM]:
+    """A loaded model that chats, in this process. `overrides` are settings. Raises what keeps the model from loading."""
+    from qwenbox.engine.client import InProcessEngine
+    from qwenbox.llm import LocalLLM, model_name, open_chat
+    from qwenbox.settings import load_settings
+
+    settings = load_settings({"model": model, **overrides})
+    path = resolve(settings.model, settings)
+    chat = open_chat(path)
+    engine = InProcessEngine(engine_options(settings, model=str(path), vocab_limit=chat.tokenizer.vocab_limit))
+    try:
+        llm = LocalLLM(engine, chat, model_name(settings.model))
+        with progress_bar() as bar:
+            task = bar.add_task(f"loading {llm.name}", total=1.0)
+            while not llm.check_ready():
+                bar.update(task, completed=engine.state().progress)
+                time.sleep(POLL_SECONDS)
+        yield llm
+    finally:
+        engine.close()
+
+
+def load_with_bar(load: Callable[[Callable[[float], None]], Any], name: str) -> Any:
+    """What `load(progress)` returns, behind a progress bar."""
+    with progress_bar() as bar:
+        task = bar.add_task(f"loading {name}", total=1.0)
+        return load(lambda part: bar.update(task, completed=part))
+
+
+def note(text: str) -> None:
+    """A line for the person, away from the answer."""
+    print(text, file=sys.stderr, flush=True)
+
+
+_CONTROLS = {code: "�" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a model writes must not command the terminal."""
+    return text.translate(_CONTROLS)
