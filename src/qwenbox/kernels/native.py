@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import qwenbox.kernels
 from qwenbox.errors import EngineError, NumericalError, UsageError
 from qwenbox.kernels.program import CancelFlag, Interrupted, MoeWeights, Op, Program, SampleResult, SampleRow
-from qwenbox.types import TENSOR_KINDS, Batch, FloatArray, Tensor, tensor_nbytes
+from qwenbox.types import TENSOR_KINDS, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
 
 _LIBRARY = "libqwenbox_native.so"
 _i32, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
@@ -138,7 +139,7 @@ class Native:
         self.isa = isa or available[0]
         self.threads = threads or len(os.sched_getaffinity(0))
         self._program = Program()
-        self._packed: dict[tuple[Any, ...], tuple[_Weight, Sequence[Tensor]]] = {}  # tensors are kept, so that their addresses stay theirs
+        self._packed: dict[tuple[Any, ...], tuple[_Weight, list[weakref.ref[ByteArray]]]] = {}
         self._handle: int | None = library().qw_runtime_new(self.threads, self.isa.encode())
         if not self._handle:
             raise _failure()
@@ -158,13 +159,16 @@ class Native:
         if any(array.dtype != np.uint8 or array.size != size for array in data):
             raise ValueError(f"{first.name}: the data must be {size} bytes")
         key = (first.kind, first.shape, *(_address(array) for array in data))
-        if key not in self._packed:
-            raw = (_ptr * len(data))(*(_address(array) for array in data))
-            handle = library().qw_weight(self._alive(), TENSOR_KINDS[first.kind].code, len(data), n, k, raw, size)
-            if handle < 0:
-                raise _failure()
-            self._packed[key] = (_Weight(handle, n, k), tensors)
-        return self._packed[key][0]
+        known, owners = self._packed.get(key, (None, []))
+        if known is not None and all(owner() is not None for owner in owners):  # the addresses still belong to the same bytes
+            return known
+        raw = (_ptr * len(data))(*(_address(array) for array in data))
+        handle = library().qw_weight(self._alive(), TENSOR_KINDS[first.kind].code, len(data), n, k, raw, size)
+        if handle < 0:
+            raise _failure()
+        weight = _Weight(handle, n, k)
+        self._packed[key] = (weight, [weakref.ref(t.data) for t in tensors])
+        return weight
 
     def vector(self, tensor: Tensor) -> _Vector:
         if tensor.kind == "bf16":
