@@ -1,0 +1,254 @@
+"""The page in a real browser, over the real service; the engine is scripted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from qwenbox.errors import WorkerDiedError
+from qwenbox.llm import LocalLLM
+from qwenbox.server.serve import Service
+from qwenbox.settings import load_settings
+from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer_ids
+
+pytestmark = pytest.mark.browser
+WAIT = 10.0
+
+HOSTILE = """# Title <img src=x onerror=alert(1)>
+
+<script>window.broken = 1</script> [x](javascript:window.broken=1) [d](data:text/html,hi) ![pixel](http://tracker.invalid/p.png) <https://a.invalid>
+
+```html
+<img src=x onerror="window.broken = 1">
+```
+"""
+
+
+class Page:
+    """What a person sees and does."""
+
+    def __init__(self, chromium: webdriver.Chrome, service: Service, engine: FakeEngine) -> None:
+        self.chromium, self.service, self.engine = chromium, service, engine
+
+    def open(self, fragment: str = "") -> None:
+        self.chromium.get("about:blank")
+        self.chromium.get(self.service.url + "/" + fragment)
+        self.wait(lambda: self.find(".dot").get_attribute("data-state") != "loading")
+
+    def find(self, selector: str) -> WebElement:
+        return self.chromium.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.chromium.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.chromium, WAIT, poll_frequency=0.02).until(lambda _: condition())
+
+    def say(self, text: str) -> None:
+        self.find("#prompt").send_keys(text + Keys.ENTER)
+
+    def answer(self) -> str:
+        return self.all(".message.assistant .body")[-1].text
+
+    def finished(self) -> bool:
+        return bool(self.all(".message.assistant:last-child .again"))
+
+    def script(self, source: str) -> object:
+        return self.chromium.execute_script(source)
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    engine = FakeEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, engine: FakeEngine) -> Iterator[Page]:
+    settings = load_settings({"port": 0})
+    with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
+        page = Page(chromium, service, engine)
+        page.open()
+        page.script("localStorage.clear()")
+        page.open()
+        yield page
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_person_sends_sees_it_stream_and_stops_it(page: Page, language: str) -> None:
+    if language == "zh":
+        page.find("#language").click()
+    send, stop, again = {"en": ("Send", "Stop", "Try again"), "zh": ("发送", "停止", "重试")}[language]
+    assert page.find("#send").text == send
+    assert page.script("return document.documentElement.lang") == {"en": "en", "zh": "zh-CN"}[language]
+    long = "数到一百 counting " * 200
+    page.engine.script = Script(reply=lambda plan: byte_tokenizer_ids(long))
+    page.engine.step_seconds = 0.002
+    page.say("go on for ever")
+    page.wait(lambda: len(page.answer()) > 20)
+    page.engine.pause()
+    seen = page.answer()
+    assert long.startswith(seen.strip()) and len(seen) < len(long)
+    assert page.find("#stop").text == stop
+    page.engine.resume()
+    page.wait(lambda: len(page.answer()) > len(seen) + 10)
+    page.find("#stop").click()
+    page.wait(page.finished)
+    page.engine.wait_for(lambda engine: len(engine.cancelled) == 1 and engine.num_running == 0)
+    assert page.find(".message.assistant .again").text == again
+    assert len(page.answer()) < len(long) - 100
+
+
+def test_an_answer_is_drawn_as_markdown_and_the_history_is_sent_with_the_next_question(page: Page) -> None:
+    page.engine.script = Script("## Sum\n\n1. one\n2. **two**\n\n```python\ndef f():\n    return 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+    page.say("first")
+    page.wait(page.finished)
+    assert page.find(".message.assistant h2").text == "Sum"
+    assert [item.text for item in page.all(".message.assistant li")] == ["one", "two"]
+    assert page.find(".message.assistant pre code").text == "def f():\n    return 1"
+    assert page.find(".message.assistant .hl-key").text == "def"
+    assert [cell.text for cell in page.all(".message.assistant td")] == ["1", "2"]
+    page.say("second")
+    page.wait(lambda: len(page.engine.plans) == 2 and page.finished())
+    prompt = bytes(id for id in page.engine.plans[1].prompt_ids if id < 256).decode()
+    assert "first" in prompt and "**two**" in prompt and prompt.index("second") > prompt.index("**two**")
+
+
+def test_hostile_text_stays_text_and_nothing_is_asked_of_other_hosts(page: Page) -> None:
+    page.chromium.get_log("performance")
+    page.engine.script = Script(HOSTILE)
+    page.say(HOSTILE)
+    page.wait(page.finished)
+    assert page.script("return window.broken") is None
+    assert page.all(".message img, .message script, .message iframe") == []
+    assert {link.get_attribute("href") for link in page.all(".message.assistant a")} <= {"http://tracker.invalid/p.png", "https://a.invalid/"}
+    urls = [
+        json.loads(entry["message"])["message"]["params"]["request"]["url"]
+        for entry in page.chromium.get_log("performance")
+        if json.loads(entry["message"])["message"]["method"] == "Network.requestWillBeSent"
+    ]
+    assert urls and all(url.startswith((page.service.url, "data:")) for url in urls)
+    assert [entry for entry in page.chromium.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_the_conversation_survives_a_reload_and_a_new_chat_forgets_it(page: Page) -> None:
+    page.say("remember me")
+    page.wait(page.finished)
+    said = page.answer()
+    page.open()
+    assert page.answer() == said and page.find(".message.user .body").text == "remember me"
+    page.find("#new-chat").click()
+    assert page.all(".message") == [] and page.find("#welcome").is_displayed()
+
+
+def test_a_lost_answer_says_so_and_can_be_tried_again(page: Page) -> None:
+    page.engine.script = Script("slow " * 500)
+    page.engine.step_seconds = 0.002
+    page.say("hello")
+    page.wait(lambda: len(page.answer()) > 5)
+    page.engine.pause()
+    page.engine.fail(WorkerDiedError("The worker ended while it answered."))
+    page.wait(lambda: page.all(".problem"))
+    assert "worker" in page.find(".problem").text
+    page.engine.script = Script("All good.")
+    page.engine.resume()
+    page.find(".problem .again").click()
+    page.wait(page.finished)
+    assert page.answer() == "All good." and page.all(".problem") == []
+
+
+def test_settings_reach_the_request_and_wrong_ones_are_told(page: Page) -> None:
+    page.find("#open-settings").click()
+    page.find("#system").send_keys("Speak like a pirate.")
+    page.find("#temperature").send_keys("9")
+    page.find("#settings .primary").click()
+    assert page.find("#settings-error").text == "Temperature must be a number from 0 to 2."
+    page.find("#temperature").clear()
+    page.find("#temperature").send_keys("0.5")
+    page.find("#max-tokens").send_keys("5")
+    page.find("#settings .primary").click()
+    page.say("hi")
+    page.wait(page.finished)
+    plan = page.engine.plans[-1]
+    assert plan.max_tokens == 5 and plan.sampling.temperature == 0.5
+    assert b"Speak like a pirate." in bytes(id for id in plan.prompt_ids if id < 256)
+    assert "longest length" in page.find(".message.assistant .actions").text
+
+
+def test_copy_gives_the_source_of_the_answer(page: Page) -> None:
+    page.chromium.execute_cdp_cmd(
+        "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": page.service.url}
+    )
+    page.engine.script = Script("a **b** `c`")
+    page.say("hi")
+    page.wait(page.finished)
+    page.find(".message.assistant .copy").click()
+    page.wait(lambda: page.find(".message.assistant .copy").text == "Copied")
+    assert page.chromium.execute_async_script("navigator.clipboard.readText().then(arguments[0])") == "a **b** `c`"
+
+
+def test_both_languages_have_every_sentence(page: Page) -> None:
+    keys = page.chromium.execute_async_script(
+        "import('/i18n.js').then((m) => arguments[arguments.length - 1](Object.values(m.texts).map((table) => Object.keys(table))))"
+    )
+    assert keys[0] == keys[1] and len(keys[0]) > 40
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [320, 1100])
+def test_nothing_is_wider_than_the_window_and_ink_is_readable(page: Page, look: Callable[..., None], width: int, dark: bool) -> None:
+    look(width, dark=dark)
+    page.engine.script = Script("word " * 60 + "\n\n```\n" + "x" * 400 + "\n```\n\n" + "y" * 300)
+    page.say("z" * 300)
+    page.wait(page.finished)
+    assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.script("const m = document.querySelector('main'); return m.scrollWidth <= m.clientWidth")
+    ink, paper = (
+        sum(int(part) for part in str(page.script(f"return getComputedStyle(document.body).{name}")).strip("rgb()").split(",")[:3])
+        for name in ("color", "backgroundColor")
+    )
+    assert (ink - paper > 450) if dark else (paper - ink > 450)
+
+
+def test_a_key_signs_in_through_the_fragment_and_leaves_the_address(chromium: webdriver.Chrome, engine: FakeEngine) -> None:
+    settings = load_settings({"port": 0, "api_key": "qk_secret_for_the_test"})
+    with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
+        page = Page(chromium, service, engine)
+        page.open()
+        page.script("localStorage.clear()")
+        page.open()
+        page.say("without a key")
+        page.wait(lambda: page.all(".problem"))
+        assert "API key" in page.find(".problem").text
+        chromium.get("about:blank")
+        chromium.get(service.sign_in_url)
+        page.wait(lambda: page.find(".dot").get_attribute("data-state") == "ready")
+        assert "secret" not in chromium.current_url
+        page.find("#new-chat").click()
+        page.say("with a key")
+        page.wait(page.finished)
+        assert page.answer()
+        page.script("localStorage.clear()")
+
+
+def test_no_outside_address_stands_in_the_files_of_the_page() -> None:
+    web = Path(__file__).parents[2] / "src" / "qwenbox" / "server" / "web"
+    for file in web.iterdir():
+        text = (
+            file.read_text(encoding="utf-8")
+            .replace("http://www.w3.org/2000/svg", "")
+            .replace("https?:", "")
+            .replace('"https:"', "")
+            .replace('"http:"', "")
+        )
+        assert "http:" not in text and "https:" not in text, file.name
+        assert "innerHTML" not in text and "eval(" not in text, file.name
