@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qwenbox.errors import NumericalError
 from qwenbox.kernels.program import SampleResult, SampleRow
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput
 
@@ -98,7 +99,7 @@ def sample(row: SampleRow, raw: FloatArray) -> SampleResult:
     """Bias, temperature and seed only: enough to see that the engine hands the right things over."""
     raw = raw[: row.vocab_limit]
     if np.isnan(raw).any():
-        return SampleResult(-1)
+        raise NumericalError("the logits hold NaN")
     biased = raw.astype(np.float64)
     for id, bias in row.params.logit_bias.items():
         biased[id] += bias

@@ -12,6 +12,8 @@ from qwenbox.engine.sequence import Sequence
 from qwenbox.kernels.program import SampleResult, SampleRow
 from qwenbox.types import SamplingParams, TokenLogprob
 
+# The shortest prefix of candidates with at least no mass is the first of them; the kernels want a top_p above 0.
+_LEAST_TOP_P = math.nextafter(0.0, 1.0)
 _NO_IDS = np.empty(0, np.int32)
 
 
@@ -29,6 +31,8 @@ def choice_row(sequence: Sequence, vocab_limit: int) -> SampleRow:
     params = plan.sampling
     if plan.stop_ids and sequence.num_output < plan.min_tokens:
         params = replace(params, logit_bias=dict(params.logit_bias) | {id: -math.inf for id in plan.stop_ids if id < vocab_limit})
+    if params.top_p == 0:
+        params = replace(params, top_p=_LEAST_TOP_P)
     return SampleRow(params, sequence.prompt_ids, sequence.output_ids, sequence.num_tokens, vocab_limit)
 
 

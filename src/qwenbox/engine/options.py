@@ -1,0 +1,78 @@
+"""What an engine is made of: plain numbers and names that cross a process border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwenbox.errors import UsageError
+
+if TYPE_CHECKING:
+    from qwenbox.engine.engine import EngineModel
+
+Progress = Callable[[float], None]
+"""Called with 0..1 while a model loads; what it raises ends the loading."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Which model, and how it runs. Exactly one of `model` and `random`; None leaves a choice to the loader."""
+
+    model: str | None = None
+    """A directory or a `.gguf` file."""
+    random: str | None = None
+    """A shape to fill with random weights: 8b, 4b, 1.7b, 0.6b, 30b-a3b."""
+    weights: str | None = None
+    threads: int | None = None
+    isa: str | None = None
+    context_length: int | None = None
+    kv_gb: float | None = None
+    num_pages: int | None = None
+    max_sequences: int = 32
+    max_batch_tokens: int = 512
+    max_waiting: int = 128
+    """Requests that wait for their turn; one more is refused."""
+    vocab_limit: int | None = None
+    """Real token ids, where the rows of the head are more."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.random is None):
+            raise UsageError("one of a model and a random shape is needed", param="model")
+        for name in ("max_sequences", "max_batch_tokens", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: at least 1 is needed", param=name)
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, options: Mapping[str, Any]) -> EngineOptions:
+        if unknown := set(options) - {field.name for field in fields(cls)}:
+            raise UsageError(f"unknown engine options {', '.join(sorted(unknown))}")
+        return cls(**options)
+
+
+def open_model(options: EngineOptions, progress: Progress) -> EngineModel:
+    """Loads the model. Raises what the loader raises: ModelFormatError, UnsupportedModelError, NotFoundError, UsageError."""
+    # Here and not at the top: the front reads this module and never loads a model.
+    from qwenbox.model.load import load_model, random_model
+
+    sizes: dict[str, Any] = {
+        "threads": options.threads,
+        "isa": options.isa,
+        "context_length": options.context_length,
+        "kv_bytes": None if options.kv_gb is None else int(options.kv_gb * 1e9),
+        "num_pages": options.num_pages,
+        "max_sequences": options.max_sequences,
+        "max_batch_tokens": options.max_batch_tokens,
+        "progress": progress,
+    }
+    if options.random is not None:
+        model = random_model(options.random, options.weights or "int4", **sizes)
+    else:
+        model = load_model(Path(str(options.model)), weights=options.weights, **sizes)
+    if options.vocab_limit is not None:
+        model.vocab_limit = min(model.vocab_size, options.vocab_limit)
+    return model

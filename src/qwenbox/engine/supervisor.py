@@ -1,0 +1,391 @@
+"""An engine in a process of its own, started again when it dies.
+
+One thread does everything: it starts the worker, reads and writes its socket, hands outputs on, watches the clock, and starts the next worker.
+Callers only put things under the lock and ring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+import qwenbox
+from qwenbox.engine.engine import EngineStats
+from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, unpack_output
+from qwenbox.engine.options import EngineOptions
+from qwenbox.engine.protocol import Deliver, EngineState, ModelInfo, closed_error, deliver_safely, refusal
+from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError, WorkerDiedError
+from qwenbox.types import GenerationPlan, SequenceOutput, Usage
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 10.0
+"""A worker that says nothing for so long, or for ten times the step it announced, is taken for dead. It says something every second when idle."""
+PATIENCE = 10.0
+LOADING_SECONDS = 300.0
+"""The same while it loads, counted from its last progress."""
+CLOSE_SECONDS = 2.0
+"""Time to end by itself before it is killed."""
+MAX_LOADING_DEATHS = 4
+"""A worker that dies this often before it has been ready is not started again."""
+MAX_BACKOFF_SECONDS = 5.0
+SETTLED_SECONDS = 30.0
+"""A worker that has been ready for so long has got over the last crash: the next pause is the shortest again."""
+MAX_SUSPECTS = 256
+
+# -P and the path: the worker runs exactly our own package, and nothing from the working directory.
+_LAUNCH = "import sys; p = sys.argv[1]; p in sys.path or sys.path.insert(0, p); from qwenbox.engine.worker import main; main()"
+_MOMENTARY = {"running", "waiting", "used_pages", "num_pages"}
+
+
+@dataclass(slots=True)
+class _Request:
+    plan: GenerationPlan
+    deliver: Deliver
+    arrived: float
+    sent: bool = False
+
+
+class Suspects:
+    """Prompts that were running when a worker died. A prompt that sees two deaths and no good end in between is refused from then on."""
+
+    def __init__(self) -> None:
+        self._deaths: OrderedDict[bytes, int] = OrderedDict()
+
+    def blame(self, plan: GenerationPlan) -> None:
+        key = self._key(plan)
+        self._deaths[key] = self._deaths.pop(key, 0) + 1
+        if len(self._deaths) > MAX_SUSPECTS:
+            self._deaths.popitem(last=False)
+
+    def clear(self, plan: GenerationPlan) -> None:
+        if self._deaths:
+            self._deaths.pop(self._key(plan), None)
+
+    def refuses(self, plan: GenerationPlan) -> bool:
+        return bool(self._deaths) and self._deaths.get(self._key(plan), 0) >= 2
+
+    @staticmethod
+    def _key(plan: GenerationPlan) -> bytes:
+        return hashlib.blake2b(np.array(plan.prompt_ids, np.int64).tobytes(), digest_size=16).digest()
+
+
+class WorkerEngine:
+    """An `EngineClient` over a worker process. Requests that run when it dies end with WorkerDiedError; those not sent yet go to the next one."""
+
+    def __init__(self, options: EngineOptions, *, beat_seconds: float = BEAT_SECONDS) -> None:
+        if options.model is not None:
+            options = replace(options, model=str(Path(options.model).absolute()))
+        self._options = options
+        self._beat_seconds = beat_seconds
+        self._lock = threading.Lock()
+        self._state = EngineState("loading")
+        self._info: ModelInfo | None = None
+        # Of the workers before, and of the one that runs; one tuple, so that a reader never counts a worker twice.
+        self._counts = (EngineStats(), EngineStats())
+        self._requests: dict[str, _Request] = {}
+        self._unsent: deque[_Request] = deque()
+        self._cancels: deque[str] = deque()
+        self._suspects = Suspects()
+        self._closing = False
+        self._pid: int | None = None
+        self._ready_at = math.inf
+        self._bell, self._ringer = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ringer.setblocking(False)
+        self._thread = threading.Thread(target=self._supervise, name="qwenbox-worker-supervisor", daemon=True)
+        self._thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, None while there is none."""
+        return self._pid
+
+    def submit(self, plan: GenerationPlan, deliver: Deliver) -> None:
+        with self._lock:
+            error = self._refuse(plan)
+            if error is None:
+                request = self._requests[plan.request_id] = _Request(plan, deliver, time.monotonic())
+                self._unsent.append(request)
+        if error is not None:
+            deliver_safely(deliver, refusal(plan, error))
+        else:
+            self._ring()
+
+    def cancel(self, request_id: str) -> None:
+        with self._lock:
+            if request_id not in self._requests:
+                return
+            self._cancels.append(request_id)
+        self._ring()
+
+    def info(self) -> ModelInfo | None:
+        return self._info
+
+    def state(self) -> EngineState:
+        return self._state
+
+    def stats(self) -> EngineStats:
+        past, present = self._counts
+        total = {f.name: getattr(past, f.name) + getattr(present, f.name) for f in fields(EngineStats) if f.name not in _MOMENTARY}
+        return replace(present, **total, waiting=present.waiting + len(self._unsent))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closing = True
+        self._ring()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _refuse(self, plan: GenerationPlan) -> QwenboxError | None:
+        if self._closing or self._state.name in ("closed", "failed"):
+            return self._state.error or closed_error()
+        if plan.request_id in self._requests:
+            return RequestError(f"request {plan.request_id!r} runs already")
+        if self._suspects.refuses(plan):
+            return EngineError("this prompt was running at two crashes of the worker and is not run again", code="poisoned_request")
+        room = self._options.max_waiting + (self._options.max_sequences if self._state.name == "ready" else 0)
+        if len(self._requests) >= room:
+            return OverloadedError(f"{len(self._requests)} requests run or wait already", retry_after=5)
+        return None
+
+    def _ring(self) -> None:
+        # A full socket has rung already, a closed one has nobody left to wake.
+        with contextlib.suppress(OSError):
+            self._ringer.send(b"!")
+
+    # --- in the thread ---
+
+    def _supervise(self) -> None:
+        deaths = 0
+        error: QwenboxError | None = None
+        try:
+            while True:
+                ready_seconds, message = self._run_worker()
+                if self._closing:
+                    break
+                log.error("the worker died: %s", message)
+                deaths = 1 if ready_seconds > SETTLED_SECONDS else deaths + 1
+                if self._info is None and deaths >= MAX_LOADING_DEATHS:
+                    error = EngineError(f"the worker died {deaths} times while it loaded the model: {message}")
+                    break
+                self._bury(message)
+                if not self._pause(min(0.05 * 2**deaths, MAX_BACKOFF_SECONDS)):
+                    break
+        except QwenboxError as failure:
+            error = failure
+        except Exception as failure:
+            log.exception("the supervisor of the worker failed")
+            error = EngineError(f"the supervisor of the worker failed: {type(failure).__name__}: {failure}")
+        finally:
+            self._end(error)
+
+    def _run_worker(self) -> tuple[float, str]:
+        """Runs one worker to its end: seconds for which it was ready, and how it died. Raises the error of a model that cannot be loaded."""
+        self._ready_at = math.inf
+        try:
+            process, channel = self._start()
+        except OSError as error:
+            return 0.0, f"it could not be started: {error}"
+        message = ""
+        try:
+            with contextlib.suppress(EOFError, OSError):
+                message = self._converse(channel)
+        except FrameError as error:
+            message = error.message
+        finally:
+            self._pid = None
+            self._reap(process, channel, ask=not message and self._closing and self._state.name == "ready")
+        return max(0.0, time.monotonic() - self._ready_at), message or _describe(process.returncode)
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], Channel]:
+        front, back = socket.socketpair()
+        try:
+            with back:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _LAUNCH, str(Path(qwenbox.__path__[0]).parent), str(back.fileno()), str(os.getpid())],
+                    pass_fds=(back.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+        except OSError:
+            front.close()
+            raise
+        self._pid = process.pid
+        return process, Channel(front)
+
+    def _converse(self, channel: Channel) -> str:
+        """Talks with one worker until it is gone (EOFError, OSError), has to be killed (why is returned), or the engine is closed ("")."""
+        channel.send(["open", self._options.to_wire()])
+        ready = select.poll()
+        ready.register(self._bell, select.POLLIN)
+        deadline = time.monotonic() + LOADING_SECONDS
+        while not self._closing:
+            self._post_cancels(channel)
+            self._post_plans(channel)
+            ready.register(channel, select.POLLIN | (select.POLLOUT if channel.pending else 0))
+            ready.poll(max(0.0, deadline - time.monotonic()) * 1000 + 1)
+            self._hear()
+            channel.flush()
+            heard = False
+            for payload in channel.receive():
+                heard = True
+                deadline = self._obey(payload)
+            late = time.monotonic() - deadline
+            if late > 1.0 and not heard:
+                # We were not there to listen: this machine or this process was stopped. The worker gets another chance.
+                deadline = time.monotonic() + self._beat_seconds
+            elif late > 0 and not heard:
+                return "it said nothing for too long and was killed"
+        return ""
+
+    def _obey(self, payload: bytes) -> float:
+        """Does what a frame says, and returns when the next one is due."""
+        name, items = decode(payload)
+        seconds = self._beat_seconds
+        try:
+            if name == "step":
+                outputs, stats = items
+                self._counts = (self._counts[0], EngineStats(*stats))
+                self._hand_on([unpack_output(output) for output in outputs])
+            elif name == "patience":
+                seconds = max(seconds, PATIENCE * items[0])
+            elif name == "progress":
+                self._state = EngineState(self._state.name, float(items[0]))
+                seconds = LOADING_SECONDS
+            elif name == "ready":
+                self._info = ModelInfo(**items[0])
+                self._ready_at = time.monotonic()
+                self._state = EngineState("ready", 1.0)
+            elif name == "failed":
+                raise QwenboxError.from_wire(items[0])
+            else:
+                raise FrameError(f"the worker sent {name!r}")
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise FrameError(f"the worker sent a malformed {name!r}: {type(error).__name__}: {error}") from None
+        return time.monotonic() + seconds
+
+    def _hand_on(self, outputs: list[SequenceOutput]) -> None:
+        with self._lock:
+            known = [(self._requests[output.request_id], output) for output in outputs if output.request_id in self._requests]
+            for request, output in known:
+                if output.finish_reason is not None:
+                    self._requests.pop(output.request_id, None)
+                    self._suspects.clear(request.plan)
+        for request, output in known:
+            if not deliver_safely(request.deliver, output):
+                self._cancels.append(output.request_id)
+
+    def _post_cancels(self, channel: Channel | None) -> None:
+        """Tells the worker what to cancel, and ends what it has not been sent yet."""
+        ended = []
+        with self._lock:
+            while self._cancels:
+                request = self._requests.get(self._cancels.popleft())
+                if request is None:
+                    continue
+                if not request.sent:
+                    self._unsent.remove(request)
+                    del self._requests[request.plan.request_id]
+                    ended.append(request)
+                elif channel is not None:
+                    channel.send(["cancel", request.plan.request_id])
+        for request in ended:
+            timings = {"queue": time.monotonic() - request.arrived, "prefill": 0.0, "decode": 0.0}
+            usage = Usage(len(request.plan.prompt_ids))
+            output = SequenceOutput(request.plan.request_id, finish_reason="cancelled", usage=usage, timings=timings)
+            deliver_safely(request.deliver, output)
+
+    def _post_plans(self, channel: Channel) -> None:
+        while self._state.name == "ready" and self._unsent and channel.pending < MAX_FRAME:
+            with self._lock:
+                request = self._unsent.popleft()
+                request.sent = True
+            try:
+                channel.send(["submit", request.plan.to_wire()])
+            except (FrameError, OverflowError, TypeError, ValueError) as error:
+                with self._lock:
+                    del self._requests[request.plan.request_id]
+                refused = RequestError(f"the request cannot be sent to the worker: {type(error).__name__}: {error}")
+                deliver_safely(request.deliver, refusal(request.plan, refused))
+
+    def _reap(self, process: subprocess.Popen[bytes], channel: Channel, *, ask: bool) -> None:
+        if ask:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                channel.send(["close"])
+                process.wait(CLOSE_SECONDS)
+        channel.close()
+        try:
+            # The socket closes an instant before the process ends, and its exit status is the better message.
+            process.wait(0.0 if self._closing else 0.2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.wait()
+
+    def _bury(self, message: str) -> None:
+        """Ends the requests that the dead worker had, and adds its counts to those of the workers before it."""
+        with self._lock:
+            sent = [request for request in self._requests.values() if request.sent]
+            for request in sent:
+                del self._requests[request.plan.request_id]
+                self._suspects.blame(request.plan)
+            total = self.stats()
+            past = replace(total, running=0, waiting=0, used_pages=0, num_pages=0, failed=total.failed + len(sent), restarts=total.restarts + 1)
+            self._counts = (past, EngineStats(num_pages=total.num_pages))
+            self._state = EngineState("restarting")
+        error = WorkerDiedError(f"the worker died while the request ran: {message}").to_wire()
+        for request in sent:
+            deliver_safely(request.deliver, SequenceOutput(request.plan.request_id, finish_reason="error", error=error))
+
+    def _pause(self, seconds: float) -> bool:
+        """Waits before the next start, ending what is cancelled; False where the engine is closed meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not self._closing:
+            self._post_cancels(None)
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                return True
+            select.select([self._bell], [], [], rest)
+            self._hear()
+        return False
+
+    def _hear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._bell.recv(4096)
+
+    def _end(self, error: QwenboxError | None) -> None:
+        with self._lock:
+            self._state = EngineState("closed") if error is None else EngineState("failed", error=error)
+            requests, self._requests = self._requests, {}
+            self._unsent.clear()
+        wire = (error or closed_error()).to_wire()
+        for request in requests.values():
+            deliver_safely(request.deliver, SequenceOutput(request.plan.request_id, finish_reason="error", error=wire))
+        self._bell.close()
+        self._ringer.close()
+
+
+def _describe(returncode: int) -> str:
+    """How a process ended, for a person."""
+    if returncode >= 0:
+        return f"it ended with exit code {returncode}"
+    try:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"it was ended by signal {-returncode}"

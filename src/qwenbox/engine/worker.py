@@ -1,0 +1,216 @@
+"""The worker process: one engine, one thread, one socket. `supervisor.WorkerEngine` starts it as a new program that inherits the socket.
+
+Between two steps it reads its socket; after each it writes one frame with the outputs of all requests and the statistics. It ends when the front
+closes the socket, asks it to, or dies, and when the front no longer reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, astuple
+from typing import Any
+
+from qwenbox.engine.engine import Engine, EngineModel
+from qwenbox.engine.frames import Channel, FrameError, decode, pack_output
+from qwenbox.engine.options import EngineOptions, open_model
+from qwenbox.engine.protocol import model_info, refusal
+from qwenbox.errors import EngineError, QwenboxError, RequestError
+from qwenbox.types import GenerationPlan, SequenceOutput
+
+BEAT_SECONDS = 1.0
+"""An idle worker says so this often."""
+LONG_STEP_SECONDS = 0.5
+"""A step predicted to take longer is announced, so that the front has the patience for it."""
+MAX_UNREAD = 16 << 20
+"""Bytes that may wait for the front before steps stop."""
+UNREAD_SECONDS = 30.0
+"""How long they stop before the worker gives up."""
+PROGRESS_SECONDS = 0.05
+
+_PR_SET_PDEATHSIG = 1
+
+
+class StepClock:
+    """Predicts how long a step of so many tokens takes: the slowest of late, by power of two."""
+
+    def __init__(self, weights_bytes: int) -> None:
+        # Before the first measurement: the weights read once at 4 GB/s, and 4 operations a byte and token at 40 Gop/s. This guess has to be
+        # exceeded ten times before anybody acts on it.
+        self._base = weights_bytes / 4e9
+        self._each = weights_bytes / 1e10
+        self._slowest: dict[int, float] = {}
+
+    def note(self, num_tokens: int, seconds: float) -> None:
+        size = num_tokens.bit_length()
+        self._slowest[size] = max(seconds, 0.9 * self._slowest.get(size, 0.0))
+
+    def predict(self, num_tokens: int) -> float:
+        size = num_tokens.bit_length()
+        if size in self._slowest:
+            return self._slowest[size]
+        if smaller := [known for known in self._slowest if known < size]:
+            return self._slowest[max(smaller)] * 2.0 ** (size - max(smaller))
+        if self._slowest:
+            return self._slowest[min(self._slowest)]
+        return self._base + self._each * num_tokens
+
+
+class Worker:
+    """Serves one front over a channel until one of them ends."""
+
+    def __init__(self, channel: Channel, engine: Engine, *, weights_bytes: int = 0) -> None:
+        self._channel = channel
+        self._engine = engine
+        self._steps = StepClock(weights_bytes)
+        self._refused: list[SequenceOutput] = []
+        self._closing = False
+
+    def serve(self) -> None:
+        """EOFError where the front is gone, FrameError where it sends nonsense, TimeoutError where it does not read."""
+        engine = self._engine
+        ready = select.poll()
+        ready.register(self._channel, select.POLLIN)
+        while True:
+            events = ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000)
+            if events:
+                for payload in self._channel.receive():
+                    self._obey(payload)
+            if self._closing:
+                return
+            outputs, self._refused = self._refused, []
+            if engine.has_work:
+                outputs += self._step()
+            if outputs or engine.has_work or not self._channel.pending:
+                self._send_step(outputs)
+            self._wait_for_reader()
+
+    def _obey(self, payload: bytes) -> None:
+        name, items = decode(payload)
+        if name == "submit" and len(items) == 1:
+            self._submit(items[0])
+        elif name == "cancel" and len(items) == 1:
+            self._engine.cancel(items[0])
+        elif name == "close":
+            self._closing = True
+        else:
+            raise FrameError(f"the front sent {name!r} with {len(items)} items")
+
+    def _submit(self, wire: Any) -> None:
+        try:
+            plan = GenerationPlan.from_wire(wire)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            request_id = wire.get("request_id") if isinstance(wire, dict) else None
+            if not isinstance(request_id, str):
+                raise FrameError(f"a plan without request id: {type(error).__name__}: {error}") from None
+            refused = RequestError(f"the plan is malformed: {type(error).__name__}: {error}")
+            self._refused.append(SequenceOutput(request_id, finish_reason="error", error=refused.to_wire()))
+            return
+        try:
+            self._engine.add(plan)
+        except QwenboxError as error:
+            self._refused.append(refusal(plan, error))
+
+    def _step(self) -> list[SequenceOutput]:
+        num_tokens = self._engine.num_outstanding
+        predicted = self._steps.predict(num_tokens)
+        if predicted > LONG_STEP_SECONDS:
+            self._channel.send(["patience", predicted])
+        began = time.monotonic()
+        outputs = self._engine.step()
+        self._steps.note(num_tokens, time.monotonic() - began)
+        return outputs
+
+    def _send_step(self, outputs: list[SequenceOutput]) -> None:
+        self._channel.send(["step", [pack_output(output) for output in outputs], astuple(self._engine.stats())])
+
+    def _wait_for_reader(self) -> None:
+        if self._channel.pending:
+            self._channel.flush()
+        if self._channel.pending <= MAX_UNREAD:
+            return
+        writable = select.poll()
+        writable.register(self._channel, select.POLLOUT)
+        deadline = time.monotonic() + UNREAD_SECONDS
+        while self._channel.pending > MAX_UNREAD:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the front has left {self._channel.pending} bytes unread for {UNREAD_SECONDS:g} s")
+            writable.poll(100)
+            self._channel.flush()
+
+
+def receive_options(channel: Channel) -> EngineOptions:
+    """Waits for the first frame, which opens the model."""
+    ready = select.poll()
+    ready.register(channel, select.POLLIN)
+    while True:
+        ready.poll()
+        for payload in channel.receive():
+            name, items = decode(payload)
+            if name != "open" or len(items) != 1 or not isinstance(items[0], dict):
+                raise FrameError(f"the first frame is {name!r}, not 'open' with options")
+            return EngineOptions.from_wire(items[0])
+
+
+def load(channel: Channel) -> tuple[EngineModel, EngineOptions] | None:
+    """The model that the front asks for; None where it cannot be loaded, which the front has been told then."""
+    try:
+        options = receive_options(channel)
+        return open_model(options, progress_sender(channel)), options
+    except (EOFError, BrokenPipeError):
+        raise
+    except Exception as error:
+        if not isinstance(error, QwenboxError):
+            error = EngineError(f"the model could not be loaded: {type(error).__name__}: {error}")
+        channel.send(["failed", error.to_wire()])
+        return None
+
+
+def progress_sender(channel: Channel) -> Callable[[float], None]:
+    """Sends the progress of loading, but not more often than people can see."""
+    last = -PROGRESS_SECONDS
+
+    def progress(fraction: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS:
+            last = now
+            channel.send(["progress", float(fraction)])
+
+    return progress
+
+
+def die_with(parent: int) -> None:
+    """Asks the kernel to kill this process when its parent ends, however it ends, and ends it if that has happened already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def main() -> None:
+    """Arguments: number of the inherited socket, process id of the front."""
+    descriptor, parent = (int(argument) for argument in sys.argv[-2:])
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then ends us
+    channel = Channel(socket.socket(fileno=descriptor))
+    try:
+        loaded = load(channel)
+        if loaded is not None:
+            model, options = loaded
+            channel.send(["ready", asdict(model_info(model, options))])
+            Worker(channel, Engine(model, max_waiting=options.max_waiting), weights_bytes=model.weights_bytes).serve()
+    except (EOFError, BrokenPipeError):
+        pass
+    except (FrameError, TimeoutError) as error:
+        sys.exit(f"qwenbox worker: {error}")
+
+
+if __name__ == "__main__":
+    main()
