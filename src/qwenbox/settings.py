@@ -74,6 +74,11 @@ class Settings:
     cache_dir: Path = _setting(
         _xdg("XDG_CACHE_HOME", ".cache"), "Where pulled models are kept.", shown="`$XDG_CACHE_HOME/qwenbox`, else `~/.cache/qwenbox`"
     )
+    state_dir: Path = _setting(
+        _xdg("XDG_STATE_HOME", ".local/state"),
+        "Where the service keeps the key that it made.",
+        shown="`$XDG_STATE_HOME/qwenbox`, else `~/.local/state/qwenbox`",
+    )
     offline: bool = _setting(False, "Never use the network to fetch a model.", also="HF_HUB_OFFLINE")
     hub_endpoint: str | None = _setting(
         None, "Address of a Hugging Face hub or mirror. Set, it is the only hub tried; otherwise the public one.", also="HF_ENDPOINT"

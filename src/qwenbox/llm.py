@@ -1,0 +1,540 @@
+"""Chat and engine behind one method: text in, events out. `LLM` is for scripts and notebooks, `LocalLLM` is what the service holds.
+
+The pieces, in the order of a request: `LocalLLM` renders and encodes the prompt and makes a `GenerationPlan` of each choice; a `Generation` collects
+what the engine delivers for all of them, from the engine's thread; its `Choice`s turn that into events, in the reader's thread. Neither waits nor
+sleeps: the two readers do, `LocalLLM.stream` on a threading.Event and `AsyncReader` on an event loop, so they cannot differ in anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import secrets
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwenbox.chat.chat import ChatFormat, load_chat
+from qwenbox.chat.stream import EventStream, starts_in_reasoning, text_logprob
+from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, WorkerEngine
+from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
+from qwenbox.hub import resolve
+from qwenbox.metrics import Metrics
+from qwenbox.types import (
+    PAGE_TOKENS,
+    Event,
+    GenerationPlan,
+    Message,
+    RequestParams,
+    SamplingParams,
+    SequenceOutput,
+    TokenLogprob,
+    Usage,
+)
+from qwenbox.weights.gguf import read_gguf
+
+if TYPE_CHECKING:
+    from qwenbox.types import FloatArray
+
+MAX_CHAT_TOKENS = 16384
+"""Longest answer of a chat that names no limit: the longest that the models were trained to give without reasoning."""
+MAX_COMPLETION_TOKENS = 16
+"""The same for a plain completion, as OpenAI has it."""
+MAX_UNREAD = 1024
+"""Outputs of one choice that may wait for their reader. A reader that is further behind is cut off, so memory stays bounded."""
+READY_POLL_SECONDS = 0.05
+TICK_SECONDS = 10.0
+"""How often a reader looks at the clock while nothing comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    text: str
+    reasoning: str
+    finish_reason: str
+    usage: Usage
+
+
+class Choice:
+    """One answer of a request, from the engine's outputs to events. Sans-IO."""
+
+    def __init__(self, index: int, plan: GenerationPlan, stream: EventStream, llm: LocalLLM, *, echo: bool, counts_prompt: bool) -> None:
+        self.index = index
+        self.plan = plan
+        self.finished = False
+        self._stream = stream
+        self._llm = llm
+        self._echo = echo
+        self._counts_prompt = counts_prompt
+        self._began = self._last = time.perf_counter()
+        self._num_tokens = 0
+
+    def feed(self, output: SequenceOutput) -> list[Event]:
+        """Events of an output. The choice is `finished` with the last one; `stopped` before that where a stop string was found."""
+        if self.finished:
+            return []
+        if not self.stopped:
+            self._count(output)
+        events = self._stream.feed(output)
+        if self._echo and output.finish_reason != "error":
+            events = [self._llm.prompt_event(self.plan, output.prompt_logprobs), *events]
+            self._echo = False
+        if events and events[-1].kind in ("finish", "error"):
+            self.finished = True
+            self._llm.count_end(events[-1], time.perf_counter() - self._began)
+        return events
+
+    @property
+    def stopped(self) -> bool:
+        return self._stream.stopped
+
+    def fail(self, error: QwenboxError) -> list[Event]:
+        """The error event that ends this answer."""
+        self.finished = True
+        event = Event("error", error=error.to_wire())
+        self._llm.count_end(event, time.perf_counter() - self._began)
+        return [event]
+
+    def _count(self, output: SequenceOutput) -> None:
+        num_tokens = len(output.ids)
+        if not num_tokens:
+            return
+        now = time.perf_counter()
+        if self._num_tokens == 0:
+            self._llm.count_first(now - self._began, len(self.plan.prompt_ids) if self._counts_prompt else 0)
+            num_tokens_after_first = num_tokens - 1
+        else:
+            num_tokens_after_first = num_tokens
+        self._llm.count_tokens(num_tokens, num_tokens_after_first, now - self._last)
+        self._num_tokens += num_tokens
+        self._last = now
+
+
+class Generation:
+    """The choices of one request while they run. `deliver` is called from the engine's thread, everything else from the reader's."""
+
+    def __init__(self, choices: Sequence[Choice], engine: EngineClient, wake: Callable[[], None], timeout: float | None) -> None:
+        self._choices = {choice.plan.request_id: choice for choice in choices}
+        self._engine = engine
+        self._wake = wake
+        self._outputs: deque[SequenceOutput] = deque()
+        self._max_unread = MAX_UNREAD * len(choices)
+        self._failure: QwenboxError | None = None
+        self._deadline = math.inf if timeout is None else time.monotonic() + timeout
+
+    @property
+    def finished(self) -> bool:
+        return all(choice.finished for choice in self._choices.values())
+
+    def submit(self) -> None:
+        for choice in self._choices.values():
+            self._engine.submit(choice.plan, self.deliver)
+
+    def deliver(self, output: SequenceOutput) -> None:
+        if self._failure is not None:
+            return
+        if len(self._outputs) >= self._max_unread:
+            self._failure = OverloadedError(f"The answer was read too slowly: {self._max_unread} pieces of it were waiting.")
+            self._cancel()
+        else:
+            self._outputs.append(output)
+        self._wake()
+
+    def take(self) -> list[tuple[int, Event]]:
+        """The events that are there now, with the number of their choice."""
+        events: list[tuple[int, Event]] = []
+        while self._outputs:
+            output = self._outputs.popleft()
+            choice = self._choices[output.request_id]
+            stopped = choice.stopped
+            events += [(choice.index, event) for event in choice.feed(output)]
+            if choice.stopped and not stopped and not choice.finished:
+                self._engine.cancel(output.request_id)  # the engine knows no stop strings; its last output follows
+        if self._failure is None and time.monotonic() > self._deadline:
+            self._failure = EngineError("The request took longer than this service allows.", code="request_timeout", status=504)
+        if self._failure is not None:
+            for choice in self._choices.values():
+                if not choice.finished:
+                    self._engine.cancel(choice.plan.request_id)
+                    events += [(choice.index, event) for event in choice.fail(self._failure)]
+        return events
+
+    def close(self) -> None:
+        """Ends what still runs; for a reader that goes away."""
+        if self._failure is None and not self.finished:
+            self._failure = EngineError("The reader went away.", code="cancelled")
+            self._cancel()
+            self._outputs.clear()
+            for choice in self._choices.values():
+                if not choice.finished:
+                    choice.finished = True
+                    choice._llm.count_end(Event("finish", finish_reason="cancelled"), None)
+
+    def _cancel(self) -> None:
+        for choice in self._choices.values():
+            if not choice.finished:
+                self._engine.cancel(choice.plan.request_id)
+
+
+class Doorbell:
+    """Wakes readers on one event loop from the engine's thread: once a step, however many requests the step served."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._rung: list[asyncio.Event] = []
+
+    def ring(self, event: asyncio.Event) -> None:
+        with self._lock:
+            first = not self._rung
+            self._rung.append(event)
+        if first:
+            try:
+                self._loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # the loop is closed, and its readers are gone with it
+                self._rung = []
+
+    def _answer(self) -> None:
+        with self._lock:
+            rung, self._rung = self._rung, []
+        for event in rung:
+            event.set()
+
+
+class AsyncReader:
+    """Reads a generation on an event loop, in batches: what came since the last one, and now and then nothing, each `tick` seconds."""
+
+    def __init__(self, doorbell: Doorbell, tick: float) -> None:
+        self._event = asyncio.Event()
+        self._doorbell = doorbell
+        self._tick = tick
+
+    def wake(self) -> None:
+        self._doorbell.ring(self._event)
+
+    async def batches(self, generation: Generation) -> AsyncGenerator[list[tuple[int, Event]]]:
+        self._ring_later()
+        try:
+            while not generation.finished:
+                await self._event.wait()
+                self._event.clear()
+                yield generation.take()
+        finally:
+            self._timer.cancel()
+            generation.close()
+
+    def _ring_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._tick, self._ring)
+
+    def _ring(self) -> None:
+        self._event.set()
+        self._ring_later()
+
+
+class LocalLLM:
+    """A model that runs on this machine: an engine and the chat format of its model, under the name that clients know it by."""
+
+    def __init__(
+        self, engine: EngineClient, chat: ChatFormat, name: str, *, metrics: Metrics | None = None, request_timeout: float | None = None
+    ) -> None:
+        self.engine = engine
+        self.chat_format = chat
+        self.tokenizer = chat.tokenizer
+        self.name = name
+        self.created = int(time.time())
+        self.metrics = metrics or Metrics(lambda: engine_rows(engine))
+        self._request_timeout = request_timeout
+        self._ids = itertools.count()
+        self._doorbells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Doorbell] = weakref.WeakKeyDictionary()
+        bound = {row: self.metrics[row].labels(name) for row in _COUNTED}
+        self._prompt_tokens, self._generation_tokens = bound["prompt_tokens"], bound["generation_tokens"]
+        self._first_token, self._next_token = bound["time_to_first_token_seconds"], bound["inter_token_latency_seconds"]
+        self._request_seconds, self._queue_seconds = bound["e2e_request_latency_seconds"], bound["request_queue_time_seconds"]
+
+    # --- people's methods ----------------------------------------------------------------------------------------------
+
+    def chat(self, messages: str | Sequence[Message | Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **params: Any) -> Reply:
+        """The answer to a conversation. `params` are fields of `RequestParams`; raises QwenboxError."""
+        return reply(self.stream(messages, tools=tools, **params))
+
+    def stream(
+        self, messages: str | Sequence[Message | Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **params: Any
+    ) -> Iterator[Event]:
+        """Events of the answer as they come. Closing the iterator ends the request."""
+        asked = request_params(params)
+        return self._events([self.encode_chat(as_messages(messages), tools, asked)], asked, chat=True)
+
+    async def astream(
+        self, messages: str | Sequence[Message | Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **params: Any
+    ) -> AsyncIterator[Event]:
+        """`stream` for an event loop."""
+        asked = request_params(params)
+        prompt = self.encode_chat(as_messages(messages), tools, asked)
+        reader = self.reader()
+        async with aclosing(reader.batches(self.start([prompt], asked, reader.wake, chat=True))) as batches:
+            async for batch in batches:
+                for _, event in batch:
+                    yield event
+
+    def complete(self, prompt: str | Sequence[int], **params: Any) -> Reply:
+        """A text, or token ids, carried on: no chat format around it."""
+        asked = request_params(params)
+        return reply(self._events([self.encode_prompt(prompt)], asked, chat=False))
+
+    def batch(self, conversations: Sequence[str | Sequence[Message | Mapping[str, Any]]], **params: Any) -> list[Reply]:
+        """The answers to several conversations, which run together."""
+        asked = request_params(params)
+        prompts = [self.encode_chat(as_messages(messages), (), asked) for messages in conversations]
+        events: list[list[Event]] = [[] for _ in prompts]
+        for index, event in self._indexed_events(prompts, asked, chat=True):
+            events[index].append(event)
+        return [reply(own) for own in events]
+
+    def close(self) -> None:
+        self.engine.close()
+        self.chat_format.close()
+
+    def __enter__(self) -> LocalLLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the parts of a request ---------------------------------------------------------------------------------------
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a prompt and its answer have together: the model's window, or the KV pages where they hold less."""
+        info = self.engine.info()
+        if info is None:
+            raise OverloadedError("The model is loading.", retry_after=5)
+        return min(info.context_length, info.num_pages * PAGE_TOKENS)
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Returns when the model answers. Raises the error that keeps it from loading, or OverloadedError after `timeout` seconds."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.check_ready():
+            if time.monotonic() > deadline:
+                raise self.loading_error()
+            time.sleep(READY_POLL_SECONDS)
+
+    async def await_ready(self, timeout: float) -> None:
+        """`wait_ready` for an event loop."""
+        deadline = time.monotonic() + timeout
+        while not self.check_ready():
+            if time.monotonic() > deadline:
+                raise self.loading_error()
+            await asyncio.sleep(READY_POLL_SECONDS)
+
+    def check_ready(self) -> bool:
+        """Whether the model answers now. Raises the error of a model that never will."""
+        state = self.engine.state()
+        if state.name in ("failed", "closed"):
+            raise state.error or EngineError("The engine is closed.", code="engine_closed", status=503)
+        return state.name == "ready"
+
+    def loading_error(self) -> OverloadedError:
+        state = self.engine.state()
+        return OverloadedError(f"The model is {state.name} ({state.progress:.0%}).", code="model_loading", retry_after=5)
+
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> list[int]:
+        return self.chat_format.encode(messages, tools, **params.template_options)
+
+    def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
+        """Ids of a plain prompt, in which control tokens count."""
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def reader(self, tick: float = TICK_SECONDS) -> AsyncReader:
+        """A reader on the running event loop."""
+        loop = asyncio.get_running_loop()
+        doorbell = self._doorbells.get(loop)
+        if doorbell is None:
+            doorbell = self._doorbells[loop] = Doorbell(loop)
+        return AsyncReader(doorbell, tick)
+
+    def start(self, prompts: Sequence[Sequence[int]], params: RequestParams, wake: Callable[[], None], *, chat: bool) -> Generation:
+        """Submits `params.n` choices of each prompt; choice i belongs to prompt i // n. `wake` is called when there is something to take."""
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        choices = []
+        for index in range(len(prompts) * params.n):
+            plan = self._plan(prompts[index // params.n], params, index % params.n, seed, chat=chat)
+            stream = EventStream(
+                self.tokenizer,
+                stop=params.stop,
+                start_reasoning=chat and starts_in_reasoning(self.tokenizer, plan.prompt_ids),
+                split_reasoning=chat,
+            )
+            choices.append(Choice(index, plan, stream, self, echo=params.echo, counts_prompt=index % params.n == 0))
+        generation = Generation(choices, self.engine, wake, self._request_timeout)
+        generation.submit()
+        return generation
+
+    def _plan(self, prompt_ids: Sequence[int], params: RequestParams, choice: int, seed: int, *, chat: bool) -> GenerationPlan:
+        window, num_prompt = self.context_length, len(prompt_ids)
+        if num_prompt >= window:
+            raise ContextLengthError(
+                f"The prompt has {num_prompt} tokens and the context holds {window}, the answer included. "
+                "Shorten the prompt, or start the service with a larger context.",
+                param="messages" if chat else "prompt",
+            )
+        if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+            raise RequestError(f"min_tokens is {params.min_tokens}, more than max_tokens ({params.max_tokens}).", param="min_tokens")
+        wanted = params.max_tokens or (MAX_CHAT_TOKENS if chat else MAX_COMPLETION_TOKENS)
+        max_tokens = min(wanted, window - num_prompt)
+        asked = {name: value for name in _SAMPLED if (value := getattr(params, name)) is not None}
+        defaults = replace(self.chat_format.defaults, presence_penalty=0.0)
+        return GenerationPlan(
+            request_id=f"r{next(self._ids)}",
+            prompt_ids=tuple(prompt_ids),
+            max_tokens=max_tokens,
+            sampling=replace(defaults, **asked, logit_bias=dict(params.logit_bias), seed=seed % 2**64, choice=choice, logprobs=params.logprobs),
+            stop_ids=(() if params.ignore_eos else tuple(self.chat_format.eos_ids)) + params.stop_ids,
+            min_tokens=min(params.min_tokens, max_tokens),
+            prompt_logprobs=params.logprobs if params.echo else None,
+        )
+
+    def _events(self, prompts: Sequence[Sequence[int]], params: RequestParams, *, chat: bool) -> Iterator[Event]:
+        return (event for _, event in self._indexed_events(prompts, params, chat=chat))
+
+    def _indexed_events(self, prompts: Sequence[Sequence[int]], params: RequestParams, *, chat: bool) -> Iterator[tuple[int, Event]]:
+        bell = threading.Event()
+        generation = self.start(prompts, params, bell.set, chat=chat)
+        try:
+            while not generation.finished:
+                bell.wait(TICK_SECONDS)
+                bell.clear()
+                yield from generation.take()
+        finally:
+            generation.close()
+
+    # --- what choices ask -----------------------------------------------------------------------------------------------
+
+    def prompt_event(self, plan: GenerationPlan, logprobs: Sequence[TokenLogprob | None] | None) -> Event:
+        """The prompt as content, for `echo`. The first token has no log-probability, which is NaN here."""
+        text = self.tokenizer.decode(plan.prompt_ids)
+        if logprobs is None:
+            return Event("content", text, ids=plan.prompt_ids)
+        known = [logprob or TokenLogprob(id, math.nan) for id, logprob in zip(plan.prompt_ids, logprobs, strict=True)]
+        return Event("content", text, logprobs=tuple(text_logprob(self.tokenizer, logprob) for logprob in known), ids=plan.prompt_ids)
+
+    def count_first(self, seconds: float, num_prompt_tokens: int) -> None:
+        self._first_token.observe(seconds)
+        self._prompt_tokens.inc(num_prompt_tokens)
+
+    def count_tokens(self, num_tokens: int, num_after_first: int, seconds: float) -> None:
+        self._generation_tokens.inc(num_tokens)
+        for _ in range(num_after_first):
+            self._next_token.observe(seconds / num_after_first)
+
+    def count_end(self, event: Event, seconds: float | None) -> None:
+        reason = event.finish_reason if event.kind == "finish" else "error"
+        self.metrics["request_success"].labels(self.name, reason).inc()
+        if seconds is not None:
+            self._request_seconds.observe(seconds)
+        if event.timings and "queue" in event.timings:
+            self._queue_seconds.observe(event.timings["queue"])
+
+
+class LLM(LocalLLM):
+    """A model for a script or a notebook: `LLM("qwen2.5-coder-0.5b").chat("Hello").text`.
+
+    `model` is a catalogue name, a directory or a `.gguf` file; a catalogue model that is not here yet is fetched. With `worker=True` the engine
+    runs in a process of its own. `options` are those of `EngineOptions` (threads, isa, weights, context_length, ...).
+    """
+
+    def __init__(self, model: str = "qwen2.5-coder-1.5b", *, worker: bool = False, **options: Any) -> None:
+        known = [entry.name for entry in fields(EngineOptions) if entry.name not in ("model", "vocab_limit")]
+        if unknown := sorted(set(options) - set(known)):
+            raise UsageError(f"Unknown option {', '.join(unknown)}; there are {', '.join(known)}.")
+        path = resolve(model)
+        chat = open_chat(path)
+        engine_options = EngineOptions(model=str(path), vocab_limit=chat.tokenizer.vocab_limit, **options)
+        engine = (WorkerEngine if worker else InProcessEngine)(engine_options)
+        super().__init__(engine, chat, model_name(model))
+        try:
+            self.wait_ready()
+        except BaseException:
+            engine.close()
+            raise
+
+    def logits(self, prompt: str | Sequence[int]) -> FloatArray:
+        """Raw logits after each token, float32 [tokens, vocab_size]. Only where the engine runs in this process."""
+        if not isinstance(self.engine, InProcessEngine):
+            raise UsageError("Logits stay in the worker's process; use LLM(..., worker=False).")
+        return self.engine.logits(self.encode_prompt(prompt))
+
+
+def open_chat(path: Path) -> ChatFormat:
+    """The chat format of a model on disk: of its directory, or of the metadata of its GGUF file."""
+    return load_chat(directory=path) if path.is_dir() else load_chat(metadata=read_gguf(path).metadata)
+
+
+def model_name(model: str) -> str:
+    """The name that clients know a model by: a catalogue name as it is, of a path the last part without `.gguf`."""
+    return Path(model).name.removesuffix(".gguf") or model
+
+
+def as_messages(messages: str | Sequence[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
+    """A conversation in our nouns; a bare string is one turn of the user."""
+    if isinstance(messages, str):
+        return (Message("user", messages),)
+    try:
+        return tuple(message if isinstance(message, Message) else Message(**message) for message in messages)
+    except TypeError as error:
+        raise UsageError(f'A message is {{"role": ..., "content": ...}}: {error}.') from None
+
+
+def request_params(given: Mapping[str, Any]) -> RequestParams:
+    """`RequestParams` of keyword arguments, or UsageError that names the unknown one."""
+    known = [entry.name for entry in fields(RequestParams)]
+    if unknown := sorted(set(given) - set(known)):
+        raise UsageError(f"Unknown parameter {', '.join(unknown)}; there are {', '.join(known)}.")
+    stop = given.get("stop", ())
+    return RequestParams(**dict(given) | {"stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+
+
+def reply(events: Iterable[Event]) -> Reply:
+    """A whole answer of its events. Raises the error that ended it."""
+    texts: dict[str, list[str]] = {"content": [], "reasoning": []}
+    for event in events:
+        if event.kind == "error":
+            raise QwenboxError.from_wire(event.error or {})
+        if event.kind == "finish":
+            return Reply("".join(texts["content"]), "".join(texts["reasoning"]), str(event.finish_reason), event.usage or Usage())
+        texts[event.kind].append(event.text)
+    raise AssertionError("a stream of events ends with finish or error")
+
+
+def engine_rows(engine: EngineClient) -> Mapping[str, float]:
+    """The engine's numbers under the names of the metrics table."""
+    stats = engine.stats()
+    return {
+        "num_requests_running": stats.running,
+        "num_requests_waiting": stats.waiting,
+        "kv_cache_usage_perc": stats.used_pages / stats.num_pages if stats.num_pages else 0.0,
+        "num_preemptions": stats.preemptions,
+        "worker_restarts": stats.restarts,
+    }
+
+
+_SAMPLED = tuple(
+    entry.name for entry in fields(SamplingParams) if entry.name in {f.name for f in fields(RequestParams)} - {"logit_bias", "seed", "logprobs"}
+)
+"""The parameters that a request overlays on the model's defaults as they are."""
+_COUNTED = (
+    "prompt_tokens",
+    "generation_tokens",
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "e2e_request_latency_seconds",
+    "request_queue_time_seconds",
+)

@@ -1,0 +1,87 @@
+"""The service as one ASGI app: the table of routes, and what stands before them."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from qwenbox.errors import NotFoundError, QwenboxError, RequestError
+from qwenbox.llm import LocalLLM
+from qwenbox.server.auth import ServiceKey, is_loopback, service_key
+from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
+from qwenbox.server.pages import Pages
+from qwenbox.server.routes import Routes
+from qwenbox.server.stream import ClientGone
+from qwenbox.settings import Settings
+
+PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
+"""Paths that need no key, beside those of the page."""
+
+
+def create_app(llm: LocalLLM, settings: Settings, key: ServiceKey | None = None) -> Starlette:
+    """The service over `llm`. `key` is `service_key(settings)` where the caller has it already."""
+    routes, pages = Routes(llm, request_timeout=settings.request_timeout), Pages()
+    table = [
+        Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
+        Route("/v1/completions", routes.completions, methods=["POST"]),
+        Route("/v1/models", routes.models),
+        Route("/v1/models/{model:path}", routes.model),
+        Route("/tokenize", routes.tokenize, methods=["POST"]),
+        Route("/detokenize", routes.detokenize, methods=["POST"]),
+        Route("/health", routes.health),
+        Route("/healthz", routes.health),
+        Route("/ready", routes.ready),
+        Route("/readyz", routes.ready),
+        Route("/version", routes.version),
+        Route("/metrics", routes.metrics),
+        *(Route(path, pages.serve) for path in pages.paths),
+    ]
+    known = {route.path for route in table}
+
+    def route_of(path: str) -> str:
+        """The route's path: a label from a fixed set, whatever clients ask for."""
+        if path in known:
+            return path
+        return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
+
+    # On loopback no key is asked for, so only the names of this machine are answered to.
+    hosts = {"localhost", "127.0.0.1", "[::1]", settings.host.lower()} if is_loopback(settings.host) else None
+    app = Starlette(
+        routes=table,
+        middleware=[
+            Middleware(RequestLog, llm.metrics, route_of),
+            Middleware(Guard, hosts),
+            Middleware(Auth, key or service_key(settings), frozenset(PUBLIC) | frozenset(pages.paths)),
+        ],
+        exception_handlers={QwenboxError: _refused, HTTPException: _not_routed, ClientGone: _gone},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, QwenboxError)
+    response = error_response(error)
+    if error.http_status in (408, 413, 415):
+        # The rest of the body will not be read.
+        response.headers["connection"] = "close"
+    return response
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        response = error_response(RequestError(f"This path knows {allowed} only.", status=405, code="method_not_allowed"))
+        response.headers["allow"] = allowed
+        return response
+    return error_response(NotFoundError("There is nothing at this path.", code="not_found"))
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """For the log and the metrics: nobody reads it."""
+    return Response(status_code=499)

@@ -1,0 +1,89 @@
+"""The key of a service: where it comes from, and how a request's key is compared with it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwenbox.errors import AuthenticationError, UsageError
+from qwenbox.settings import Settings
+
+KEY_FILE = "api-key"
+MIN_KEY_LENGTH = 16
+"""Characters. A shorter key can be guessed over the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """`text` None: everybody may use the service, which only listens on loopback. `created` is the file of a key that this start made."""
+
+    text: str | None
+    created: Path | None = None
+
+    def check(self, authorization: list[bytes]) -> None:
+        """AuthenticationError unless the Authorization headers of a request are exactly one Bearer with this key."""
+        if self.text is None:
+            return
+        if not authorization:
+            raise AuthenticationError("A key is needed: send the header `Authorization: Bearer <key>`.")
+        scheme, _, given = authorization[0].partition(b" ")
+        # Digests have one length, so the comparison's time says nothing about the key.
+        equal = hmac.compare_digest(hashlib.sha256(given.strip()).digest(), hashlib.sha256(self.text.encode()).digest())
+        if len(authorization) != 1 or scheme.lower() != b"bearer" or not equal:
+            raise AuthenticationError("This key is not valid here.")
+
+
+def service_key(settings: Settings) -> ServiceKey:
+    """The key that the settings name; on any address but loopback one is made at the first start, in a file that only its owner reads."""
+    if settings.api_key is not None:
+        return ServiceKey(_checked(settings.api_key, "api_key"))
+    if settings.api_key_file is not None:
+        try:
+            return ServiceKey(_read(settings.api_key_file))
+        except FileNotFoundError:
+            raise UsageError(f"There is no key file {settings.api_key_file}.", param="api_key_file") from None
+    if is_loopback(settings.host):
+        return ServiceKey(None)
+    path = settings.state_dir / KEY_FILE
+    try:
+        return ServiceKey(_read(path))
+    except FileNotFoundError:
+        return _create(path)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _read(path: Path) -> str:
+    try:
+        first_line = path.read_text("utf-8").partition("\n")[0]
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The key file {path} cannot be read: {error}.", param="api_key_file") from None
+    return _checked(first_line, str(path))
+
+
+def _create(path: Path) -> ServiceKey:
+    key = "qk_" + secrets.token_urlsafe(32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # O_EXCL and the mode at once: the key is never readable by others, and never written through somebody's link.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key + "\n")
+    return ServiceKey(key, path)
+
+
+def _checked(text: str, source: str) -> str:
+    key = text.strip()
+    if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(f"{source}: a key has at least {MIN_KEY_LENGTH} printable ASCII characters and no spaces.", param="api_key")
+    return key

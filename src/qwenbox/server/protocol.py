@@ -1,0 +1,78 @@
+"""The HTTP/1.1 protocol of uvicorn with the limits it lacks: bytes and seconds of a request's head."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_SECONDS = 15.0
+_READ_BYTES = 256 * 1024
+"""What asyncio reads at once: a head may arrive together with this much of its body."""
+
+
+class Protocol(HttpToolsProtocol):
+    """Puts `abort` into the scope's state: it drops the connection without waiting for the client to read."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _in_head = True
+    _refusal: tuple[int, str] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES + _READ_BYTES and not self.transport.is_closing():
+            self._refuse(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["state"]["abort"] = self.transport.abort
+        if not self._in_head:
+            self._in_head, self._head_bytes = True, 0
+            self._start_head_timer()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_head_timer()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self._refusal = (431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
+            raise ValueError("head too large")  # the parser turns it into send_400_response
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(*(self._refusal or (400, "This is not a valid HTTP/1.1 request.")))
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = orjson.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}})
+        head = f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode("ascii") + body)
+        self.transport.close()
+
+    def _start_head_timer(self) -> None:
+        self._stop_head_timer()
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        if not self.transport.is_closing():
+            self._refuse(408, f"The head of the request took longer than {HEAD_SECONDS:g} seconds.")
+
+
+_PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}

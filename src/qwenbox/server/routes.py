@@ -1,0 +1,240 @@
+"""The routes: JSON in, a call of the model, JSON or a stream out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from qwenbox import __version__
+from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
+from qwenbox.llm import LocalLLM
+from qwenbox.server.stream import EventResponse, until_disconnect
+from qwenbox.types import Event, RequestParams
+from qwenbox.wire import openai_chat, openai_completions, sse
+from qwenbox.wire.errors import read_json, validate
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+BODY_SECONDS = 60.0
+READY_SECONDS = 10.0
+"""How long a request that does not stream waits for a model that is loading; one that streams waits as long as a request may take."""
+FIRST_SECONDS = 1.0
+"""How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
+MAX_IDS = 1_000_000
+
+
+class Call(Protocol):
+    """What the calls of both dialects have."""
+
+    @property
+    def params(self) -> RequestParams: ...
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def ignored(self) -> tuple[str, ...]: ...
+
+
+class Writer(Protocol):
+    """What the writers of both dialects do."""
+
+    def start(self) -> list[dict[str, Any]]: ...
+    def chunk(self, index: int, event: Event) -> dict[str, Any]: ...
+    def end(self) -> list[dict[str, Any]]: ...
+    def completion(self, events: Sequence[tuple[int, Event]]) -> dict[str, Any]: ...
+
+
+class TokenizeRequest(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[openai_chat.ChatMessage] | None = Field(None, min_length=1, max_length=openai_chat.MAX_MESSAGES)
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class DetokenizeRequest(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    model: str | None = None
+    tokens: list[int] = Field(max_length=MAX_IDS)
+
+
+class Routes:
+    """The handlers, over one model."""
+
+    def __init__(self, llm: LocalLLM, *, request_timeout: float) -> None:
+        self._llm = llm
+        self._request_timeout = request_timeout
+
+    # --- generation ---------------------------------------------------------------------------------------------------
+
+    async def chat_completions(self, request: Request) -> Response:
+        call = openai_chat.read_request(await read_body(request))
+        self._check_model(call.model)
+        writer = openai_chat.ChatWriter(call, id=uuid.uuid4().hex, model=self._llm.name, created=int(time.time()))
+        return await self._answer(request, call, writer, lambda: [self._llm.encode_chat(call.messages, call.tools, call.params)], chat=True)
+
+    async def completions(self, request: Request) -> Response:
+        call = openai_completions.read_request(await read_body(request))
+        self._check_model(call.model)
+        writer = openai_completions.CompletionWriter(call, id=uuid.uuid4().hex, model=self._llm.name, created=int(time.time()))
+        return await self._answer(request, call, writer, lambda: [self._llm.encode_prompt(prompt) for prompt in call.prompts], chat=False)
+
+    async def _answer(self, request: Request, call: Call, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> Response:
+        headers = _ignored_header(call.ignored)
+        if call.stream:
+            return await self._stream(request, self._frames(call, writer, encode, chat=chat), headers)
+        events: list[tuple[int, Event]] = []
+        async with until_disconnect(request.receive):
+            await self._llm.await_ready(READY_SECONDS)
+            async with aclosing(self._batches(call, encode, chat=chat)) as batches:
+                async for batch in batches:
+                    events += batch
+                    _raise_error(batch)
+        return JSONResponse(writer.completion(events), headers=headers)
+
+    async def _stream(self, request: Request, frames: AsyncGenerator[bytes], headers: dict[str, str]) -> Response:
+        first = asyncio.ensure_future(anext(frames))
+        try:
+            async with until_disconnect(request.receive):
+                await asyncio.wait([first], timeout=FIRST_SECONDS)
+            if first.done():
+                first.result()
+        except BaseException:
+            first.cancel()
+            raise
+        return EventResponse(first, frames, headers)
+
+    async def _frames(self, call: Call, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[bytes]:
+        """The stream as bytes, one item a batch of events, empty ones for silence. Raises the error that ends it."""
+        deadline = time.monotonic() + self._request_timeout
+        while not await self._ready_soon(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS)):
+            if time.monotonic() > deadline:
+                raise self._llm.loading_error()
+            yield b""
+        started = False
+        async with aclosing(self._batches(call, encode, chat=chat)) as batches:
+            async for batch in batches:
+                chunks = [sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"]
+                if chunks and not started:
+                    started = True
+                    chunks = [*map(sse.frame, writer.start()), *chunks]
+                if chunks:
+                    yield b"".join(chunks)
+                _raise_error(batch)
+                if not chunks:
+                    yield b""
+        yield b"".join([*map(sse.frame, writer.end()), sse.DONE])
+
+    async def _batches(self, call: Call, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[list[tuple[int, Event]]]:
+        # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
+        prompts = await asyncio.to_thread(encode)
+        reader = self._llm.reader(sse.KEEP_ALIVE_SECONDS)
+        async with aclosing(reader.batches(self._llm.start(prompts, call.params, reader.wake, chat=chat))) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _ready_soon(self, seconds: float) -> bool:
+        """Whether the model is ready within `seconds`. Raises the error of a model that never will be."""
+        deadline = time.monotonic() + seconds
+        while not self._llm.check_ready():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    # --- tokens -----------------------------------------------------------------------------------------------------------
+
+    async def tokenize(self, request: Request) -> Response:
+        asked = validate(TokenizeRequest, await read_body(request))
+        self._check_model(asked.model)
+        if (asked.prompt is None) == (asked.messages is None):
+            raise RequestError("prompt: exactly one of `prompt` and `messages` is needed.", param="prompt")
+        if asked.messages is not None:
+            messages = [message.message() for message in asked.messages]
+            params = RequestParams(template_options=asked.chat_template_kwargs or {})
+            ids = await asyncio.to_thread(self._llm.encode_chat, messages, (), params)
+        else:
+            ids = await asyncio.to_thread(self._llm.encode_prompt, asked.prompt or "")
+        info = self._llm.engine.info()
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": info and info.context_length})
+
+    async def detokenize(self, request: Request) -> Response:
+        asked = validate(DetokenizeRequest, await read_body(request))
+        self._check_model(asked.model)
+        return JSONResponse({"prompt": await asyncio.to_thread(self._llm.tokenizer.decode, asked.tokens)})
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self._check_model(request.path_params["model"])
+        return JSONResponse(self._model())
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        state = self._llm.engine.state()
+        body: dict[str, Any] = {"state": state.name, "progress": state.progress, "model": self._llm.name}
+        if state.error is not None:
+            body["error"] = {"message": state.error.message}
+        if state.name == "ready":
+            return JSONResponse(body)
+        return JSONResponse(body, 503, {"retry-after": "5"})
+
+    async def version(self, _: Request) -> Response:
+        return JSONResponse({"version": __version__})
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._llm.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    def _model(self) -> dict[str, Any]:
+        info = self._llm.engine.info()
+        length = info and info.context_length
+        return {"id": self._llm.name, "object": "model", "created": self._llm.created, "owned_by": "qwenbox", "max_model_len": length}
+
+    def _check_model(self, name: str | None) -> None:
+        if name and name != self._llm.name:
+            raise NotFoundError(f"There is no such model; there is {self._llm.name}.", param="model", code="model_not_found")
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request. What is too large is refused before it is read, or as soon as it is."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise RequestError("Compressed bodies are not read.", status=415)
+    too_large = PayloadTooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise RequestError(f"The body took longer than {BODY_SECONDS:g} seconds.", status=408) from None
+    return read_json(bytes(body))
+
+
+def _raise_error(batch: Sequence[tuple[int, Event]]) -> None:
+    for _, event in batch:
+        if event.kind == "error":
+            raise QwenboxError.from_wire(event.error or {})
+
+
+def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:
+    """Tells a client which of its fields did nothing; names that a header cannot hold, and more than 32, are left out."""
+    shown = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)][:32]
+    return {"x-qwenbox-ignored": ", ".join(shown)} if shown else {}

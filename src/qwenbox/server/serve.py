@@ -1,0 +1,160 @@
+"""The service on a socket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from qwenbox.engine.client import EngineOptions, WorkerEngine
+from qwenbox.errors import UsageError
+from qwenbox.hub import resolve
+from qwenbox.llm import LocalLLM, model_name, open_chat
+from qwenbox.server.app import create_app
+from qwenbox.server.auth import ServiceKey, is_loopback, service_key
+from qwenbox.server.middleware import LogLines
+from qwenbox.server.protocol import Protocol
+from qwenbox.settings import Settings
+
+MAX_CONNECTIONS = 1024
+KEEP_ALIVE_SECONDS = 75
+DRAIN_SECONDS = 10
+"""What running answers get to end when the service stops."""
+
+
+class Service:
+    """`llm` behind HTTP. The socket listens from the start on, so `url` is known before anything runs."""
+
+    def __init__(self, llm: LocalLLM, settings: Settings) -> None:
+        self.key: ServiceKey = service_key(settings)
+        self._socket = _listen(settings.host, settings.port)
+        self._host = settings.host
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            create_app(llm, settings, self.key),
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        self._server = _Server(config)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds the service."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._host, self._host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def sign_in_url(self) -> str:
+        """`url` with the key in the fragment, which browsers send to nobody."""
+        return self.url + "/" if self.key.text is None else f"{self.url}/#key={self.key.text}"
+
+    def run(self) -> int:
+        """Serves until SIGINT or SIGTERM. Returns the exit code of the process."""
+        self._server.run(sockets=[self._socket])
+        return 130 if self._server.stopped_by == signal.SIGINT else 0
+
+    def start(self) -> None:
+        """Serves in a thread until `stop`."""
+        self._thread = threading.Thread(target=self.run, name="qwenbox-http")
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Service:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which would end the process by the signal that stopped it."""
+
+    stopped_by: int | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.force_exit = self.should_exit  # the second signal does not wait
+        self.should_exit = True
+        self.stopped_by = self.stopped_by or number
+
+
+def serve(settings: Settings, *, started: Callable[[Service], None] | None = None) -> int:
+    """Runs the model of the settings as a service until a signal ends it; returns the exit code.
+
+    The port answers while the worker loads the model. `started` is called when it does: the command line prints what it likes.
+    """
+    set_up_logging(settings.log_level)
+    path = resolve(settings.model)
+    chat = open_chat(path)
+    engine = WorkerEngine(engine_options(settings, str(path), chat.tokenizer.vocab_limit))
+    with LocalLLM(engine, chat, model_name(settings.model), request_timeout=settings.request_timeout) as llm:
+        service = Service(llm, settings)
+        if started is not None:
+            started(service)
+        return service.run()
+
+
+def engine_options(settings: Settings, model: str, vocab_limit: int) -> EngineOptions:
+    return EngineOptions(
+        model=model,
+        weights=settings.weights,
+        threads=settings.threads,
+        isa=settings.isa,
+        context_length=settings.context_length,
+        kv_gb=settings.kv_gb,
+        max_sequences=settings.max_sequences,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_waiting=max(settings.max_queue, 1),
+        vocab_limit=vocab_limit,
+    )
+
+
+def set_up_logging(level: str) -> None:
+    """Lines on stderr; stdout is for answers."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogLines())
+    for name, least in (("qwenbox", level.upper()), ("uvicorn", "WARNING")):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(least)
+        logger.propagate = False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=host == "::")
+    except OSError as error:
+        place = "loopback" if is_loopback(host) else host
+        raise UsageError(f"Port {port} on {place} cannot be used: {error.strerror}. Choose another one with --port.", param="port") from None

@@ -1,0 +1,211 @@
+"""An engine without a model, and a chat format without weights: for tests of everything above the engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from qwenbox.chat.chat import ChatFormat
+from qwenbox.chat.template import template_for
+from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
+from qwenbox.engine.client import Deliver, EngineState, EngineStats, ModelInfo
+from qwenbox.engine.engine import check_plan
+from qwenbox.engine.protocol import deliver_safely, refusal
+from qwenbox.errors import QwenboxError
+from qwenbox.types import GenerationPlan, SamplingParams, SequenceOutput, TokenLogprob, Usage
+
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token a byte (id = byte), then Qwen's control tokens from 256 on; the last four are not special."""
+    added = [AddedToken(256 + index, text, special=index < 3) for index, text in enumerate(CONTROL)]
+    return Tokenizer(BYTE_OF, [], added)
+
+
+def byte_chat() -> ChatFormat:
+    tokenizer = byte_tokenizer()
+    return ChatFormat("qwen3", tokenizer, template_for("qwen3", None), SamplingParams(temperature=0.6, top_k=20), tokenizer.eos_ids)
+
+
+@dataclass
+class _Running:
+    plan: GenerationPlan
+    deliver: Deliver
+    ids: Sequence[int]
+    began: float
+    position: int = 0
+    cancelled: bool = False
+
+
+@dataclass
+class Script:
+    """What the engine answers: the ids of a plan's whole answer, the stop id included where it ends by itself."""
+
+    text: str = "Hello, world! 你好，世界 👩‍👩‍👧."
+    reply: Callable[[GenerationPlan], Sequence[int]] | None = None
+
+    def ids(self, plan: GenerationPlan) -> Sequence[int]:
+        if self.reply is not None:
+            return self.reply(plan)
+        return [*byte_tokenizer_ids(self.text), *plan.stop_ids[:1]]
+
+
+_TOKENIZER = byte_tokenizer()
+
+
+def byte_tokenizer_ids(text: str) -> list[int]:
+    """Ids of a text in which control tokens count."""
+    return _TOKENIZER.encode(text)
+
+
+@dataclass
+class FakeEngine:
+    """An `EngineClient` whose steps give each running request the next id of its script.
+
+    With `paused` set no step runs. `step_seconds` paces the steps. Log-probabilities are -0.5 - id / 1000, the alternatives are the ids after it.
+    """
+
+    script: Script = field(default_factory=Script)
+    context_length: int = 4096
+    vocab_limit: int = 256 + len(CONTROL)
+    num_pages: int = 1024
+    step_seconds: float = 0.0
+    tokens_per_step: int = 1
+    state_now: EngineState = field(default_factory=lambda: EngineState("ready", 1.0))
+
+    def __post_init__(self) -> None:
+        self.plans: list[GenerationPlan] = []
+        self.cancelled: list[str] = []
+        self.steps = 0
+        self._running: dict[str, _Running] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._paused = False
+        self._thread = threading.Thread(target=self._work, name="fake-engine", daemon=True)
+        self._thread.start()
+
+    # --- EngineClient ---
+
+    def submit(self, plan: GenerationPlan, deliver: Deliver) -> None:
+        model: Any = SimpleNamespace(vocab_limit=self.vocab_limit, context_length=self.context_length, num_pages=self.num_pages)
+        try:
+            check_plan(plan, model)
+        except QwenboxError as error:
+            deliver_safely(deliver, refusal(plan, error))
+            return
+        with self._changed:
+            self.plans.append(plan)
+            self._running[plan.request_id] = _Running(plan, deliver, self.script.ids(plan), time.monotonic())
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        with self._changed:
+            self.cancelled.append(request_id)
+            if request_id in self._running:
+                self._running[request_id].cancelled = True
+            self._changed.notify_all()
+
+    def info(self) -> ModelInfo | None:
+        if self.state_now.name == "loading":
+            return None
+        limits = {"vocab_size": self.vocab_limit, "vocab_limit": self.vocab_limit, "num_pages": self.num_pages, "max_sequences": 32}
+        return ModelInfo("fake", "", self.context_length, **limits, max_batch_tokens=512, isa="generic", threads=1, weights_bytes=0)
+
+    def state(self) -> EngineState:
+        return self.state_now
+
+    def stats(self) -> EngineStats:
+        with self._changed:
+            return EngineStats(running=len(self._running), num_pages=self.num_pages, used_pages=len(self._running), steps=self.steps)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    # --- for tests ---
+
+    def pause(self) -> None:
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[FakeEngine], bool], timeout: float = 10.0) -> None:
+        """Returns when `condition` holds; AssertionError after `timeout` seconds."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: condition(self), timeout), "the condition did not come true"
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def fail(self, error: QwenboxError) -> None:
+        """Ends every running request with an error, as a dead worker does."""
+        with self._changed:
+            running, self._running = list(self._running.values()), {}
+            self._changed.notify_all()
+        for one in running:
+            deliver_safely(one.deliver, refusal(one.plan, error))
+
+    # --- in the thread ---
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or any(one.cancelled or not self._paused for one in self._running.values()))
+                if self._closing:
+                    return
+                running = [one for one in self._running.values() if one.cancelled or not self._paused]
+            outputs = [(one, self._advance(one)) for one in running]
+            with self._changed:
+                self.steps += 1
+                for one, output in outputs:
+                    if output.finish_reason is not None:
+                        self._running.pop(one.plan.request_id, None)
+                self._changed.notify_all()
+            for one, output in outputs:
+                deliver_safely(one.deliver, output)
+            if self.step_seconds:
+                time.sleep(self.step_seconds)
+
+    def _advance(self, one: _Running) -> SequenceOutput:
+        plan = one.plan
+        now = time.monotonic()
+        if one.cancelled:
+            return SequenceOutput(plan.request_id, finish_reason="cancelled", usage=self._usage(one), timings=self._timings(one, now))
+        first = one.position == 0
+        end = min(one.position + self.tokens_per_step, plan.max_tokens, len(one.ids))
+        ids = tuple(one.ids[one.position : end])
+        one.position = end
+        stopped = bool(ids) and ids[-1] in plan.stop_ids
+        over = stopped or end == plan.max_tokens or end == len(one.ids)
+        wanted = plan.sampling.logprobs
+        prompt = plan.prompt_logprobs
+        return SequenceOutput(
+            plan.request_id,
+            ids,
+            logprobs=None if wanted is None else tuple(self._logprob(id, wanted) for id in ids),
+            prompt_logprobs=None if prompt is None or not first else (None, *(self._logprob(id, prompt) for id in plan.prompt_ids[1:])),
+            finish_reason=("stop" if stopped else "length") if over else None,
+            usage=self._usage(one) if over else None,
+            timings=self._timings(one, now) if over else None,
+        )
+
+    def _logprob(self, id: int, top: int) -> TokenLogprob:
+        return TokenLogprob(id, -0.5 - id / 1000, tuple(((id + k) % 250, -0.5 - id / 1000 - k) for k in range(top)))
+
+    def _usage(self, one: _Running) -> Usage:
+        return Usage(prompt_tokens=len(one.plan.prompt_ids), completion_tokens=one.position)
+
+    def _timings(self, one: _Running, now: float) -> dict[str, float]:
+        return {"queue": 0.0, "prefill": 0.0, "decode": now - one.began}
