@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -93,14 +93,28 @@ class Part:
     share: float = 1.0
 
 
+class TensorSource(Protocol):
+    """Where a network takes its tensors from, by the names of `_NAMES`, layer `i` and expert `e`; each is taken once."""
+
+    def has(self, name: str) -> bool: ...
+
+    def __call__(self, name: str, *shape: int, i: int = 0, e: int = 0) -> Tensor: ...
+
+    def experts(self, name: str, count: int, rows: int, columns: int, *, i: int) -> list[Tensor]: ...
+
+    def check_nothing_is_left(self) -> None: ...
+
+
 class Qwen:
     """A network with its weights. Raises ModelFormatError when tensors and configuration do not fit, naming the tensor."""
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, Tensor], *, positions: int | None = None, prepare: Prepare | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor] | TensorSource, *, positions: int | None = None, prepare: Prepare | None = None
+    ) -> None:
         self.config = config
         self.positions = config.context_length if positions is None else positions
-        self._prepare = prepare if prepare is not None else _as_it_is
-        take = _Tensors(tensors)
+        self.prepare = prepare if prepare is not None else _as_it_is
+        take = StoredTensors(tensors) if isinstance(tensors, Mapping) else tensors
         hidden = config.hidden_size
         self.embedding = take("embedding", config.vocab_size, hidden)
         self.layers = [_layer(config, take, index) for index in range(config.num_layers)]
@@ -119,8 +133,8 @@ class Qwen:
     def build(self, ops: Ops) -> None:
         """States the network; runs it, or records it, as `ops` does."""
         eps = self.config.rms_norm_eps
-        embedding = ops.weight(self._prepare(self.embedding, "embedding" if self.head is not None else "head"))
-        head = embedding if self.head is None else ops.weight(self._prepare(self.head, "head"))
+        embedding = ops.weight(self.prepare(self.embedding, "embedding" if self.head is not None else "head"))
+        head = embedding if self.head is None else ops.weight(self.prepare(self.head, "head"))
         rotation = ops.rope_table(*self.rope)
         x = ops.embed(embedding)
         for index, layer in enumerate(self.layers):
@@ -159,9 +173,9 @@ class Qwen:
             )
         weights = MoeWeights(
             router=self._weight(ops, part.router, "router"),
-            gate=ops.experts([self._prepare(expert.gate, "linear") for expert in part.experts]),
-            up=ops.experts([self._prepare(expert.up, "linear") for expert in part.experts]),
-            down=ops.experts([self._prepare(expert.down, "linear") for expert in part.experts]),
+            gate=ops.experts([self.prepare(expert.gate, "linear") for expert in part.experts]),
+            up=ops.experts([self.prepare(expert.up, "linear") for expert in part.experts]),
+            down=ops.experts([self.prepare(expert.down, "linear") for expert in part.experts]),
             top_k=experts.top_k,
             normalise=experts.normalise,
             shared=shared,
@@ -169,7 +183,7 @@ class Qwen:
         return ops.moe(x, weights)
 
     def _weight(self, ops: Ops, tensor: Tensor, role: Role = "linear") -> Weight:
-        return ops.weight(self._prepare(tensor, role))
+        return ops.weight(self.prepare(tensor, role))
 
     def parts(self) -> Iterator[Part]:
         """Every tensor once, as stored, before `prepare`."""
@@ -214,7 +228,7 @@ def _as_it_is(tensor: Tensor, role: Role) -> Tensor:
     return tensor
 
 
-def _layer(config: ModelConfig, take: _Tensors, i: int) -> Layer:
+def _layer(config: ModelConfig, take: TensorSource, i: int) -> Layer:
     hidden, head_dim = config.hidden_size, config.head_dim
     queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
     bias, norm = config.qkv_bias, config.qk_norm
@@ -242,7 +256,7 @@ def _gated_shape(name: str, hidden: int, intermediate: int) -> tuple[int, int]:
     return (hidden, intermediate) if name.endswith("down") else (intermediate, hidden)
 
 
-def _mixture(config: ModelConfig, experts: Experts, take: _Tensors, i: int) -> Mixture:
+def _mixture(config: ModelConfig, experts: Experts, take: TensorSource, i: int) -> Mixture:
     hidden = config.hidden_size
     stacks = [
         take.experts(name, experts.count, *_gated_shape(name, hidden, experts.intermediate_size), i=i)
@@ -261,7 +275,7 @@ def _mixture(config: ModelConfig, experts: Experts, take: _Tensors, i: int) -> M
     )
 
 
-class _Tensors:
+class StoredTensors:
     """The tensors of a checkpoint, each to be taken once, under the names of its format."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,459 @@
+"""A model ready to run: from a checkpoint directory or a GGUF file, rounded on the way if asked, or with random weights of a known shape.
+
+Memory is counted before anything is allocated: packed weights, and pages for keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from qwenbox.errors import ModelFormatError, NotFoundError, NumericalError, UsageError
+from qwenbox.kernels.native import Native, NativeProgram
+from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
+from qwenbox.kernels.quants import round_tensor
+from qwenbox.kernels.reference import ReferenceRunner, sample_row
+from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf, from_hf
+from qwenbox.model.costs import Costs, costs, page_bytes
+from qwenbox.model.qwen import Prepare, Qwen, Role
+from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
+from qwenbox.weights.gguf import read_gguf
+from qwenbox.weights.safetensors import read_directory
+
+Backend = Literal["native", "reference"]
+Progress = Callable[[float], None]
+
+_KV_SHARE = 0.25
+"""Of the memory left beside the weights, for pages, when nobody says how much."""
+_KV_CONTEXTS = 4
+"""Whole contexts of pages, at most, when nobody says how many."""
+_RESERVE = 512 << 20
+"""Bytes that the rest of the program may need beside weights and pages."""
+
+
+class Runner(Protocol):
+    """What runs the network; `kernels.native.NativeProgram` is one."""
+
+    def run(self, batch: Batch) -> FloatArray: ...
+
+    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]: ...
+
+    def close(self) -> None: ...
+
+
+class Model:
+    """A network, its memory and its bounds. Used by one thread at a time; `close` gives the memory back."""
+
+    def __init__(
+        self,
+        network: Qwen,
+        runner: Runner,
+        model_costs: Costs,
+        *,
+        num_pages: int,
+        max_batch_tokens: int,
+        max_sequences: int,
+        isa: str,
+        threads: int,
+    ) -> None:
+        self.config = network.config
+        self.context_length = network.positions
+        self.vocab_size = network.config.vocab_size
+        self.vocab_limit = network.config.vocab_size
+        """Real token ids; whoever knows the tokenizer lowers it."""
+        self.num_pages = num_pages
+        self.max_batch_tokens = max_batch_tokens
+        self.max_sequences = max_sequences
+        self.max_logits = _max_logits(max_batch_tokens, max_sequences)
+        self.isa = isa
+        self.threads = threads
+        self.weights_bytes = model_costs.weights_bytes
+        self.costs: Mapping[str, float] = asdict(model_costs)
+        """The fields of `costs.Costs`."""
+        self._runner = runner
+
+    def run(self, batch: Batch) -> FloatArray:
+        """Logits [len(batch.logits_rows), vocab_size]."""
+        return self._runner.run(batch)
+
+    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
+        """One result a row; the id is -1 where the row holds NaN or has no finite maximum."""
+        try:
+            return self._runner.sample(logits, rows)
+        except NumericalError:
+            if len(rows) == 1:
+                return [SampleResult(-1)]
+            return [result for index, row in enumerate(rows) for result in self.sample(logits[index : index + 1], [row])]
+
+    def close(self) -> None:
+        self._runner.close()
+
+
+def _max_logits(max_batch_tokens: int, max_sequences: int) -> int:
+    """Rows of logits in one step: one a sequence, and some for prompts whose log-probabilities are asked for."""
+    return min(max_batch_tokens, max(max_sequences, 64))
+
+
+class _NativeRunner:
+    """A compiled program and the runtime that it belongs to."""
+
+    def __init__(self, network: Qwen, runtime: Native, *, max_tokens: int, max_logits: int, num_pages: int) -> None:
+        self._runtime = runtime
+        self._program: NativeProgram | None = None
+        try:
+            network.build(runtime)
+            self._program = runtime.compile(max_tokens=max_tokens, max_logits=max_logits, num_pages=num_pages)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, batch: Batch) -> FloatArray:
+        assert self._program is not None
+        return self._program.run(batch)
+
+    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
+        return self._runtime.sample(logits, rows)
+
+    def close(self) -> None:
+        if self._program is not None:
+            self._program.close()
+        self._runtime.close()
+
+
+class _ReferenceRunner(ReferenceRunner):
+    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
+        return [sample_row(line, row) for line, row in zip(logits, rows, strict=True)]
+
+    def close(self) -> None:
+        pass
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def load_model(
+    path: Path,
+    *,
+    weights: str | None = None,
+    backend: Backend = "native",
+    threads: int | None = None,
+    isa: str | None = None,
+    context_length: int | None = None,
+    kv_bytes: int | None = None,
+    num_pages: int | None = None,
+    max_batch_tokens: int = 512,
+    max_sequences: int = 32,
+    progress: Progress | None = None,
+) -> Model:
+    """The model of a checkpoint directory or a `.gguf` file.
+
+    `weights` None keeps every tensor as it is stored; a kind of `WEIGHTS` rounds the matrices (a GGUF file a second time, with a second
+    loss). Raises NotFoundError, ModelFormatError, UnsupportedModelError, and UsageError where something asked for cannot be had.
+    """
+    config, tensors = _read(Path(path))
+    positions = _positions(config, context_length)
+    network = Qwen(config, tensors, positions=positions, prepare=rounding(weights, threads=threads or _processors()))
+    model_costs = costs(network, lambda tensor, role: rounded_kind(weights, tensor, role))
+    return _open(
+        network,
+        model_costs,
+        backend=backend,
+        threads=threads,
+        isa=isa,
+        kv_bytes=kv_bytes,
+        num_pages=num_pages,
+        max_batch_tokens=max_batch_tokens,
+        max_sequences=max_sequences,
+        progress=progress,
+    )
+
+
+def _read(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
+    if path.is_dir():
+        checkpoint = read_directory(path)
+        return from_hf(checkpoint.config), checkpoint.tensors
+    if not path.exists():
+        raise NotFoundError(f"{path} does not exist")
+    if path.suffix != ".gguf":
+        raise ModelFormatError(f"{path} is neither a directory nor a .gguf file")
+    file = read_gguf(path)
+    return from_gguf(file.metadata), file.tensors
+
+
+def rounded_kind(weights: str | None, tensor: Tensor, role: Role) -> str:
+    """The kind a tensor has after loading. Routers stay as they are: they are small, and a wrong choice of expert costs most.
+
+    `int4` keeps the embedding and the head, which every token's probability hangs on, at int8.
+    """
+    if weights is None or role in ("router", "vector"):
+        return tensor.kind
+    return "int8" if weights == "int4" and role in ("embedding", "head") else weights
+
+
+def rounding(weights: str | None, *, threads: int) -> Prepare:
+    """What `Qwen` asks for each tensor so that the matrices have the kind `weights`."""
+    if weights is not None and weights not in WEIGHTS:
+        raise UsageError(f"weights {weights!r} is unknown; choose one of {', '.join(WEIGHTS)}", param="weights")
+
+    def prepare(tensor: Tensor, role: Role) -> Tensor:
+        kind = rounded_kind(weights, tensor, role)
+        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads)
+
+    return prepare
+
+
+# --- random weights ------------------------------------------------------------------------------------------------
+
+# hidden, intermediate, layers, heads, key-value heads, tied head, experts (count, top k, intermediate); head_dim 128 in all of them
+_SHAPES: Mapping[str, tuple[int, int, int, int, int, bool, tuple[int, int, int] | None]] = {
+    "0.6b": (1024, 3072, 28, 16, 8, True, None),
+    "1.7b": (2048, 6144, 28, 16, 8, True, None),
+    "4b": (2560, 9728, 36, 32, 8, True, None),
+    "8b": (4096, 12288, 36, 32, 8, False, None),
+    "30b-a3b": (2048, 6144, 48, 32, 4, False, (128, 8, 768)),
+}
+"""Qwen3 as released."""
+
+SHAPES = tuple(_SHAPES)
+
+
+def random_config(shape: str) -> ModelConfig:
+    """The configuration of a released Qwen3."""
+    if shape not in _SHAPES:
+        raise UsageError(f"shape {shape!r} is unknown; choose one of {', '.join(SHAPES)}", param="random")
+    hidden, intermediate, layers, heads, kv_heads, tied, experts = _SHAPES[shape]
+    return ModelConfig(
+        architecture="qwen3" if experts is None else "qwen3_moe",
+        vocab_size=151936,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=128,
+        rms_norm_eps=1e-6,
+        context_length=40960,
+        rope=Rope(1e6),
+        qk_norm=True,
+        qkv_bias=False,
+        tied_head=tied,
+        experts=None if experts is None else Experts(*experts, True, 0, tuple(range(layers))),
+    )
+
+
+def random_model(
+    shape: str,
+    weights: str = "int4",
+    *,
+    backend: Backend = "native",
+    threads: int | None = None,
+    isa: str | None = None,
+    context_length: int | None = 4096,
+    kv_bytes: int | None = None,
+    num_pages: int | None = None,
+    max_batch_tokens: int = 512,
+    max_sequences: int = 32,
+    progress: Progress | None = None,
+) -> Model:
+    """A network of a released shape with random weights of the kind that `load_model(weights=...)` would give it, made a tensor at a time."""
+    config = random_config(shape)
+    if weights not in WEIGHTS:
+        raise UsageError(f"weights {weights!r} is unknown; choose one of {', '.join(WEIGHTS)}", param="weights")
+    positions = _positions(config, 4096 if context_length is None else context_length)
+    network = random_network(config, weights, positions)
+    return _open(
+        network,
+        costs(network),
+        backend=backend,
+        threads=threads,
+        isa=isa,
+        kv_bytes=kv_bytes,
+        num_pages=num_pages,
+        max_batch_tokens=max_batch_tokens,
+        max_sequences=max_sequences,
+        progress=progress,
+    )
+
+
+def random_network(config: ModelConfig, weights: str, positions: int) -> Qwen:
+    """A network whose matrices come into being when it is built; until then each is a view of one byte."""
+
+    def prepare(tensor: Tensor, role: Role) -> Tensor:
+        seed = zlib.crc32(tensor.name.encode())
+        return Tensor(tensor.name, tensor.kind, tensor.shape, _random_blocks(tensor.kind, tensor.shape, seed))
+
+    return Qwen(config, _HollowTensors(weights), positions=positions, prepare=prepare)
+
+
+class _HollowTensors:
+    """A `TensorSource` that has whatever is asked for: vectors of ones, and matrices of the right kind that take no memory."""
+
+    def __init__(self, weights: str) -> None:
+        self._weights = weights
+
+    def has(self, name: str) -> bool:
+        return False
+
+    def __call__(self, name: str, *shape: int, i: int = 0, e: int = 0) -> Tensor:
+        full = f"{name}.{i}.{e}"
+        if len(shape) == 1:
+            return Tensor(full, "f32", shape, np.ones(shape, np.float32).view(np.uint8))
+        roles: Mapping[str, Role] = {"embedding": "embedding", "head": "head", "router": "router"}
+        stored = Tensor(full, "bf16", shape, np.zeros(0, np.uint8))
+        kind = rounded_kind(self._weights, stored, roles.get(name, "linear"))
+        return Tensor(full, kind, shape, np.broadcast_to(np.uint8(0), (tensor_nbytes(kind, shape),)))
+
+    def experts(self, name: str, count: int, rows: int, columns: int, *, i: int) -> list[Tensor]:
+        return [self(name, rows, columns, i=i, e=e) for e in range(count)]
+
+    def check_nothing_is_left(self) -> None:
+        pass
+
+
+def _random_blocks(kind: str, shape: tuple[int, ...], seed: int) -> ByteArray:
+    """Raw blocks with uniform codes and one scale, so that weights have a standard deviation near 1 / sqrt(columns)."""
+    size = tensor_nbytes(kind, shape)
+    generator = np.random.Generator(np.random.SFC64(seed))
+    data = generator.integers(0, 1 << 64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
+    if kind == "bf16":
+        exponent = 127 - round(0.5 * math.log2(shape[-1]) + 0.6)
+        bits = data.view("<u2")
+        bits &= 0x807F
+        bits |= exponent << 7
+        return data
+    blocks = data.reshape(-1, TENSOR_KINDS[kind].block_bytes)
+    deviation = {"int4": 4.6, "int8": 73.0}[kind]
+    blocks[:, :2] = np.array([1 / (deviation * math.sqrt(shape[-1]))], "<f2").view(np.uint8)
+    if kind == "int4":
+        blocks[:, 2] = 8
+    else:
+        codes = blocks[:, 2:].view(np.int8)
+        np.maximum(codes, -127, out=codes)
+    return data
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+def _open(
+    network: Qwen,
+    model_costs: Costs,
+    *,
+    backend: Backend,
+    threads: int | None,
+    isa: str | None,
+    kv_bytes: int | None,
+    num_pages: int | None,
+    max_batch_tokens: int,
+    max_sequences: int,
+    progress: Progress | None,
+) -> Model:
+    """Counts memory, then builds."""
+    pages = plan_pages(network.config, network.positions, model_costs.weights_bytes, available_memory(), kv_bytes=kv_bytes, num_pages=num_pages)
+    if progress is not None:
+        network.prepare = _reporting(network, progress)
+    runner: _NativeRunner | _ReferenceRunner
+    if backend == "reference":
+        network.prepare = _remembering(network.prepare)
+        runner, isa, threads = _ReferenceRunner(network), "reference", 1
+    else:
+        runtime = Native(threads=threads, isa=isa)
+        isa, threads = runtime.isa, runtime.threads
+        max_logits = _max_logits(max_batch_tokens, max_sequences)
+        runner = _NativeRunner(network, runtime, max_tokens=max_batch_tokens, max_logits=max_logits, num_pages=pages)
+    if progress is not None:
+        progress(1.0)
+    return Model(
+        network, runner, model_costs, num_pages=pages, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences, isa=isa, threads=threads
+    )
+
+
+def _reporting(network: Qwen, progress: Progress) -> Prepare:
+    """The network's `prepare`, telling how much of the weights it has passed on."""
+    inner = network.prepare
+    total = sum(part.tensor.nbytes for part in network.parts())
+    done = 0
+
+    def prepare(tensor: Tensor, role: Role) -> Tensor:
+        nonlocal done
+        result = inner(tensor, role)
+        done += tensor.nbytes
+        progress(min(done / total, 1.0))
+        return result
+
+    return prepare
+
+
+def _remembering(prepare: Prepare) -> Prepare:
+    """The oracle builds its network for every batch; each tensor is prepared once."""
+    known: dict[str, Tensor] = {}
+
+    def remember(tensor: Tensor, role: Role) -> Tensor:
+        if tensor.name not in known:
+            known[tensor.name] = prepare(tensor, role)
+        return known[tensor.name]
+
+    return remember
+
+
+def plan_pages(config: ModelConfig, context_length: int, weights_bytes: int, available: int, *, kv_bytes: int | None, num_pages: int | None) -> int:
+    """How many KV pages to have. Raises UsageError, with the numbers and the way out, where weights and one whole context do not fit."""
+    one = page_bytes(config)
+    whole = -(-context_length // PAGE_TOKENS)
+    left = available - weights_bytes - _RESERVE
+    if num_pages is None and kv_bytes is not None:
+        num_pages = kv_bytes // one
+    if num_pages is None:
+        num_pages = max(whole, min(whole * _KV_CONTEXTS, int(left * _KV_SHARE) // one))
+    if num_pages < 1:
+        raise UsageError(f"the KV cache needs at least one page, {one} bytes; {kv_bytes} bytes were given", param="kv_gb")
+    if num_pages * one > left:
+        reach = max(0, left // one) * PAGE_TOKENS
+        way_out = (
+            f"a context of {reach} tokens fits: use a smaller context_length or kv_gb"
+            if reach >= PAGE_TOKENS
+            else "the weights alone do not fit: use smaller weights (int8, int4) or a smaller model"
+        )
+        raise UsageError(
+            f"the weights need {_gigabytes(weights_bytes)}, {num_pages} pages of keys and values {_gigabytes(num_pages * one)} and the program "
+            f"{_gigabytes(_RESERVE)}, but {_gigabytes(available)} of memory are free; {way_out}",
+            param="context_length",
+        )
+    return num_pages
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def available_memory() -> int:
+    """Bytes that can be allocated without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _positions(config: ModelConfig, context_length: int | None) -> int:
+    if context_length is None:
+        return config.context_length
+    if not 1 <= context_length <= config.context_length:
+        raise UsageError(
+            f"context_length {context_length} is not between 1 and the {config.context_length} that the model was made for", param="context_length"
+        )
+    return context_length
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
