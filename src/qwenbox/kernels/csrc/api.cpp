@@ -45,7 +45,8 @@ const char* qw_error() { return message.c_str(); }
 const char* qw_isa_available() {
   static const std::string names = [] {
     std::string all;
-    for (const qwenbox::Kernels* const* k = qwenbox::available_kernels(); *k; ++k) all += (all.empty() ? "" : " ") + std::string((*k)->name);
+    for (const qwenbox::Kernels* const* k = qwenbox::available_kernels(); *k; ++k)
+      all += (all.empty() ? "" : " ") + std::string((*k)->name);
     return all;
   }();
   return names.c_str();
@@ -54,7 +55,8 @@ const char* qw_isa_available() {
 qw_runtime* qw_runtime_new(int32_t threads, const char* isa) {
   return guarded<qw_runtime*>(nullptr, [&] {
     const qwenbox::Kernels* kernels = qwenbox::find_kernels(isa);
-    if (!kernels) throw std::runtime_error("instruction set " + std::string(isa) + " is not available; this machine has " + qw_isa_available());
+    if (!kernels)
+      throw std::runtime_error("instruction set " + std::string(isa) + " is not available; this machine has " + qw_isa_available());
     return new qw_runtime(threads, *kernels);
   });
 }
@@ -77,9 +79,8 @@ uint64_t qw_weights_bytes(qw_runtime* runtime) { return runtime->weights_bytes()
 
 qw_program* qw_program_new(qw_runtime* runtime, const qw_op* ops, int32_t num_ops, const qw_value* values, int32_t num_values,
                            int32_t max_tokens, int32_t max_logits, int32_t num_pages) {
-  return guarded<qw_program*>(nullptr, *runtime, [&] {
-    return new qw_program(*runtime, ops, num_ops, values, num_values, max_tokens, max_logits, num_pages);
-  });
+  return guarded<qw_program*>(
+      nullptr, *runtime, [&] { return new qw_program(*runtime, ops, num_ops, values, num_values, max_tokens, max_logits, num_pages); });
 }
 
 void qw_program_free(qw_program* program) { delete program; }

@@ -1,5 +1,5 @@
-// Everything of a kernel table that is not a matrix product, once a variant, over the vocabulary of vec_*.h. Formulas and the order of every
-// sum: docs/numeric-contract.md.
+// Everything of a kernel table that is not a matrix product, once a variant, over the vocabulary of vec_*.h. Formulas and the order of
+// every sum: docs/numeric-contract.md.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -295,7 +295,8 @@ void attention(const AttentionTask& task) {
       const int shared = visible(u);  // rows ascend, so the first query of a tile sees least
       Tiles::values[count - 1](scores + size_t(u) * kBlockTokens, values, 0, shared, d, partial + size_t(u) * d);
       for (int j = u + 1; j < u + count; ++j)
-        if (visible(j) > shared) Tiles::values[0](scores + size_t(j) * kBlockTokens, values, shared, visible(j), d, partial + size_t(j) * d);
+        if (visible(j) > shared)
+          Tiles::values[0](scores + size_t(j) * kBlockTokens, values, shared, visible(j), d, partial + size_t(j) * d);
     }
 
     for (int u = first; u < vectors; ++u) {

@@ -96,7 +96,8 @@ void Pool::stop() {
 
 void Pool::check() const {
   if (generation_ != generation.load())
-    throw std::runtime_error("this process is a fork of the one that started the runtime; its threads do not exist here: start a new runtime");
+    throw std::runtime_error(
+        "this process is a fork of the one that started the runtime; its threads do not exist here: start a new runtime");
 }
 
 void Pool::publish(const Job& job) {

@@ -56,11 +56,11 @@ class Pool {
   std::vector<pthread_t> helpers_;
   std::vector<Start> starts_;
   alignas(128) Job job_{};
-  Line<int64_t> next_;       // first unclaimed index of the job
-  Line<uint64_t> state_;     // job number << 32 | open << 31 | helpers inside
-  Line<uint32_t> bell_;      // futex of the helpers, rung for each job
-  Line<int32_t> sleepers_;   // helpers that wait on the bell
-  Line<uint32_t> waiting_;   // futex of the caller: 1 while it waits for the last helper to leave
+  Line<int64_t> next_;      // first unclaimed index of the job
+  Line<uint64_t> state_;    // job number << 32 | open << 31 | helpers inside
+  Line<uint32_t> bell_;     // futex of the helpers, rung for each job
+  Line<int32_t> sleepers_;  // helpers that wait on the bell
+  Line<uint32_t> waiting_;  // futex of the caller: 1 while it waits for the last helper to leave
   Line<uint32_t> stopping_;
 };
 

@@ -69,8 +69,8 @@ typedef struct {
   float logprob;
 } qw_sample_result;
 
-QW_API const char* qw_error(void);         // of the last failed call of this thread
-QW_API const char* qw_isa_available(void); // names, best first, separated by spaces
+QW_API const char* qw_error(void);          // of the last failed call of this thread
+QW_API const char* qw_isa_available(void);  // names, best first, separated by spaces
 
 QW_API qw_runtime* qw_runtime_new(int32_t threads, const char* isa);
 QW_API void qw_runtime_free(qw_runtime* runtime);
@@ -88,10 +88,11 @@ QW_API uint64_t qw_program_buffer_bytes(qw_program* program);
 QW_API int32_t qw_program_steps(qw_program* program);
 // Runs steps [first, steps); returns the number of steps when it is through, or the step before which `cancel` or `deadline` (seconds of
 // CLOCK_MONOTONIC, 0: none) stopped it. `logits` [num_logits][vocabulary].
-QW_API int32_t qw_program_run(qw_program* program, const qw_batch* batch, int32_t first, const int32_t* cancel, double deadline, float* logits);
+QW_API int32_t qw_program_run(qw_program* program, const qw_batch* batch, int32_t first, const int32_t* cancel, double deadline,
+                              float* logits);
 // One result a row; top_ids and top_logprobs [num_rows][max_top], max_top >= every row's `logprobs`.
-QW_API int32_t qw_sample(qw_runtime* runtime, const float* logits, int32_t vocab, const qw_sample_row* rows, int32_t num_rows, int32_t max_top,
-                         qw_sample_result* results, int32_t* top_ids, float* top_logprobs);
+QW_API int32_t qw_sample(qw_runtime* runtime, const float* logits, int32_t vocab, const qw_sample_row* rows, int32_t num_rows,
+                         int32_t max_top, qw_sample_result* results, int32_t* top_ids, float* top_logprobs);
 
 #ifdef __cplusplus
 }

@@ -16,10 +16,10 @@ namespace {
 
 constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kChunk = size_t(64) << 20;
-constexpr int kAttentionRows = 16;    // query rows of one attention task
-constexpr int kGatheredRows = 1024;   // rows that pass through experts at a time, unless one expert has more
-constexpr int64_t kElements = 4096;   // of an elementwise task
-constexpr int64_t kTaskBytes = 65536; // weights that one claim of a memory-bound product should read
+constexpr int kAttentionRows = 16;     // query rows of one attention task
+constexpr int kGatheredRows = 1024;    // rows that pass through experts at a time, unless one expert has more
+constexpr int64_t kElements = 4096;    // of an elementwise task
+constexpr int64_t kTaskBytes = 65536;  // weights that one claim of a memory-bound product should read
 
 [[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
 
@@ -177,10 +177,7 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
     const qw_op& op = ops[i];
     expect(!done, i, "comes after the output");
     Step step{};
-    const int inputs = op.code == QW_EMBED                                                           ? 0
-                       : op.code == QW_ATTENTION                                                     ? 3
-                       : op.code == QW_SILU_MUL || op.code == QW_ADD                                 ? 2
-                                                                                                     : 1;
+    const int inputs = op.code == QW_EMBED ? 0 : op.code == QW_ATTENTION ? 3 : op.code == QW_SILU_MUL || op.code == QW_ADD ? 2 : 1;
     for (int j = 0; j < inputs; ++j) {
       step.inputs[j] = slot(op.inputs[j], i);
       expect(written[size_t(op.inputs[j])], i, "reads a value that nothing wrote");
@@ -199,7 +196,10 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
     step.output = slot(op.output, i);
     expect(!written[size_t(op.output)], i, "writes a value twice");
     const Slot& y = step.output;
-    expect(op.code == QW_LOGITS_ROWS ? !x.narrow && y.narrow : inputs == 0 ? !y.narrow : y.narrow == x.narrow, i, "mixes tokens and logit rows");
+    expect(op.code == QW_LOGITS_ROWS ? !x.narrow && y.narrow
+           : inputs == 0             ? !y.narrow
+                                     : y.narrow == x.narrow,
+           i, "mixes tokens and logit rows");
     const auto round = [&](int k) {
       if (rounded == op.inputs[0]) return;
       Step quantize{};
@@ -280,7 +280,8 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
         step.code = Code::moe;
         step.moe = compile_moe(op, x, y);
         const Moe& m = step.moe;
-        if (quantised(*m.router) || quantised((*m.gate)[0]) || (m.shared_gate && (quantised(*m.shared_gate) || quantised(*m.shared_router))))
+        if (quantised(*m.router) || quantised((*m.gate)[0]) ||
+            (m.shared_gate && (quantised(*m.shared_gate) || quantised(*m.shared_router))))
           round(x.width);
         break;
       }
@@ -320,7 +321,8 @@ Program::Moe Program::compile_moe(const qw_op& op, const Slot& x, const Slot& y)
     if (!holds) fail(std::string("moe: ") + what);
   };
   expect(!x.narrow && x.width == y.width, "the input and the output must have one width and a row a token");
-  expect(m.up->size() == count && m.down->size() == count && size_t(m.router->n) == count, "router, gate, up and down differ in the number of experts");
+  expect(m.up->size() == count && m.down->size() == count && size_t(m.router->n) == count,
+         "router, gate, up and down differ in the number of experts");
   expect(m.router->k == x.width && gate.k == x.width && up.k == x.width && down.n == x.width && up.n == gate.n && down.k == gate.n,
          "the widths of the matrices do not fit");
   expect(quantised(gate) == quantised(up), "gate and up must both be quantised or both not");
@@ -334,8 +336,9 @@ Program::Moe Program::compile_moe(const qw_op& op, const Slot& x, const Slot& y)
     m.shared_up = &runtime_.stack(op.tables[5])[0];
     m.shared_down = &runtime_.stack(op.tables[6])[0];
     m.shared_router = &runtime_.stack(op.tables[7])[0];
-    expect(m.shared_gate->k == x.width && m.shared_up->k == x.width && m.shared_up->n == m.shared_gate->n && m.shared_down->k == m.shared_gate->n &&
-               m.shared_down->n == x.width && m.shared_router->k == x.width && m.shared_router->n == 1,
+    expect(m.shared_gate->k == x.width && m.shared_up->k == x.width && m.shared_up->n == m.shared_gate->n &&
+               m.shared_down->k == m.shared_gate->n && m.shared_down->n == x.width && m.shared_router->k == x.width &&
+               m.shared_router->n == 1,
            "the widths of the shared expert do not fit");
     expect(quantised(*m.shared_gate) == quantised(*m.shared_up), "gate and up of the shared expert must both be quantised or both not");
     moe_.shared_inner = std::max(moe_.shared_inner, m.shared_gate->n);
@@ -398,10 +401,13 @@ void Program::allocate() {
 void Program::check(const qw_batch& batch, int first) const {
   const auto text = [](int64_t value) { return std::to_string(value); };
   if (first < 0 || first > steps()) fail("there is no operation " + text(first) + " to start from");
-  if (batch.num_tokens < 1 || batch.num_tokens > max_tokens_) fail("a batch of " + text(batch.num_tokens) + " tokens; room is for 1 to " + text(max_tokens_));
-  if (batch.num_logits < 0 || batch.num_logits > max_logits_) fail("a batch of " + text(batch.num_logits) + " logit rows; room is for " + text(max_logits_));
+  if (batch.num_tokens < 1 || batch.num_tokens > max_tokens_)
+    fail("a batch of " + text(batch.num_tokens) + " tokens; room is for 1 to " + text(max_tokens_));
+  if (batch.num_logits < 0 || batch.num_logits > max_logits_)
+    fail("a batch of " + text(batch.num_logits) + " logit rows; room is for " + text(max_logits_));
   for (int i = 0; i < batch.num_tokens; ++i)
-    if (batch.ids[i] < 0 || batch.ids[i] >= num_ids_) fail("token id " + text(batch.ids[i]) + " in row " + text(i) + " is not below " + text(num_ids_));
+    if (batch.ids[i] < 0 || batch.ids[i] >= num_ids_)
+      fail("token id " + text(batch.ids[i]) + " in row " + text(i) + " is not below " + text(num_ids_));
   for (int i = 0; i < batch.num_logits; ++i)
     if (batch.logits_rows[i] < 0 || batch.logits_rows[i] >= batch.num_tokens)
       fail("logits of row " + text(batch.logits_rows[i]) + " are wanted, but the batch has " + text(batch.num_tokens) + " rows");
@@ -409,10 +415,12 @@ void Program::check(const qw_batch& batch, int first) const {
   for (int s = 0; s < batch.num_spans; ++s) {
     const qw_span& span = batch.spans[s];
     const std::string name = "span " + text(s);
-    if (span.start != row || span.length < 1) fail(name + " starts at row " + text(span.start) + ": spans must cover the rows in order, from row " + text(row));
+    if (span.start != row || span.length < 1)
+      fail(name + " starts at row " + text(span.start) + ": spans must cover the rows in order, from row " + text(row));
     row += span.length;
     const int64_t end = int64_t(span.position) + span.length;
-    if (span.position < 0 || end > max_positions_) fail(name + " ends at position " + text(end) + ", but there are " + text(max_positions_));
+    if (span.position < 0 || end > max_positions_)
+      fail(name + " ends at position " + text(end) + ", but there are " + text(max_positions_));
     if (int64_t(span.num_pages) * kPageTokens < end) fail(name + " has " + text(span.num_pages) + " pages for " + text(end) + " positions");
     for (int i = 0; i < span.num_pages; ++i)
       if (span.pages[i] < 0 || span.pages[i] >= num_pages_) fail(name + " names page " + text(span.pages[i]) + " of " + text(num_pages_));
@@ -480,9 +488,8 @@ void Program::execute(const Step& step) {
     case Code::add: {
       const float *a = data(step.inputs[0]), *b = data(step.inputs[1]);
       float* const out = data(step.output);
-      return pool_.run(int64_t(elements), 4 * kElements, [&](int, int64_t begin, int64_t end) {
-        kernels_.add(a + begin, b + begin, size_t(end - begin), out + begin);
-      });
+      return pool_.run(int64_t(elements), 4 * kElements,
+                       [&](int, int64_t begin, int64_t end) { kernels_.add(a + begin, b + begin, size_t(end - begin), out + begin); });
     }
     case Code::moe:
       return moe(step);
@@ -516,7 +523,8 @@ void Program::apply(const Target& target, const Input& input, int row_begin, int
     kernels_.linear(*target.weight, *input.codes, row_begin, row_end, panel_begin, panel_end, target.bias, target.out, target.stride,
                     linear_scratch_[size_t(worker)]);
   else
-    kernels_.linear_dense(*target.weight, input.x, input.stride, row_begin, row_end, panel_begin, panel_end, target.bias, target.out, target.stride);
+    kernels_.linear_dense(*target.weight, input.x, input.stride, row_begin, row_end, panel_begin, panel_end, target.bias, target.out,
+                          target.stride);
 }
 
 void Program::linears(const Target* targets, int count, const Input& input, int rows) {
@@ -537,7 +545,8 @@ void Program::linears(const Target* targets, int count, const Input& input, int 
     while (begin < end) {
       const int64_t block = begin / panels;
       int64_t panel = begin % panels, left = std::min(end - begin, panels - panel);
-      const int row_begin = int(std::min<int64_t>(block * block_rows, rows)), row_end = int(std::min<int64_t>((block + 1) * block_rows, rows));
+      const int row_begin = int(std::min<int64_t>(block * block_rows, rows)),
+                row_end = int(std::min<int64_t>((block + 1) * block_rows, rows));
       begin += left;
       for (int i = 0; left > 0; ++i) {
         const int64_t own = targets[i].weight->panels;
@@ -576,9 +585,8 @@ void Program::rotate(const Step& step) {
 }
 
 void Program::multiply(const float* gate, const float* up, size_t n, float* out) {
-  pool_.run(int64_t(n), kElements, [&](int, int64_t begin, int64_t end) {
-    kernels_.silu_mul(gate + begin, up + begin, size_t(end - begin), out + begin);
-  });
+  pool_.run(int64_t(n), kElements,
+            [&](int, int64_t begin, int64_t end) { kernels_.silu_mul(gate + begin, up + begin, size_t(end - begin), out + begin); });
 }
 
 // --- attention ---------------------------------------------------------------------------------------------------

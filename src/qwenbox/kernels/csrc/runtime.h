@@ -56,8 +56,8 @@ class Runtime {
   int add_vector(const float* data, int n);
   int add_rope(const float* cos, const float* sin, int positions, int half);
   size_t weights_bytes() const { return arena_.bytes(); }
-  void sample(const float* logits, int vocab, const qw_sample_row* rows, int num_rows, int max_top, qw_sample_result* results, int32_t* top_ids,
-              float* top_logprobs);
+  void sample(const float* logits, int vocab, const qw_sample_row* rows, int num_rows, int max_top, qw_sample_result* results,
+              int32_t* top_ids, float* top_logprobs);
 
   const Stack& stack(int handle) const;
   const Vector& vector(int handle) const;
@@ -83,7 +83,8 @@ class Runtime {
 
 class Program {
  public:
-  Program(Runtime& runtime, const qw_op* ops, int num_ops, const qw_value* values, int num_values, int max_tokens, int max_logits, int num_pages);
+  Program(Runtime& runtime, const qw_op* ops, int num_ops, const qw_value* values, int num_values, int max_tokens, int max_logits,
+          int num_pages);
 
   int run(const qw_batch& batch, int first, const int32_t* cancel, double deadline, float* logits);
   int steps() const { return int(steps_.size()); }
@@ -145,8 +146,8 @@ class Program {
   struct MoeBuffers {
     int capacity = 0, width = 0, inner = 0, shared_inner = 0, experts = 0, top_k = 0;
     float *router, *gathered, *gate, *up, *down, *shared_gate, *shared_up, *shared_down, *shared_router;
-    float* weights;               // [tokens][top_k], ascending expert id
-    int32_t *chosen, *place;      // the same: expert, row in the gathered buffers
+    float* weights;           // [tokens][top_k], ascending expert id
+    int32_t *chosen, *place;  // the same: expert, row in the gathered buffers
     Activations input, hidden, shared_hidden;
   };
 

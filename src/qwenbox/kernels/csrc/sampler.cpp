@@ -32,34 +32,69 @@ uint32_t ordered(float value) {
   return b & 0x80000000u ? ~b : b | 0x80000000u;
 }
 
+// Four floats in the compiler's own vectors; masks are all ones where a comparison holds.
+typedef float Lanes __attribute__((vector_size(16)));
+typedef int32_t Mask __attribute__((vector_size(16)));
+constexpr int kStride = 32;  // values that are tested together
+
+Lanes load(const float* x) {
+  Lanes v;
+  memcpy(&v, x, sizeof v);
+  return v;
+}
+
+bool any(Mask mask) {
+  uint64_t words[2];
+  memcpy(words, &mask, sizeof words);
+  return words[0] | words[1];
+}
+
 // Largest value, NaN if there is one.
 float largest(const float* x, int n) {
-  float lane[16];
-  int32_t nan[16] = {};
-  std::fill(lane, lane + 16, -INFINITY);
+  const float bottom = -INFINITY;
+  Lanes m[4] = {bottom - Lanes{}, bottom - Lanes{}, bottom - Lanes{}, bottom - Lanes{}};
+  Mask nan = {};
   int i = 0;
   for (; i + 16 <= n; i += 16)
-    for (int j = 0; j < 16; ++j) {
-      lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
-      nan[j] |= x[i + j] != x[i + j];
+    for (int j = 0; j < 4; ++j) {
+      const Lanes v = load(x + i + 4 * j);
+      nan |= v != v;
+      m[j] = v > m[j] ? v : m[j];
     }
+  float best = bottom;
+  for (int j = 0; j < 16; ++j) best = std::max(best, m[j / 4][j % 4]);
   for (; i < n; ++i) {
-    lane[0] = x[i] > lane[0] ? x[i] : lane[0];
-    nan[0] |= x[i] != x[i];
+    if (std::isnan(x[i])) return NAN;
+    best = std::max(best, x[i]);
   }
-  for (int j = 0; j < 16; ++j)
-    if (nan[j]) return NAN;
-  return *std::max_element(lane, lane + 16);
+  return any(nan) ? NAN : best;
+}
+
+// Calls f(i), i ascending, for the values of [begin, n) that are above (or equal to) bound() and for some near them, until f returns false.
+template <bool equal, class Bound, class F>
+void scan(const float* x, int begin, int n, const Bound& bound, const F& f) {
+  int i = begin;
+  for (; i + kStride <= n; i += kStride) {
+    const Lanes limit = bound() - Lanes{};
+    Mask found = {};
+    for (int j = 0; j < kStride; j += 4) found |= equal ? load(x + i + j) == limit : load(x + i + j) > limit;
+    if (!any(found)) continue;
+    for (int j = i; j < i + kStride; ++j)
+      if (!f(j)) return;
+  }
+  for (; i < n; ++i)
+    if (!f(i)) return;
 }
 
 int first_of(const float* x, int n, float value) {
-  int i = 0;
-  for (; i + 16 <= n; i += 16) {
-    int32_t any = 0;
-    for (int j = 0; j < 16; ++j) any |= x[i + j] == value;
-    if (any) break;
-  }
-  return int(std::find(x + i, x + n, value) - x);
+  int found = 0;
+  scan<true>(
+      x, 0, n, [=] { return value; },
+      [&](int i) {
+        found = i;
+        return x[i] != value;
+      });
+  return found;
 }
 
 // Ids of the k largest x / divisor, largest first, ties to the lower id.
@@ -72,21 +107,14 @@ void top_by_heap(const float* x, int n, float divisor, int k, Scratch& scratch) 
   for (; i < n && int(heap.size()) < k; ++i) heap.push_back(key(i));
   std::make_heap(heap.begin(), heap.end(), std::greater<>());
   const auto worst = [&] { return x[int32_t(~uint32_t(heap.front()))]; };
-  const auto offer = [&](int id) {
-    // Division keeps the order, so what is not above the undivided worst cannot enter.
-    if (!(x[id] > worst()) || key(id) < heap.front()) return;
+  // Division keeps the order, so what is not above the undivided worst cannot enter.
+  scan<false>(x, i, n, worst, [&](int id) {
+    if (!(x[id] > worst()) || key(id) < heap.front()) return true;
     std::pop_heap(heap.begin(), heap.end(), std::greater<>());
     heap.back() = key(id);
     std::push_heap(heap.begin(), heap.end(), std::greater<>());
-  };
-  for (; i + 16 <= n; i += 16) {
-    const float bound = worst();
-    int32_t any = 0;
-    for (int j = 0; j < 16; ++j) any |= x[i + j] > bound;
-    if (any)
-      for (int j = 0; j < 16; ++j) offer(i + j);
-  }
-  for (; i < n; ++i) offer(i);
+    return true;
+  });
   std::sort_heap(heap.begin(), heap.end(), std::greater<>());
   scratch.ids.resize(heap.size());
   for (size_t j = 0; j < heap.size(); ++j) scratch.ids[j] = int32_t(~uint32_t(heap[j]));
