@@ -58,15 +58,18 @@ def _breaks(text: str, position: int) -> bool:
 
 
 def _extends(char: str) -> bool:
-    """Combining marks, variation selectors, joiners, tags, skin tones: they belong to the character before them."""
-    if unicodedata.category(char) in ("Mn", "Me", "Mc"):
+    """Combining marks, variation selectors, joiners, tags, skin tones: they belong to the character before them.
+
+    A character younger than the interpreter's Unicode may be a mark, so it counts as one.
+    """
+    if unicodedata.category(char) in ("Mn", "Me", "Mc", "Cn"):
         return True
     return char in "\u200c\u200d" or char in _EXTENDING_LETTERS or "\U0001f3fb" <= char <= "\U0001f3ff" or "\U000e0020" <= char <= "\U000e007f"
 
 
 def _starts_cluster(char: str) -> bool:
     """Signs that belong to the character after them: number signs of Arabic and the like."""
-    return (unicodedata.category(char) == "Cf" and char not in "\u200b\u200e\u200f\ufeff") or char in _LEADING_LETTERS
+    return (unicodedata.category(char) in ("Cf", "Cn") and char not in "\u200b\u200e\u200f\ufeff") or char in _LEADING_LETTERS
 
 
 def _bound(text: str, position: int) -> bool:

@@ -249,7 +249,7 @@ class _Shield:
         marks = _unused_marks(text, 3)
         self._before, self._after, self._edge = marks[0], marks[1], marks[2]
         self._pattern = tokenizer.control_pattern
-        self._heads, self._tails, self._longest = _fragments(tuple(tokenizer.control_tokens))
+        self._fragments = _fragments(tuple(tokenizer.control_tokens))
         self._all = str.maketrans("", "", marks)
 
     def cover(self, text: str, spare: Iterable[str] = ()) -> str:
@@ -262,12 +262,9 @@ class _Shield:
             return self._before + name if name.startswith("</") else name + self._after
 
         text = self._pattern.sub(mark, text)
-        reach = range(1, min(len(text), self._longest) + 1)
-        if any(text[:length] in self._tails for length in reach):
+        if self._fragments.starts(text):
             text = self._edge + text
-        if any(text[-length:] in self._heads for length in reach):
-            text += self._edge
-        return text
+        return text + self._edge if self._fragments.ends(text) else text
 
     def pieces(self, text: str) -> Iterable[_Piece]:
         """Cuts rendered text at the template's own control tokens and removes the marks."""
@@ -281,12 +278,30 @@ class _Shield:
         yield _Piece(text[start:].translate(self._all), None)
 
 
+class _Fragments:
+    """Proper beginnings (heads) and proper ends (tails) of names."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._heads = frozenset(name[:length] for name in names for length in range(1, len(name)))
+        self._tails = frozenset(name[length:] for name in names for length in range(1, len(name)))
+        self._first = frozenset(name[0] for name in names)
+        self._last = frozenset(name[-1] for name in names)
+        self._longest = max(map(len, self._heads), default=0)
+
+    def starts(self, text: str) -> bool:
+        """Whether `text` starts with a tail."""
+        start = text[: self._longest]
+        return not self._last.isdisjoint(start) and any(start[:length] in self._tails for length in range(1, len(start) + 1))
+
+    def ends(self, text: str) -> bool:
+        """Whether `text` ends with a head."""
+        end = text[-self._longest :]
+        return not self._first.isdisjoint(end) and any(end[-length:] in self._heads for length in range(1, len(end) + 1))
+
+
 @cache
-def _fragments(names: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str], int]:
-    """Proper beginnings and proper ends of names, and the length of the longest."""
-    heads = frozenset(name[:length] for name in names for length in range(1, len(name)))
-    tails = frozenset(name[length:] for name in names for length in range(1, len(name)))
-    return heads, tails, max(map(len, heads), default=0)
+def _fragments(names: tuple[str, ...]) -> _Fragments:
+    return _Fragments(names)
 
 
 def _unused_marks(text: str, count: int) -> str:

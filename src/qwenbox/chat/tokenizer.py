@@ -122,9 +122,7 @@ class Tokenizer:
             elif kind in (_CONTROL, _USER_DEFINED):
                 added.append(AddedToken(id, text, special=bool(kind == _CONTROL)))
             elif kind != _UNUSED:
-                raise UnsupportedModelError(
-                    f"tokenizer: token {id} has type {kind}; there are normal (1), control (3), user (4), unused (5)"
-                )
+                raise UnsupportedModelError(f"tokenizer: token {id} has type {kind}; there are normal (1), control (3), user (4), unused (5)")
         return cls(vocab, [_pair(merge) for merge in merges], added)
 
     # --- what it does ----------------------------------------------------------------------------------------------
@@ -178,7 +176,7 @@ class Tokenizer:
             return []
         try:
             ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError:
+        except TypeError:  # what the library says of them
             raise RequestError("the text holds a lone surrogate, which no UTF-8 text can") from None
         return ids
 
