@@ -40,6 +40,7 @@ def bench(
     from qwenbox.engine.options import open_model
     from qwenbox.evaluate.speed import Workload, measure, steal_seconds, summary
     from qwenbox.kernels.ceiling import CeilingMeter
+    from qwenbox.model.costs import Costs
     from qwenbox.settings import load_settings
 
     if (model is None) == (random is None):
@@ -68,7 +69,7 @@ def bench(
         load_seconds = time.monotonic() - started
         meter = CeilingMeter(loaded.threads)
         repetitions = measure(loaded, work, repeat=repeat, ceilings=meter.measure)
-        numbers = summary(work, repetitions, loaded.costs, matrix_kind=loaded.matrix_kind)
+        numbers = summary(work, repetitions, Costs(**loaded.costs))
         numbers |= {"weights_bytes": loaded.weights_bytes, "isa": loaded.isa, "threads": loaded.threads, "model": name}
     numbers |= {"load_seconds": load_seconds, "steal_seconds": steal_seconds() - stolen}
     if not json:

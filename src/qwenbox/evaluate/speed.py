@@ -97,12 +97,19 @@ def measure(
     return repetitions
 
 
-def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs, *, matrix_kind: str) -> dict[str, Any]:
-    """Medians over the repetitions. Fractions compare each repetition with the ceilings around it; `matrix_kind` is "int8" or "bf16"."""
+def matrix_kind(costs: Costs) -> str:
+    """Whether the products are judged by the int8 or the bf16 ceiling: 16-bit weights take two bytes for each multiplication, all others fewer."""
+    products = (costs.linear_operations + costs.head_operations) / 2
+    return "bf16" if costs.touched_bytes > 1.5 * products else "int8"
+
+
+def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs) -> dict[str, Any]:
+    """Medians over the repetitions. Fractions compare each repetition with the ceilings around it."""
     new, prompts = work.batch * work.new_tokens, work.batch * work.prompt_tokens
     bytes_per_token = work.bytes_per_token(costs)
     operations = work.prefill_operations(costs)
-    l1, registers = f"{matrix_kind}_l1", f"{matrix_kind}_registers"
+    kind = matrix_kind(costs)
+    l1, registers = f"{kind}_l1", f"{kind}_registers"
 
     def median(value: Callable[[Repetition], float]) -> float:
         return statistics.median(value(repetition) for repetition in repetitions)
@@ -118,7 +125,7 @@ def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs, *, 
         "ceiling_bandwidth_gb_s": median(lambda r: r.ceiling("bandwidth") / 1e9),
         "ceiling_l1_tops": median(lambda r: r.ceiling(l1) / 1e12),
         "ceiling_registers_tops": median(lambda r: r.ceiling(registers) / 1e12),
-        "ceiling_method": getattr(repetitions[0].after, f"{matrix_kind}_method"),
+        "ceiling_method": getattr(repetitions[0].after, f"{kind}_method"),
         "prompt_tokens": work.prompt_tokens,
         "new_tokens": work.new_tokens,
         "batch": work.batch,
