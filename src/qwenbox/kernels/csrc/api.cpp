@@ -52,6 +52,10 @@ const char* qw_isa_available() {
   return names.c_str();
 }
 
+void qw_fma(const float* a, const float* b, const float* c, uint64_t n, float* out) {
+  qwenbox::available_kernels()[0]->fused(a, b, c, n, out);
+}
+
 qw_runtime* qw_runtime_new(int32_t threads, const char* isa) {
   return guarded<qw_runtime*>(nullptr, [&] {
     const qwenbox::Kernels* kernels = qwenbox::find_kernels(isa);

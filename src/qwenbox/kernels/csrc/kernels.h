@@ -68,7 +68,8 @@ struct Kernels {
   void (*rope)(const float* x, const float* cos, const float* sin, int heads, int head_dim, float* out);  // one row; out may be x
   void (*silu_mul)(const float* gate, const float* up, size_t n, float* out);
   void (*add)(const float* a, const float* b, size_t n, float* out);
-  void (*axpy)(float a, const float* x, size_t n, float* out);  // out = fma(a, x, out)
+  void (*axpy)(float a, const float* x, size_t n, float* out);                          // out = fma(a, x, out)
+  void (*fused)(const float* a, const float* b, const float* c, size_t n, float* out);  // out = fma(a, b, c), for the contract oracle
   float (*sigmoid)(float x);
   void (*softmax)(const float* x, int n, float* out);  // exp(x - max) / sum16
   void (*store_kv)(const float* k, const float* v, int head_dim, int slot, uint16_t* keys,

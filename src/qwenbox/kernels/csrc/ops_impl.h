@@ -97,6 +97,12 @@ void axpy(float a, const float* x, size_t n, float* out) {
   each16(n, [&](size_t i, auto lanes) { store_lanes(out + i, fma(factor, load_lanes(x + i, lanes), load_lanes(out + i, lanes)), lanes); });
 }
 
+void fused(const float* a, const float* b, const float* c, size_t n, float* out) {
+  each16(n, [&](size_t i, auto lanes) {
+    store_lanes(out + i, fma(load_lanes(a + i, lanes), load_lanes(b + i, lanes), load_lanes(c + i, lanes)), lanes);
+  });
+}
+
 void softmax(const float* x, int n, float* out) {
   const Floats m = splat(largest(x, n));
   Floats sum = splat(0.0f);

@@ -72,6 +72,9 @@ typedef struct {
 QW_API const char* qw_error(void);          // of the last failed call of this thread
 QW_API const char* qw_isa_available(void);  // names, best first, separated by spaces
 
+// out[i] = fma(a[i], b[i], c[i]): makes the NumPy oracle quick; it has its own, slower, fma to be compared with.
+QW_API void qw_fma(const float* a, const float* b, const float* c, uint64_t n, float* out);
+
 QW_API qw_runtime* qw_runtime_new(int32_t threads, const char* isa);
 QW_API void qw_runtime_free(qw_runtime* runtime);
 // Packs `count` matrices of n rows by k columns, each `bytes` long as in its file; the bytes are not needed afterwards. Returns a handle.
