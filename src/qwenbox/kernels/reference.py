@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from qwenbox.errors import EngineError, NumericalError
+from qwenbox.errors import EngineError, NumericalError, UsageError
 from qwenbox.kernels import quants
+from qwenbox.kernels.native import library
 from qwenbox.kernels.program import MoeWeights, Ops, SampleResult, SampleRow
 from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, Batch, FloatArray, IntArray, Span, Tensor
 
@@ -32,7 +37,31 @@ _BLOCK = 1 << 15
 
 
 def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> FloatArray:
-    """float32 a * b + c, rounded once.
+    """float32 a * b + c, rounded once: by the processor's instruction where the native library is built, else by `numpy_fma`."""
+    function = _processor_fma()
+    if function is None:
+        return numpy_fma(a, b, c)
+    arrays = [np.asarray(value, _f) for value in (a, b, c)]
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    whole = [np.ascontiguousarray(np.broadcast_to(array, shape)) for array in arrays]
+    out = np.empty(shape, _f)
+    function(*(array.ctypes.data for array in whole), out.size, out.ctypes.data)
+    return out
+
+
+@functools.cache
+def _processor_fma() -> Callable[..., None] | None:
+    try:
+        function = library().qw_fma
+    except UsageError:  # not built
+        return None
+    function.restype = None
+    function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_uint64, ctypes.c_void_p]
+    return cast("Callable[..., None]", function)
+
+
+def numpy_fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> FloatArray:
+    """float32 a * b + c, rounded once, in NumPy, which has no such operation.
 
     The product of two float32 has at most 48 bits and is exact in float64; the float64 sum s rounds the exact value x once. Rounding s to
     float32 gives the rounding of x unless s sits on a midpoint of two float32 that x does not sit on: rounding is monotonic, so x and s lie on
@@ -166,33 +195,43 @@ def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
 _EXACT = 1 << 24
 _ROWS, _CHANNELS = 256, 128
 """Rows and channels of one tile of `linear`."""
+_THREADS = os.cpu_count() or 1
+_BLAS_ALONE = 1 << 18
+"""Multiplications up to which OpenBLAS works in the calling thread."""
 
 
 def linear(x: FloatArray, w: Tensor, bias: FloatArray | None = None) -> FloatArray:
     """x [m, k] times the matrix w (n, k) transposed, [m, n]."""
     m, n = len(x), w.shape[0]
     y = np.empty((m, n), _f)
-    if w.kind in quants.DENSE_KINDS:
-        for start in range(0, n, _CHANNELS):
-            rows = quants.dequantize(w, start, min(start + _CHANNELS, n))
-            for top in range(0, m, _ROWS):
-                y[top : top + _ROWS, start : start + _CHANNELS] = _dense(x[top : top + _ROWS], rows)
-    else:
-        a, sa = quantize_rows(x)
-        floats = a.astype(_f)
-        for start in range(0, n, _CHANNELS):
-            panel = _Panel(w, start, min(start + _CHANNELS, n))
-            for top in range(0, m, _ROWS):
-                y[top : top + _ROWS, start : start + _CHANNELS] = panel.times(floats[top : top + _ROWS], sa[top : top + _ROWS])
+    dense = w.kind in quants.DENSE_KINDS
+    a, sa = (x, x) if dense else quantize_rows(x)
+    a = a.astype(_f)
+
+    def channels(start: int) -> None:
+        stop = min(start + _CHANNELS, n)
+        panel = _DensePanel(w, start, stop) if dense else _Panel(w, start, stop)
+        for top in range(0, m, _ROWS):
+            y[top : top + _ROWS, start:stop] = panel.times(a[top : top + _ROWS], sa[top : top + _ROWS])
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(channels, range(0, n, _CHANNELS)):
+            pass
     return y if bias is None else y + bias
 
 
-def _dense(x: FloatArray, rows: FloatArray) -> FloatArray:
-    acc = np.zeros((len(x), len(rows)), _f)
-    columns, inputs = np.ascontiguousarray(rows.T), np.ascontiguousarray(x.T)
-    for k in range(len(columns)):
-        acc = fma(inputs[k][:, None], columns[k], acc)
-    return acc
+class _DensePanel:
+    """Some channels of a matrix of numbers."""
+
+    def __init__(self, w: Tensor, start: int, stop: int) -> None:
+        self.columns = np.ascontiguousarray(quants.dequantize(w, start, stop).T)
+
+    def times(self, x: FloatArray, _: FloatArray) -> FloatArray:
+        acc = np.zeros((len(x), self.columns.shape[1]), _f)
+        inputs = np.ascontiguousarray(x.T)
+        for k in range(len(inputs)):
+            acc = fma(inputs[k][:, None], self.columns[k], acc)
+        return acc
 
 
 class _Panel:
@@ -219,12 +258,19 @@ class _Panel:
             run = slice(step * self.step, (step + 1) * self.step)
             scale = sa[:, step * self.step // GROUP, None]
             block = step // self.steps_per_scale
-            total = (a[:, run] @ self.integers[:, run].T).astype(_f)
+            total = self._products(a[:, run], self.integers[:, run])
             with np.errstate(all="ignore"):
                 acc = fma(total * scales[:, block], scale, acc)
                 if self.codes.mins is not None:
                     acc = fma(self._minimum(a[:, run], step) * self._mins(block), scale, acc)
         return acc
+
+    def _products(self, a: npt.NDArray[Any], integers: npt.NDArray[Any]) -> FloatArray:
+        """[m, n] exact integers, rounded once to float32. In tiles so small that the BLAS starts no threads: `linear` has its own."""
+        rows = max(1, _BLAS_ALONE // integers.size)
+        tiles = np.zeros((-(-len(a) // rows), rows, self.step), a.dtype)
+        tiles.reshape(-1, self.step)[: len(a)] = a
+        return np.asarray((tiles @ integers.T).reshape(-1, len(integers))[: len(a)], _f)
 
     def _minimum(self, a: npt.NDArray[Any], step: int) -> FloatArray:
         """q4_1: the sum of the activations; K-quants: each sub-block's sum times its integer min. Below 63 * 127 * 128 < 2^24."""
