@@ -6,12 +6,13 @@ recomputation changes the answer.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from qwenbox.errors import NumericalError
 from qwenbox.kernels.program import SampleResult, SampleRow
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput
 
@@ -99,7 +100,7 @@ def sample(row: SampleRow, raw: FloatArray) -> SampleResult:
     """Bias, temperature and seed only: enough to see that the engine hands the right things over."""
     raw = raw[: row.vocab_limit]
     if np.isnan(raw).any():
-        raise NumericalError("the logits hold NaN")
+        return SampleResult(-1)
     biased = raw.astype(np.float64)
     for id, bias in row.params.logit_bias.items():
         biased[id] += bias
@@ -149,3 +150,32 @@ class Answer:
 
     def same_as(self, other: Answer) -> bool:
         return (self.ids, self.logprobs, self.prompt_logprobs, self.reason) == (other.ids, other.logprobs, other.prompt_logprobs, other.reason)
+
+
+class Receiver:
+    """A `deliver` that can be waited for."""
+
+    def __init__(self) -> None:
+        self.answer = Answer()
+        self.threads: set[int] = set()
+        self.first = threading.Event()
+        self._ended = threading.Event()
+
+    def __call__(self, output: SequenceOutput) -> None:
+        self.threads.add(threading.get_ident())
+        self.answer.feed(output)
+        self.first.set()
+        if self.answer.last is not None:
+            self._ended.set()
+
+    def wait(self, seconds: float = 60.0) -> Answer:
+        assert self._ended.wait(seconds), "no last output"
+        return self.answer
+
+
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """For what announces itself nowhere: asks until it is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.002)

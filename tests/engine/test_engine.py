@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
 
 from qwenbox.engine.engine import Engine
 from qwenbox.errors import ContextLengthError, OverloadedError, QwenboxError, RequestError
 from qwenbox.types import Batch, GenerationPlan, SamplingParams
+from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
 
 
 def run(engine: Engine, plans: Iterable[GenerationPlan], *, after_step: Callable[[dict[str, Answer]], None] | None = None) -> dict[str, Answer]:

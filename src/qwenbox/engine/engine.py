@@ -15,7 +15,7 @@ from qwenbox.engine.pages import PagePool, pages_for
 from qwenbox.engine.sampler import choice_row, score_rows, token_logprob
 from qwenbox.engine.scheduler import Run, Scheduler
 from qwenbox.engine.sequence import Sequence, most_pages
-from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError
+from qwenbox.errors import ContextLengthError, EngineError, NumericalError, OverloadedError, QwenboxError, RequestError
 from qwenbox.kernels.program import SampleResult, SampleRow
 from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput, Span
 
@@ -27,7 +27,7 @@ MAX_STOP_IDS = 1024
 
 
 class EngineModel(Protocol):
-    """What the engine runs; `model.load.Model` is one. `sample` raises NumericalError where a row holds NaN."""
+    """What the engine runs; `model.load.Model` is one. A result with a negative id says that its row held NaN."""
 
     context_length: int
     vocab_size: int
@@ -181,41 +181,29 @@ class Engine:
 
     # --- one step ---
 
-    def _run(self, runs: list[Run]) -> list[list[SampleResult] | Exception]:
-        """Runs the batch; for each run the results of its rows of logits in order, or what its rows failed with."""
+    def _run(self, runs: list[Run]) -> list[SampleResult]:
+        """Runs the batch and returns one result for each row of logits, in order."""
         began = self._clock()
         limit = self.model.vocab_limit
         rows: list[SampleRow] = []
-        ends = []
         for sequence, length, num_rows in runs:
             if num_rows:
                 rows += score_rows(sequence, length, limit)
                 if length == sequence.num_missing:
                     rows.append(choice_row(sequence, limit))
-            ends.append(len(rows))
         logits = self.model.run(self._scheduler.batch(runs))
-        parts = [slice(end - run.num_rows, end) for run, end in zip(runs, ends, strict=True)]
-        try:
-            sampled = self.model.sample(logits, rows) if rows else []
-            results: list[list[SampleResult] | Exception] = [sampled[part] for part in parts]
-        except Exception:
-            # Once more, one request at a time: only the one whose row is bad has to fail. Random numbers are counted, so the others lose nothing.
-            results = [self._sample(logits[part], rows[part]) for part in parts]
+        results = self.model.sample(logits, rows) if rows else []
         self._model_seconds += self._clock() - began
         return results
 
-    def _sample(self, logits: FloatArray, rows: list[SampleRow]) -> list[SampleResult] | Exception:
-        try:
-            return self.model.sample(logits, rows) if rows else []
-        except Exception as error:
-            return error
-
-    def _advance(self, runs: list[Run], results: list[list[SampleResult] | Exception]) -> list[SequenceOutput]:
-        now = self._clock()
+    def _advance(self, runs: list[Run], results: list[SampleResult]) -> list[SequenceOutput]:
         outputs = []
-        for (sequence, length, _), mine in zip(runs, results, strict=True):
-            output = self._fail(sequence, mine) if isinstance(mine, Exception) else self._advance_one(sequence, length, mine, now)
-            if output is not None:
+        now = self._clock()
+        first = 0
+        for sequence, length, num_rows in runs:
+            mine = results[first : first + num_rows]
+            first += num_rows
+            if (output := self._advance_one(sequence, length, mine, now)) is not None:
                 outputs.append(output)
         return outputs
 
@@ -223,6 +211,8 @@ class Engine:
         chosen = length == sequence.num_missing
         scored = len(sequence.scored_rows(length))
         sequence.num_computed += length
+        if any(result.id < 0 for result in results):
+            return self._fail(sequence, NumericalError("the model produced NaN for this request"))
         if sequence.prompt_logprobs is not None:
             sequence.num_scored += scored
             sequence.prompt_logprobs += [token_logprob(result) for result in results[:scored]]

@@ -43,6 +43,8 @@ CLOSE_SECONDS = 2.0
 """Time to end by itself before it is killed."""
 MAX_LOADING_DEATHS = 4
 """A worker that dies this often before it has been ready is not started again."""
+BACKOFF_SECONDS = 0.1
+"""Pause before the first restart; it doubles with each death in a row."""
 MAX_BACKOFF_SECONDS = 5.0
 SETTLED_SECONDS = 30.0
 """A worker that has been ready for so long has got over the last crash: the next pause is the shortest again."""
@@ -185,7 +187,7 @@ class WorkerEngine:
                     error = EngineError(f"the worker died {deaths} times while it loaded the model: {message}")
                     break
                 self._bury(message)
-                if not self._pause(min(0.05 * 2**deaths, MAX_BACKOFF_SECONDS)):
+                if not self._pause(min(BACKOFF_SECONDS * 2.0 ** (deaths - 1), MAX_BACKOFF_SECONDS)):
                     break
         except QwenboxError as failure:
             error = failure

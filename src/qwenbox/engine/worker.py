@@ -76,12 +76,11 @@ class Worker:
         """EOFError where the front is gone, FrameError where it sends nonsense, TimeoutError where it does not read."""
         engine = self._engine
         ready = select.poll()
-        ready.register(self._channel, select.POLLIN)
         while True:
-            events = ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000)
-            if events:
-                for payload in self._channel.receive():
-                    self._obey(payload)
+            ready.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.pending else 0))
+            ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000)
+            for payload in self._channel.receive():
+                self._obey(payload)
             if self._closing:
                 return
             outputs, self._refused = self._refused, []

@@ -1,0 +1,51 @@
+"""The real worker program over the fake model. What the model does is said by the name of the model that the options ask for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from qwenbox.engine import worker
+from qwenbox.engine.engine import EngineModel
+from qwenbox.engine.options import EngineOptions, Progress
+from qwenbox.errors import ModelFormatError
+from qwenbox.types import Batch
+from tests.engine.fakes import FakeModel
+
+POISON = 66
+"""A token that kills the worker."""
+TORPOR = 77
+"""A token at which the worker stops for ever."""
+
+
+def open_fake(options: EngineOptions, progress: Progress) -> EngineModel:
+    kind = Path(str(options.model)).name
+    if kind == "broken":
+        raise ModelFormatError("the file is not what it says")
+    if kind == "deadly":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    progress(0.5)
+    model = FakeModel()
+    model.keep_batches = False
+
+    def before_run(batch: Batch) -> None:
+        if np.any(batch.ids == POISON):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if np.any(batch.ids == TORPOR):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if kind == "slow":
+            time.sleep(0.005)
+
+    model.before_run = before_run
+    return model
+
+
+def main() -> None:
+    worker.open_model = open_fake
+    sys.argv = sys.argv[-2:]
+    worker.main()

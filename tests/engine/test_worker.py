@@ -1,0 +1,409 @@
+"""The engine in a worker process: the real program and supervisor over the fake model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwenbox.engine import supervisor, worker
+from qwenbox.engine.client import EngineOptions, WorkerEngine
+from qwenbox.engine.engine import Engine
+from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, pack_output, unpack_output
+from qwenbox.engine.worker import StepClock, Worker
+from qwenbox.errors import ModelFormatError, UsageError
+from qwenbox.types import SequenceOutput, TokenLogprob, Usage
+from tests.engine.fake_worker import POISON, TORPOR
+from tests.engine.fakes import Answer, FakeModel, Receiver, eventually, plan
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT)!r}]; from tests.engine.fake_worker import main; main()"
+
+Start = Callable[..., WorkerEngine]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts engines, and sees that none of their processes stays."""
+    monkeypatch.setattr(supervisor, "_LAUNCH", LAUNCH)
+    engines: list[WorkerEngine] = []
+
+    def begin(kind: str = "fast", *, beat_seconds: float = 30.0, ready: bool = True, max_waiting: int = 64) -> WorkerEngine:
+        engine = WorkerEngine(EngineOptions(model=kind, max_waiting=max_waiting), beat_seconds=beat_seconds)
+        engines.append(engine)
+        if ready:
+            eventually(lambda: engine.state().name == "ready")
+        return engine
+
+    yield begin
+    for engine in engines:
+        pid = engine.pid
+        engine.close()
+        assert pid is None or gone(pid)
+
+
+def gone(pid: int) -> bool:
+    """True also of a process that has ended and whom nobody has reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def ask(engine: WorkerEngine, *names: str, max_tokens: int = 8) -> list[Receiver]:
+    receivers = [Receiver() for _ in names]
+    for index, (name, receiver) in enumerate(zip(names, receivers, strict=True)):
+        engine.submit(plan(name, [1 + index, 2, 3], max_tokens, seed=index, logprobs=2, logit_bias={POISON: -1000.0, TORPOR: -1000.0}), receiver)
+    return receivers
+
+
+def test_answers_cross_the_border_unchanged(start: Start) -> None:
+    engine = start()
+    one = plan("a", 700, 40, temperature=0.8, seed=3, logprobs=3, prompt_logprobs=2, logit_bias={POISON: -1000.0, TORPOR: -1000.0})
+    one = type(one)(**{name: getattr(one, name) for name in one.__slots__} | {"prompt_ids": tuple(id % 60 for id in one.prompt_ids)})
+    receiver = Receiver()
+    engine.submit(one, receiver)
+    local, expected = Engine(FakeModel()), Answer()
+    local.add(one)
+    while local.has_work:
+        for output in local.step():
+            expected.feed(output)
+    answer = receiver.wait()
+    assert answer.same_as(expected)
+    assert answer.last.usage == expected.last.usage
+    assert set(answer.last.timings) == {"queue", "prefill", "decode"}
+    assert engine.info().context_length == 4096
+    assert engine.info().name == "fast"
+    assert engine.stats().completion_tokens == 40
+
+
+def test_cancel_ends_a_running_and_a_waiting_request(start: Start) -> None:
+    engine = start("slow")
+    receivers = ask(engine, *(f"r{i}" for i in range(40)), max_tokens=3000)
+    assert receivers[0].first.wait(30)
+    for i in (0, 39):
+        engine.cancel(f"r{i}")
+    engine.cancel("nobody")
+    assert receivers[0].wait().reason == "cancelled"
+    assert receivers[39].wait().reason == "cancelled"
+    assert not receivers[39].answer.ids
+
+
+def test_a_killed_worker_ends_its_streams_with_errors_and_comes_back(start: Start) -> None:
+    engine = start("slow")
+    receivers = ask(engine, *(f"r{i}" for i in range(8)), max_tokens=3000)
+    for receiver in receivers:
+        assert receiver.first.wait(30)
+    old = engine.pid
+    os.kill(old, signal.SIGKILL)
+    began = time.monotonic()
+    for receiver in receivers:
+        error = receiver.wait().last.error
+        assert error["class"] == "WorkerDiedError"
+        assert "SIGKILL" in error["message"]
+    told = time.monotonic() - began
+    after = ask(engine, "after")[0].wait()
+    print(f"errors after {told:.3f} s, the next answer after {time.monotonic() - began:.3f} s")
+    assert after.reason == "length"
+    assert engine.pid != old
+    assert gone(old)
+    stats = engine.stats()
+    assert (stats.restarts, stats.failed, stats.finished) == (1, 8, 1)
+
+
+def test_requests_wait_for_a_restart_in_a_bounded_queue(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = start(max_waiting=4)
+    monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", 0.5)
+    os.kill(engine.pid, signal.SIGKILL)
+    eventually(lambda: engine.state().name == "restarting")
+    receivers = ask(engine, *(f"r{i}" for i in range(6)))
+    engine.cancel("r0")
+    assert [receiver.wait().reason for receiver in receivers] == ["cancelled", "length", "length", "length", "error", "error"]
+    assert receivers[5].answer.last.error["class"] == "OverloadedError"
+    assert receivers[5].answer.last.error["retry_after"] >= 1
+
+
+def test_a_prompt_that_kills_the_worker_twice_is_not_run_again(start: Start) -> None:
+    engine = start()
+    for _ in range(2):
+        receiver = Receiver()
+        engine.submit(plan("poison", (1, 2, POISON)), receiver)
+        error = receiver.wait().last.error
+        assert error["class"] == "WorkerDiedError"
+        assert "SIGSEGV" in error["message"]
+    receiver = Receiver()
+    engine.submit(plan("poison", (1, 2, POISON)), receiver)
+    assert receiver.wait().last.error["code"] == "poisoned_request"
+    assert ask(engine, "harmless")[0].wait().reason == "length"
+    assert engine.stats().restarts == 2
+
+
+def test_a_prompt_that_ended_well_is_not_blamed_for_an_earlier_crash(start: Start) -> None:
+    engine = start("slow")
+    for _ in range(3):
+        streaming = ask(engine, "a", max_tokens=3000)[0]
+        assert streaming.first.wait(30)
+        os.kill(engine.pid, signal.SIGKILL)
+        assert streaming.wait().last.error["class"] == "WorkerDiedError"
+        assert ask(engine, "a")[0].wait().reason == "length"
+
+
+def test_a_worker_that_says_nothing_is_killed_and_started_again(start: Start) -> None:
+    engine = start(beat_seconds=3.0)
+    old, receiver = engine.pid, Receiver()
+    engine.submit(plan("torpor", (1, 2, TORPOR)), receiver)
+    error = receiver.wait().last.error
+    assert error["class"] == "WorkerDiedError"
+    assert "said nothing" in error["message"]
+    assert gone(old)
+    assert ask(engine, "after")[0].wait().reason == "length"
+
+
+def test_an_idle_worker_is_left_alone(start: Start) -> None:
+    engine = start(beat_seconds=2.5)
+    old = engine.pid
+    assert not threading.Event().wait(4.0)
+    assert engine.pid == old
+    assert engine.stats().restarts == 0
+
+
+def test_a_model_that_cannot_be_loaded_is_said_and_not_tried_again(start: Start) -> None:
+    engine = start("broken", ready=False)
+    receiver = ask(engine, "early")[0]
+    assert receiver.wait().last.error["class"] == "ModelFormatError"
+    assert engine.state().name == "failed"
+    assert isinstance(engine.state().error, ModelFormatError)
+    assert ask(engine, "late")[0].wait().last.error["class"] == "ModelFormatError"
+    assert engine.pid is None
+
+
+def test_a_worker_that_always_dies_while_loading_is_given_up(start: Start) -> None:
+    engine = start("deadly", ready=False)
+    eventually(lambda: engine.state().name == "failed")
+    assert "SIGSEGV" in engine.state().error.message
+
+
+def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    script = f"""
+import sys; sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT)!r}]
+from qwenbox.engine import supervisor
+from qwenbox.engine.client import EngineOptions, WorkerEngine
+from tests.engine.fakes import eventually, plan
+supervisor._LAUNCH = {LAUNCH!r}
+engine = WorkerEngine(EngineOptions(model="slow"))
+engine.submit(plan("a", (1, 2), 4000, logit_bias={{{POISON}: -1000.0, {TORPOR}: -1000.0}}), lambda output: None)
+eventually(lambda: engine.stats().steps > 3)
+print(engine.pid, flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert not gone(pid)
+        parent.kill()
+    eventually(lambda: gone(pid), 10)
+
+
+def test_a_worker_inherits_its_socket_and_nothing_else(start: Start, tmp_path: Path) -> None:
+    with (tmp_path / "secret").open("w") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        pid = start().pid
+        held = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    assert not any("secret" in target for target in held)
+    assert sum(target.startswith("socket:") for target in held) == 1
+
+
+def test_closing_ends_requests_and_process_also_while_loading(start: Start) -> None:
+    engine = start("slow")
+    pid = engine.pid
+    receiver = ask(engine, "a", max_tokens=3000)[0]
+    assert receiver.first.wait(30)
+    engine.close()
+    assert receiver.wait().last.error["code"] == "engine_closed"
+    assert gone(pid)
+    assert engine.state().name == "closed"
+    assert ask(engine, "late")[0].wait().last.error["code"] == "engine_closed"
+    start(ready=False).close()
+
+
+# --- frames ---
+
+
+class Wire:
+    """The front's end of a channel to a `Worker` that serves in a thread; `ended` is what ended it."""
+
+    def __init__(self, model: FakeModel) -> None:
+        self.front, back = socket.socketpair()
+        self._reader = self.front.makefile("rb")
+        self._back = Channel(back)
+        self._worker = Worker(self._back, Engine(model))
+        self.ended: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self._worker.serve()
+        except BaseException as error:
+            self.ended = error
+        self._back.close()
+
+    def send(self, payload: bytes) -> None:
+        self.front.sendall(len(payload).to_bytes(4, "little") + payload)
+
+    def receive(self, name: str) -> list[object]:
+        """Items of the next frame of this name."""
+        while True:
+            got, items = decode(self._reader.read(int.from_bytes(self._reader.read(4), "little")))
+            if got == name and (name != "step" or items[0]):
+                return items
+
+    def join(self) -> BaseException | None:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        self.close()
+        return self.ended
+
+    def close(self) -> None:
+        self._reader.close()
+        self.front.close()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xc1", b"\xff" * 9, msgpack.packb(5), msgpack.packb([]), msgpack.packb([5]), msgpack.packb(["what"]), msgpack.packb(["submit", {}])],
+)
+def test_a_garbage_frame_ends_the_worker_in_order(payload: bytes) -> None:
+    wire = Wire(FakeModel())
+    wire.send(payload)
+    assert isinstance(wire.join(), FrameError)
+
+
+def test_a_frame_that_announces_too_much_ends_the_worker_in_order() -> None:
+    wire = Wire(FakeModel())
+    wire.front.sendall((MAX_FRAME + 1).to_bytes(4, "little"))
+    assert isinstance(wire.join(), FrameError)
+
+
+def test_a_malformed_plan_is_an_error_of_its_request_only() -> None:
+    wire = Wire(FakeModel())
+    bad = plan("bad", 3).to_wire() | {"extra": 1}
+    wire.send(msgpack.packb(["submit", bad]))
+    assert unpack_output(wire.receive("step")[0][0]).error["class"] == "RequestError"
+    for field, value in (("prompt_ids", "abc"), ("prompt_ids", [None]), ("stop_ids", 5), ("max_tokens", "7"), ("sampling", {})):
+        wire.send(msgpack.packb(["submit", plan("bad", 3).to_wire() | {field: value}]))
+        assert unpack_output(wire.receive("step")[0][0]).error["class"] == "RequestError"
+    wire.send(msgpack.packb(["submit", plan("good", 3, 1).to_wire()]))
+    assert unpack_output(wire.receive("step")[0][0]).finish_reason == "length"
+    wire.send(msgpack.packb(["close"]))
+    assert wire.join() is None
+
+
+def test_one_frame_carries_all_streams_of_a_step() -> None:
+    model = FakeModel()
+    go = threading.Event()
+    model.before_run = lambda batch: None if go.wait(10) else pytest.fail("never released")
+    wire = Wire(model)
+    for i in range(5):
+        wire.send(msgpack.packb(["submit", plan(f"r{i}", 3, 3).to_wire()]))
+    go.set()
+    sizes = [len(wire.receive("step")[0]) for _ in range(3)]
+    assert max(sizes) == 5
+    wire.close()
+    assert isinstance(wire.join(), EOFError)
+
+
+def test_a_front_that_does_not_read_ends_the_worker_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MAX_UNREAD", 1 << 16)
+    monkeypatch.setattr(worker, "UNREAD_SECONDS", 0.3)
+    model = FakeModel()
+    model.keep_batches = False
+    wire = Wire(model)
+    for i in range(32):
+        wire.send(msgpack.packb(["submit", plan(f"r{i}", 3, 900, logprobs=20).to_wire()]))
+    assert isinstance(wire.join(), TimeoutError)
+
+
+def test_the_worker_works_on_while_the_front_is_slow() -> None:
+    wire = Wire(FakeModel())
+    for i in range(8):
+        wire.send(msgpack.packb(["submit", plan(f"r{i}", 3, 400, logprobs=20).to_wire()]))
+    eventually(lambda: wire._back.pending > 1 << 18)
+    ended = 0
+    while ended < 8:
+        ended += sum(output[4] is not None for output in wire.receive("step")[0])
+    wire.close()
+    assert isinstance(wire.join(), EOFError)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_frame_or_a_frame_error(data: bytes) -> None:
+    try:
+        name, items = decode(data)
+    except FrameError:
+        return
+    assert isinstance(name, str)
+    assert isinstance(items, list)
+    with contextlib.suppress(FrameError):
+        unpack_output(items)
+
+
+def test_outputs_survive_packing() -> None:
+    logprob = TokenLogprob(5, -0.25, ((5, -0.25), (7, -1.5)))
+    for output in (
+        SequenceOutput("a", (1, 2), (logprob, logprob), (None, logprob)),
+        SequenceOutput("a", (), None, None, "error", {"class": "EngineError", "message": "é"}, Usage(1, 2, 3, 4), {"queue": 0.5}),
+    ):
+        assert unpack_output(msgpack.unpackb(msgpack.packb(pack_output(output)))) == output
+
+
+def test_frames_larger_than_the_socket_arrive_whole_and_in_order() -> None:
+    one, two = (Channel(end) for end in socket.socketpair())
+    one.send(["a", "x" * 5_000_000])
+    one.send(["b"])
+    received: list[str] = []
+    while len(received) < 2:
+        received += [decode(payload)[0] for payload in two.receive()]
+        one.flush()
+    assert received == ["a", "b"]
+    one.close()
+    with pytest.raises(EOFError):
+        list(two.receive())
+    two.close()
+
+
+# --- small parts ---
+
+
+def test_the_time_of_a_step_is_predicted_from_those_before() -> None:
+    steps = StepClock(weights_bytes=4_000_000_000)
+    assert steps.predict(1) == pytest.approx(1.4)
+    steps.note(1, 0.1)
+    assert steps.predict(1) == 0.1
+    assert steps.predict(512) == pytest.approx(0.1 * 2**9)
+    steps.note(512, 3.0)
+    assert steps.predict(512) == 3.0
+    assert steps.predict(300) == pytest.approx(0.1 * 2**8)
+
+
+def test_options_are_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="one of a model and a random shape"):
+        EngineOptions()
+    with pytest.raises(UsageError, match="max_batch_tokens is 0"):
+        EngineOptions(model="a", max_batch_tokens=0)
+    with pytest.raises(UsageError, match="loader"):
+        EngineOptions.from_wire({"model": "a", "loader": "os:system"})
+    options = EngineOptions(random="0.6b", kv_gb=0.5)
+    assert EngineOptions.from_wire(msgpack.unpackb(msgpack.packb(options.to_wire()))) == options
