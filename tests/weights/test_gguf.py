@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+from qwenbox.errors import ModelFormatError, UnsupportedModelError
+from qwenbox.types import TENSOR_KINDS
+from qwenbox.weights import read_gguf
 from tests.weights.gguf_bytes import (
     ARRAY,
     BOOL,
@@ -28,10 +32,6 @@ from tests.weights.gguf_bytes import (
     small,
     string,
 )
-
-from qwenbox.errors import ModelFormatError, UnsupportedModelError
-from qwenbox.types import TENSOR_KINDS
-from qwenbox.weights import read_gguf
 
 F32, Q4_0 = 0, 2
 ONE = Raw("w", (8,), F32, bytes(32))

