@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx2
@@ -317,23 +318,40 @@ def test_where_the_first_hub_does_not_answer_modelscope_does(entry: Entry, setti
 # --- interruption ---
 
 
-def test_a_pull_killed_at_any_point_is_gone_on_with(entry: Entry, settings: Settings, fake: Fake) -> None:
-    total = sum(len(FILES[name]) for name in WANTED if name != "manifest.json")
-    for stall_after in (0, 1, 5_000, 25_000, total - 1_500):
-        fake.sent, fake.stall_after = 0, stall_after
-        fake.stalled.clear()
-        fake.released.clear()
-        command = [sys.executable, "-c", PULL, REPOSITORY, str(settings.cache_dir), fake.url]
-        with subprocess.Popen(command, env=child_environment(PYTHONPATH=os.pathsep.join(sys.path)), stdout=subprocess.DEVNULL) as process:
-            assert fake.stalled.wait(WAIT_SECONDS)
-            process.send_signal(signal.SIGKILL)
-        fake.released.set()
+TOTAL = sum(len(FILES[name]) for name in WANTED if name != "manifest.json")
+
+
+def pull_and_kill(settings: Settings, fake: Fake, sent: int) -> None:
+    """A pull in a process of its own, killed when the hub has sent so many bytes."""
+    fake.sent, fake.stall_after = 0, sent
+    fake.stalled.clear()
+    fake.released.clear()
+    command = [sys.executable, "-c", PULL, REPOSITORY, str(settings.cache_dir), fake.url]
+    with subprocess.Popen(command, env=child_environment(PYTHONPATH=os.pathsep.join(sys.path)), stdout=subprocess.DEVNULL) as process:
+        assert fake.stalled.wait(WAIT_SECONDS)
+        process.send_signal(signal.SIGKILL)
+    fake.released.set()
+    fake.stall_after = None
+
+
+@pytest.mark.parametrize("sent", [0, 1, 25_000, TOTAL - 1_000])
+def test_a_pull_that_was_killed_is_gone_on_with(entry: Entry, settings: Settings, fake: Fake, sent: int) -> None:
+    pull_and_kill(settings, fake, sent)
+    assert hub.pulled(entry, settings) is None
+    check_pulled(hub.pull(entry, settings))
+
+
+@pytest.mark.long
+def test_fifty_pulls_killed_anywhere_one_after_the_other_leave_nothing_that_is_not_verified(entry: Entry, settings: Settings, fake: Fake) -> None:
+    random = Random(7)
+    for run in range(50):
+        target = settings.cache_dir / "partial" / "tiny" / WEIGHTS
+        there = target.stat().st_size if target.exists() else 0
+        pull_and_kill(settings, fake, random.randrange(TOTAL - there))
         assert hub.pulled(entry, settings) is None
-        fake.stall_after = None
-        if stall_after == 25_000:
+        if run % 7 == 6:
             check_pulled(hub.pull(entry, settings))
             shutil.rmtree(settings.cache_dir)
-    check_pulled(hub.pull(entry, settings))
 
 
 def test_a_full_disk_is_named_and_the_pull_goes_on_when_there_is_room(entry: Entry, settings: Settings, fake: Fake) -> None:
