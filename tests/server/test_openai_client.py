@@ -7,9 +7,9 @@ from typing import Any
 
 import openai
 import pytest
-from tests.fakes import FakeEngine, Script, byte_tokenizer_ids
 
 from qwenbox.errors import WorkerDiedError
+from tests.fakes import FakeEngine, Script, byte_tokenizer_ids
 
 TEXT = Script().text
 HELLO: Any = [{"role": "user", "content": "Hi"}]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,7 +17,7 @@ from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
 from qwenbox.server.pages import Pages
 from qwenbox.server.routes import Routes
-from qwenbox.server.stream import ClientGone
+from qwenbox.server.stream import ClientGone, RefusedBody
 from qwenbox.settings import Settings
 
 PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
@@ -66,10 +68,8 @@ def create_app(llm: LocalLLM, settings: Settings, key: ServiceKey | None = None)
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, QwenboxError)
     response = error_response(error)
-    if error.http_status in (408, 413, 415):
-        # The rest of the body will not be read.
-        response.headers["connection"] = "close"
-    return response
+    # Starlette calls whatever a handler returns; the rest of these bodies is not wanted.
+    return cast(Response, RefusedBody(response)) if error.http_status in (408, 413, 415) else response
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

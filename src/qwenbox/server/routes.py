@@ -177,7 +177,7 @@ class Routes:
         return JSONResponse({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request) -> Response:
-        self._check_model(request.path_params["model"])
+        self._check_model(request.path_params["model"] or "/")
         return JSONResponse(self._model())
 
     async def health(self, _: Request) -> Response:

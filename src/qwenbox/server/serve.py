@@ -115,7 +115,7 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
     The port answers while the worker loads the model. `started` is called when it does: the command line prints what it likes.
     """
     set_up_logging(settings.log_level)
-    path = resolve(settings.model)
+    path = resolve(settings.model, settings)
     chat = open_chat(path)
     engine = WorkerEngine(engine_options(settings, str(path), chat.tokenizer.vocab_limit))
     with LocalLLM(engine, chat, model_name(settings.model), request_timeout=settings.request_timeout) as llm:

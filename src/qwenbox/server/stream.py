@@ -19,6 +19,11 @@ STALL_SECONDS = 30.0
 """A client that lets a full send buffer lie for so long is cut off."""
 
 
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 64 * 1024 * 1024
+"""How long, and over how much, a refused body is read and thrown away: closing at once would take the answer from a client that is still sending."""
+
+
 class ClientGone(Exception):
     """The client closed its connection before it had the answer."""
 
@@ -100,4 +105,25 @@ class EventResponse(Response):
             with contextlib.suppress(QwenboxError, asyncio.CancelledError, StopAsyncIteration):
                 await self._first
             await self._frames.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class RefusedBody:
+    """Sends `response` at once, then closes the connection when the client has stopped sending or has sent too much."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        response.headers["connection"] = "close"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self._response.status_code, "headers": self._response.raw_headers})
+        await send({"type": "http.response.body", "body": self._response.body, "more_body": True})
+        discarded = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while discarded < LINGER_BYTES:
+                    message = await receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        break
+                    discarded += len(message.get("body", b""))
         await send({"type": "http.response.body", "body": b"", "more_body": False})

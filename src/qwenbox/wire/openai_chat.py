@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from qwenbox.chat.template import OPTIONS as TEMPLATE_OPTIONS
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, RequestParams
 from qwenbox.wire.errors import validate
@@ -161,6 +162,9 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs: needs `logprobs: true`.", param="top_logprobs")
     options = dict(request.chat_template_kwargs or {})
+    if unknown := sorted(set(options) - set(TEMPLATE_OPTIONS)):
+        param = f"chat_template_kwargs.{unknown[0][:64]}"
+        raise RequestError(f"{param}: there is only {', '.join(TEMPLATE_OPTIONS)}.", param=param)
     for name in ("enable_thinking", "add_generation_prompt", "continue_final_message"):
         if (value := getattr(request, name)) is not None:
             if options.get(name, value) != value:
