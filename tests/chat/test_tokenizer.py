@@ -208,10 +208,42 @@ VECTORS = {
 def mixed_lines(count: int) -> list[str]:
     """Seeded lines that mix Chinese, English, code, Thai, Arabic and emoji, control tokens, odd spaces and unnormalised letters."""
     rng = random.Random(20261121)
-    words = "the quick brown fox don't I'll WE'VE jumps over 12 lazy dogs 3.14159 naïve café résumé U.S.A. e-mail".split()
-    code = ["def f(x):\n\treturn x**2", "for (int i=0;i<n;++i) {", "}\r\n", "x != y && z", "<div class='a'>", "SELECT * FROM t;", "#include <vector>", "0xFFu"]
+    words = ["the", "quick", "brown", "don't", "I'll", "WE'VE", "jumps", "12", "lazy", "3.14159", "naïve", "café", "résumé", "U.S.A.", "e-mail"]
+    code = [
+        "def f(x):\n\treturn x**2",
+        "for (int i=0;i<n;++i) {",
+        "}\r\n",
+        "x != y && z",
+        "<div class='a'>",
+        "SELECT * FROM t;",
+        "#include <vector>",
+        "0xFFu",
+    ]
     ranges = {"zh": (0x4E00, 0x9FA5), "thai": (0x0E01, 0x0E3A), "arabic": (0x0621, 0x064A), "emoji": (0x1F600, 0x1F64F), "hangul": (0xAC00, 0xD7A3)}
-    odd = [" ", "  ", "\t", "\u3000", "\u00a0", "\n", "\n\n", "\r\n", "e\u0301", "A\u030a", "👩‍👩‍👧", "🇨🇳", "ﬁ", "½", "①", "。", "，", "—", "'S", "\u200d", "\x00", "\x7f"]
+    odd = [
+        " ",
+        "  ",
+        "\t",
+        "\u3000",
+        "\u00a0",
+        "\n",
+        "\n\n",
+        "\r\n",
+        "e\u0301",
+        "A\u030a",
+        "👩‍👩‍👧",
+        "🇨🇳",
+        "ﬁ",
+        "½",
+        "①",
+        "。",
+        "，",
+        "—",
+        "'S",
+        "\u200d",
+        "\x00",
+        "\x7f",
+    ]
     control = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|im_", "|>", "<|file_sep|>"]
 
     def piece() -> str:

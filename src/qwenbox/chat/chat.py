@@ -56,7 +56,7 @@ class ChatFormat:
     defaults: SamplingParams
     eos_ids: tuple[int, ...]
 
-    def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, **options: Any) -> list[int]:
+    def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, /, **options: Any) -> list[int]:
         """Prompt ids of a conversation: see `encode_chat`."""
         return encode_chat(self.tokenizer, self.template, messages, tools, **options)
 
@@ -108,7 +108,7 @@ def _format(family: str, tokenizer: Tokenizer, shipped: Any, given: Mapping[str,
     with contextlib.suppress(RequestError):  # it has to compile; which conversations it wants is its own business
         template.render([Message("user", "Hi")])
     defaults = FAMILY_DEFAULTS[family] if not given else _sampling(given)
-    own = [eos] if isinstance(eos, int) else list(eos or ())
+    own = eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos]
     if any(type(id) is not int or not 0 <= id < tokenizer.vocab_limit for id in own):
         raise ModelFormatError(f"eos_token_id {eos!r}: not ids of this tokenizer")
     return ChatFormat(family, tokenizer, template, defaults, tuple(dict.fromkeys((*own, *tokenizer.eos_ids))))

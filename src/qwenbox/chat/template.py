@@ -68,6 +68,7 @@ class ChatTemplate:
         self,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        /,
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -78,6 +79,7 @@ class ChatTemplate:
         RequestError for unknown options and for messages that the template refuses; ModelFormatError where the template breaks its bounds.
         """
         turns = [_turn(message) for message in messages]
+        _all_text((turns, list(tools or ())))
         return self._render(turns, list(tools or ()), add_generation_prompt, continue_final_message, options)
 
     def close(self) -> None:
@@ -91,12 +93,12 @@ class ChatTemplate:
     def _render(
         self, turns: list[dict[str, Any]], tools: list[Any], add_generation_prompt: bool, continue_final_message: bool, options: Mapping[str, Any]
     ) -> str:
-        _check_options(options)
+        _check_options(options, add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message)
         end = ""
         if continue_final_message:
             if not turns or turns[-1]["role"] != "assistant":
                 raise RequestError("continue_final_message: the last message must be the assistant's", param="messages")
-            end = _unused_marks(_strings((turns, tools)), 1)
+            end = _unused_marks(_all_text((turns, tools)), 1)
             turns[-1]["content"] += end
         context: dict[str, Any] = {"messages": turns, "add_generation_prompt": add_generation_prompt and not continue_final_message, **options}
         if tools:
@@ -107,8 +109,6 @@ class ChatTemplate:
             raise ModelFormatError(f"the model's chat template does not compile: {error}") from error
         except sandbox.TemplateError as error:
             raise RequestError(f"the model's chat template cannot render these messages: {error}", param="messages") from error
-        except (RecursionError, UnicodeEncodeError) as error:
-            raise RequestError(f"the messages or tools are no plain JSON: {error}", param="messages") from error
         if not continue_final_message:
             return text
         if end not in text:
@@ -130,6 +130,7 @@ def encode_chat(
     template: ChatTemplate,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None = None,
+    /,
     *,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
@@ -145,7 +146,7 @@ def encode_chat(
     for turn in turns:
         if "tool_calls" in turn:
             turn["tool_calls"] = [_with_parsed_arguments(call) for call in turn["tool_calls"]]
-    shield = _Shield(tokenizer, _strings((turns, list(tools or ()))))
+    shield = _Shield(tokenizer, _all_text((turns, list(tools or ()))))
     turns = [_shielded(turn, shield) for turn in turns]
     safe_tools = [_map_strings(shield.cover, tool) for tool in tools or ()]
     text = template._render(turns, safe_tools, add_generation_prompt, continue_final_message, options)
@@ -193,7 +194,10 @@ def _with_parsed_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def _check_options(options: Mapping[str, Any], **switches: bool) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise RequestError(f"{name} must be true or false", param=name)
     for name, value in options.items():
         if name not in OPTIONS:
             raise RequestError(f"template option {name!r} is not supported: there is {', '.join(OPTIONS)}", param=f"chat_template_kwargs.{name}")
@@ -214,8 +218,8 @@ def _map_strings(change: Callable[[str], str], value: Any, depth: int = 0) -> An
     return value
 
 
-def _strings(value: Any) -> str:
-    """All text inside a JSON value, in one string."""
+def _all_text(value: Any) -> str:
+    """All text inside a JSON value, in one string. RequestError where UTF-8 cannot hold it."""
     found: list[str] = []
 
     def keep(text: str) -> str:
@@ -223,7 +227,12 @@ def _strings(value: Any) -> str:
         return text
 
     _map_strings(keep, value)
-    return "".join(found)
+    text = "".join(found)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RequestError("the messages or tools hold a lone surrogate, which no UTF-8 text can", param="messages") from None
+    return text
 
 
 # --- control tokens nobody can forge -------------------------------------------------------------------------------

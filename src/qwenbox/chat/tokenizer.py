@@ -175,7 +175,8 @@ class Tokenizer:
         if not text:
             return []
         try:
-            ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+            # The fast kind keeps no offsets: half the time for long texts.
+            ids: list[int] = self._bpe.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except TypeError:  # what the library says of them
             raise RequestError("the text holds a lone surrogate, which no UTF-8 text can") from None
         return ids
