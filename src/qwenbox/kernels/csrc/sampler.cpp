@@ -223,13 +223,13 @@ int choose(const float* x, int n, float m, const qw_sample_row& row, const Kerne
     return scratch.values.data();
   };
   const int k = row.top_k > 0 ? std::min(row.top_k, n) : n;
-  if (k <= kHeap && k < n) {
+  if (row.top_k > 0 && k <= kHeap) {
     top_by_heap(x, n, t, k, scratch);
     weigh(divided(x, scratch.ids.data(), k), k);
     return draw(scratch.weights.data(), scratch.ids.data(), k, row);
   }
   weigh(divided(x, nullptr, n), n);
-  if (k == n && row.top_p >= 1.0 && row.min_p <= 0.0) return draw(scratch.weights.data(), nullptr, n, row);
+  if (row.top_k <= 0 && row.top_p >= 1.0 && row.min_p <= 0.0) return draw(scratch.weights.data(), nullptr, n, row);
   top_by_sort(x, scratch.weights.data(), n, t, k == n && row.top_p >= 1.0 ? row.min_p : 0.0, scratch);
   const int count = std::min(k, int(scratch.ids.size()));
   weigh(divided(x, scratch.ids.data(), count), count);

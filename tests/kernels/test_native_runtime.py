@@ -1,0 +1,350 @@
+"""The runtime as a guest in a process: bounds, interruptions, threads, forks and signals."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from qwenbox.errors import EngineError, UsageError
+from qwenbox.kernels import native
+from qwenbox.kernels.program import CancelFlag, Interrupted, Ops
+from qwenbox.types import Batch, Span
+from tests.kernels.networks import Steps, Tiny, assert_equal, compiled, matrix, rows_batch, tensor
+
+PAGES = np.array([0, 1], np.int32)
+GOOD = Batch(np.arange(40, dtype=np.int32), [Span(0, 40, 0, PAGES)], np.array([39], np.int32))
+
+
+def with_path() -> dict[str, str]:
+    """The environment of a process that finds what this one imports."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def in_a_new_process(code: str, *, timeout: float = 120, ended: Sequence[int] = (0,)) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout, check=False, env=with_path()
+    )
+    assert result.returncode in ended, result.stderr
+    return result.stdout
+
+
+def test_an_unknown_instruction_set_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(UsageError, match=native.isa_best()):
+        native.Native(isa="sse9")
+
+
+def test_threads_must_be_positive() -> None:
+    with pytest.raises(UsageError, match="threads"):
+        native.Native(threads=0)
+
+
+def test_a_missing_library_names_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_LIBRARY", "libqwenbox_missing.so")
+    with pytest.raises(UsageError, match="make native"):
+        native.library.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": np.array([0] * 39 + [90], np.int32)}, "token id 90 in row 39"),
+        ({"ids": np.array([0] * 39 + [-1], np.int32)}, "token id -1"),
+        ({"logits_rows": np.array([40], np.int32)}, "row 40"),
+        ({"logits_rows": np.array([-1], np.int32)}, "row -1"),
+        ({"logits_rows": np.zeros(65, np.int32)}, "65 logit rows"),
+        ({"ids": np.zeros(65, np.int32)}, "65 tokens"),
+        ({"ids": np.zeros(0, np.int32), "spans": []}, "0 tokens"),
+        ({"spans": []}, "spans hold 0 rows"),
+        ({"spans": [Span(0, 39, 0, PAGES)]}, "spans hold 39 rows"),
+        ({"spans": [Span(0, 41, 0, PAGES)]}, "spans hold 41 rows"),
+        ({"spans": [Span(1, 39, 0, PAGES)]}, "starts at row 1"),
+        ({"spans": [Span(0, 20, 0, PAGES), Span(10, 20, 0, PAGES)]}, "starts at row 10"),
+        ({"spans": [Span(0, 40, 0, PAGES[:1])]}, "1 pages for 40 positions"),
+        ({"spans": [Span(0, 40, 25, PAGES)]}, "2 pages for 65 positions"),
+        ({"spans": [Span(0, 40, 0, np.array([0, 64], np.int32))]}, "page 64 of 64"),
+        ({"spans": [Span(0, 40, 0, np.array([-1, 0], np.int32))]}, "page -1"),
+        ({"spans": [Span(0, 40, -1, PAGES)]}, "position"),
+        ({"spans": [Span(0, 40, 2020, np.zeros(70, np.int32))]}, "position 2060, but there are 2048"),
+        ({"spans": [Span(0, 40, 2**31 - 10, PAGES)]}, "position 2147483678"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_and_the_program_goes_on(change: dict[str, object], message: str) -> None:
+    program = compiled(Tiny())
+    want = program.run(GOOD)
+    with pytest.raises(EngineError, match=message):
+        program.run(replace(GOOD, **change))  # type: ignore[arg-type]
+    assert_equal(program.run(GOOD), want)
+
+
+def test_a_batch_without_wanted_rows_only_fills_the_pages() -> None:
+    program = compiled(Tiny())
+    want = program.run(GOOD)
+    fresh = compiled(Tiny())
+    assert fresh.run(replace(GOOD, ids=GOOD.ids[:39], spans=[Span(0, 39, 0, PAGES)], logits_rows=np.zeros(0, np.int32))).shape == (0, 90)
+    assert_equal(fresh.run(Batch(GOOD.ids[39:], [Span(0, 1, 39, PAGES)], np.array([0], np.int32))), want)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda ops, x: ops.linear(x, ops.weight(matrix(np.random.default_rng(0), "f32", 8, 31))), "linear: the widths"),
+        (lambda ops, x: ops.linear(x, ops.weight(matrix(np.random.default_rng(0), "f32", 8, 32)), ops.vector(tensor(np.ones(7)))), "bias"),
+        (lambda ops, x: ops.rms_norm(x, ops.vector(tensor(np.ones(5))), 1e-6), "rms_norm"),
+        (lambda ops, x: ops.rope(x, ops.rope_table(np.ones((4, 3)), np.ones((4, 3))), 8), "rope"),
+        (lambda ops, x: ops.attention(x, x, x, layer=0, heads=4, kv_heads=4, head_dim=8), "attention"),
+        (lambda ops, x: ops.attention(x, x, x, layer=0, heads=2, kv_heads=1, head_dim=16), "attention"),
+        (lambda ops, x: ops.add(x, ops.linear(x, ops.weight(matrix(np.random.default_rng(0), "f32", 8, 32)))), "widths differ"),
+    ],
+)
+def test_operations_that_do_not_fit_together_are_refused(body: object, message: str) -> None:
+    table = tensor(np.ones((4, 32)))
+    with pytest.raises(EngineError, match=message):
+        compiled(Steps(table, body))  # type: ignore[arg-type]
+
+
+def test_a_closed_program_or_runtime_says_so() -> None:
+    program = compiled(Tiny())
+    program.close()
+    program.close()
+    with pytest.raises(EngineError, match="closed"):
+        program.run(GOOD)
+    runtime = native.Native(threads=1)
+    runtime.close()
+    with pytest.raises(EngineError, match="closed"):
+        runtime.vector(tensor(np.ones(3)))
+
+
+def test_a_tensor_is_packed_once() -> None:
+    runtime = native.Native(threads=1)
+    weight = matrix(np.random.default_rng(0), "q8_0", 640, 640)
+    first = runtime.weight(weight)
+    size = runtime.weights_bytes
+    assert runtime.weight(weight) == first
+    assert runtime.weights_bytes == size
+    other = runtime.weight(replace(weight, data=weight.data.copy()))
+    assert other != first
+    assert runtime.weights_bytes == 2 * size
+
+
+def test_pages_are_counted() -> None:
+    assert compiled(Tiny(), pages=10).kv_bytes == 2 * 2 * 10 * 32 * 64 * 2 * 2  # layers, K and V, pages, tokens, head_dim, kv heads, bytes
+
+
+def test_memory_that_there_is_not_is_an_error_with_numbers() -> None:
+    with pytest.raises(EngineError, match=r"no memory for the KV cache: \d+\.\d\d GiB"):
+        in_limited_memory(lambda: compiled(Tiny(), pages=4_000_000))
+
+
+def in_limited_memory(f):  # type: ignore[no-untyped-def]
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, before[1]))
+    try:
+        return f()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+# --- interruption ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_step_stops_at_once_and_can_go_on_from_there() -> None:
+    program = compiled(Tiny(kinds=("q8_0",), experts=3, shared=True))
+    want = program.run(GOOD)
+    cancel = CancelFlag()
+    cancel.set()
+    with pytest.raises(Interrupted) as stop:
+        program.run(GOOD, cancel)
+    assert stop.value.next_op == 0
+    cancel.clear()
+    assert_equal(program.run(GOOD, cancel), want)
+
+
+def test_a_step_can_stop_before_any_operation_and_go_on() -> None:
+    network = Tiny(kinds=("q4_k", "q8_0"), experts=3)
+    want = compiled(network).run(GOOD)
+    for bound in (1e-5, 1e-4, 3e-4, 1e-3):
+        program = compiled(network)
+        logits, firsts = None, [0]
+        while logits is None:
+            try:
+                logits = program.run(GOOD, deadline=time.monotonic() + bound, first_op=firsts[-1])
+            except Interrupted as stop:
+                bound *= 1 + (stop.next_op == firsts[-1])
+                firsts.append(stop.next_op)
+        assert_equal(logits, want)
+        assert firsts == sorted(firsts)
+        assert firsts[-1] < program.steps
+
+
+def test_a_cancel_from_another_thread_stops_a_running_step() -> None:
+    code = """
+        import threading, time, numpy as np
+        from qwenbox.kernels.program import CancelFlag, Interrupted
+        from tests.kernels.networks import Tiny, compiled, rows_batch
+        program = compiled(Tiny(kinds=("q8_0",), hidden=1024, heads=16, head_dim=64, inner=2048, vocab=256), tokens=256, isa="generic")
+        cancel = CancelFlag()
+        started = time.monotonic()
+        program.run(rows_batch(256))
+        whole = time.monotonic() - started
+        timer = threading.Timer(whole / 10, cancel.set)
+        timer.start()
+        started = time.monotonic()
+        try:
+            program.run(rows_batch(256), cancel)
+            print("not interrupted")
+        except Interrupted as stop:
+            print("interrupted", 0 < stop.next_op < program.steps, time.monotonic() - started < whole)
+    """
+    assert in_a_new_process(code).split() == ["interrupted", "True", "True"]
+
+
+def test_a_deadline_in_the_past_stops_before_the_first_operation() -> None:
+    with pytest.raises(Interrupted):
+        compiled(Tiny()).run(GOOD, deadline=time.monotonic() - 1)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def small_steps(threads: int) -> tuple[native.NativeProgram, Batch]:
+    """A program whose work is little more than meetings of the threads."""
+    rng = np.random.default_rng(0)
+    weights = [matrix(rng, "f32", 256, 256) for _ in range(8)]
+
+    def body(ops: Ops, x: object) -> object:
+        for weight in weights:
+            x = ops.linear(x, ops.weight(weight))
+        return x
+
+    return compiled(Steps(tensor(rng.standard_normal((16, 256))), body), threads=threads), rows_batch(16)
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+def test_many_thousand_meetings_of_the_threads_lose_nothing(threads: int) -> None:
+    program, batch = small_steps(threads)
+    want = program.run(batch)
+    for _ in range(1000):
+        assert np.array_equal(program.run(batch), want)
+
+
+def test_helpers_that_fell_asleep_between_steps_come_back() -> None:
+    program, batch = small_steps(2)
+    want = program.run(batch)
+    for index in range(100):
+        time.sleep(0.0005 * (index % 3))
+        assert np.array_equal(program.run(batch), want)
+
+
+def test_runtimes_come_and_go_without_leaving_threads() -> None:
+    before = len(os.listdir("/proc/self/task"))
+    for _ in range(50):
+        runtime = native.Native(threads=4)
+        assert len(os.listdir("/proc/self/task")) == before + 3
+        runtime.close()
+    assert len(os.listdir("/proc/self/task")) == before
+
+
+WORKER = """
+    import sys, numpy as np
+    from tests.kernels.test_native_runtime import small_steps
+    program, batch = small_steps(3)
+    want = program.run(batch)
+    print("running", flush=True)
+    for index in range(4000):
+        assert np.array_equal(program.run(batch), want)
+    print("done", flush=True)
+"""
+
+
+def test_a_process_that_is_stopped_and_continued_again_and_again_finishes() -> None:
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(WORKER)], stdout=subprocess.PIPE, text=True, env=with_path()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        try:
+            for _ in range(40):
+                if process.poll() is not None:
+                    break
+                tasks = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+                # A stop reaches the whole process; aimed at a helper, it is the helper that takes it.
+                subprocess.run(["kill", "-STOP", str(tasks[-1])], check=True)
+                time.sleep(0.005)
+                os.kill(process.pid, signal.SIGCONT)
+                time.sleep(0.005)
+            assert process.stdout.readline() == "done\n"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def test_a_forked_child_gets_an_error_instead_of_waiting_for_threads_that_it_has_not() -> None:
+    code = """
+        import os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from qwenbox.errors import EngineError
+        from tests.kernels.test_native_runtime import small_steps
+        program, batch = small_steps(2)
+        want = program.run(batch)
+        child = os.fork()
+        if child == 0:
+            try:
+                program.run(batch)
+            except EngineError as error:
+                own, batch = small_steps(2)
+                same = (own.run(batch) == want).all()
+                program._runtime.close()
+                os._exit(42 if "fork" in str(error) and same else 1)
+            os._exit(2)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), (program.run(batch) == want).all())
+    """
+    assert in_a_new_process(code).split() == ["42", "True"]
+
+
+def test_the_callers_floating_point_mode_neither_matters_nor_changes() -> None:
+    code = """
+        import ctypes, ctypes.util, sys
+        import numpy as np
+        from tests.kernels.networks import Steps, compiled, rows_batch, tensor
+        library = ctypes.CDLL(ctypes.util.find_library("m"))
+        values = np.array([[1e-39] * 16, [3.0000001] * 16], np.float32)
+        program = compiled(Steps(tensor(values), lambda ops, x: ops.silu_mul(x, x)), threads=1)
+        want = program.run(rows_batch(2))
+        UPWARD = 0x800 if sys.platform == "linux" else 0
+        assert library.fesetround(UPWARD) == 0
+        got = program.run(rows_batch(2))
+        kept = library.fegetround() == UPWARD
+        library.fesetround(0)
+        print((got == want).all(), kept)
+    """
+    assert in_a_new_process(code).split() == ["True", "True"]
+
+
+def test_other_python_threads_run_while_a_step_runs() -> None:
+    code = """
+        import threading, time
+        from tests.kernels.networks import Tiny, compiled, rows_batch
+        program = compiled(Tiny(kinds=("q8_0",), hidden=1024, heads=16, head_dim=64, inner=2048, vocab=128), tokens=128, isa="generic", threads=1)
+        running, ticks = threading.Event(), 0
+        def step():
+            running.set()
+            program.run(rows_batch(128))
+            running.clear()
+        thread = threading.Thread(target=step)
+        thread.start()
+        running.wait(10)
+        while running.is_set():
+            ticks += 1
+            time.sleep(0.001)
+        thread.join()
+        print(ticks > 5)
+    """
+    assert in_a_new_process(code).split() == ["True"]
