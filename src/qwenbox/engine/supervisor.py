@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -69,11 +70,12 @@ class Suspects:
     def __init__(self) -> None:
         self._deaths: OrderedDict[bytes, int] = OrderedDict()
 
-    def blame(self, plan: GenerationPlan) -> None:
-        key = self._key(plan)
-        self._deaths[key] = self._deaths.pop(key, 0) + 1
-        if len(self._deaths) > MAX_SUSPECTS:
-            self._deaths.popitem(last=False)
+    def blame(self, plans: Iterable[GenerationPlan]) -> None:
+        """Notes one death. A prompt that ran several times at once (`n`, or many clients) has still seen only one."""
+        for key in {self._key(plan) for plan in plans}:
+            self._deaths[key] = self._deaths.pop(key, 0) + 1
+            if len(self._deaths) > MAX_SUSPECTS:
+                self._deaths.popitem(last=False)
 
     def clear(self, plan: GenerationPlan) -> None:
         if self._deaths:
@@ -346,7 +348,7 @@ class WorkerEngine:
             sent = [request for request in self._requests.values() if request.sent]
             for request in sent:
                 del self._requests[request.plan.request_id]
-                self._suspects.blame(request.plan)
+            self._suspects.blame(request.plan for request in sent)
             total = self.stats()
             past = replace(total, running=0, waiting=0, used_pages=0, num_pages=0, failed=total.failed + len(sent), restarts=total.restarts + 1)
             self._counts = (past, EngineStats(num_pages=total.num_pages))
