@@ -172,15 +172,12 @@ def literal_attention(q: FloatArray, k: FloatArray, v: FloatArray, position: int
             for begin in range(0, p + 1, 256):
                 tokens = range(begin, min(begin + 256, p + 1))
                 s = np.full(256, -np.inf, f)
-                for t in tokens:
-                    acc = f(0)
-                    for i in range(d):
-                        acc = fma(q[row, head, i], k[t, kv, i], acc)
-                    s[t - begin] = acc * scale
+                acc = np.zeros(len(tokens), f)
+                for i in range(d):
+                    acc = fma(q[row, head, i], k[tokens.start : tokens.stop, kv, i], acc)
+                s[: len(tokens)] = acc * scale
                 block_best = s.max()
-                e = np.zeros(256, f)
-                for t in tokens:
-                    e[t - begin] = reference.exp(s[t - begin : t - begin + 1] - block_best)[0]
+                e = np.where(s > -np.inf, reference.exp(s - block_best), f(0))
                 o_c = np.zeros(d, f)
                 for t in tokens:
                     o_c = fma(e[t - begin], v[t, kv], o_c)
@@ -193,7 +190,7 @@ def literal_attention(q: FloatArray, k: FloatArray, v: FloatArray, position: int
     return out
 
 
-@pytest.mark.parametrize(("position", "rows"), [(0, 3), (253, 6), (510, 3)])
+@pytest.mark.parametrize(("position", "rows"), [(0, 3), (254, 4), (510, 3)])
 def test_attention_is_the_literal_reading_of_the_contract(position: int, rows: int) -> None:
     generator = np.random.default_rng(6)
     q, k, v = (generator.normal(size=shape).astype(f) for shape in ((rows, 4, 16), (position + rows, 2, 16), (position + rows, 2, 16)))
@@ -297,7 +294,7 @@ def logits() -> FloatArray:
     return np.random.default_rng(13).normal(size=120).astype(f) * f(3)
 
 
-def chosen(logits: FloatArray, count: int = 400, **params: object) -> set[int]:
+def chosen(logits: FloatArray, count: int = 200, **params: object) -> set[int]:
     return {reference.sample_row(logits, row(position, **params)).id for position in range(count)}  # type: ignore[arg-type]
 
 
@@ -320,11 +317,11 @@ def test_top_k_top_p_and_min_p_keep_the_right_candidates(logits: FloatArray) -> 
 
 def test_draws_follow_the_probabilities(logits: FloatArray) -> None:
     small = logits[:6]
-    counts = np.bincount([reference.sample_row(small, row(position, limit=6)).id for position in range(4000)], minlength=6) / 4000
+    counts = np.bincount([reference.sample_row(small, row(position, limit=6)).id for position in range(2000)], minlength=6) / 2000
     p = np.exp(small.astype(np.float64))
     p /= p.sum()
     # Five standard deviations of a binomial share.
-    assert (np.abs(counts - p) <= 5 * np.sqrt(p * (1 - p) / 4000)).all()
+    assert (np.abs(counts - p) <= 5 * np.sqrt(p * (1 - p) / 2000)).all()
 
 
 def test_the_draw_depends_on_seed_choice_and_position_only() -> None:
