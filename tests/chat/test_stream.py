@@ -35,7 +35,7 @@ def singly(ids: Sequence[int]) -> list[list[int]]:
 # --- characters and graphemes --------------------------------------------------------------------------------------
 
 CLUSTERS = [
-    *("a", "é", "e\u0301", "o\u0302\u0301\u0323", "你", "\r\n", "\n", " ", "🙂"),
+    *("a", "é", "e\u0301", "o\u0302\u0301\u0323", "你", "\r\n", "\n", " ", " \u0301", "🙂"),
     *("👍🏽", "👩‍👩‍👧‍👦", "❤\ufe0f", "1\ufe0f\u20e3", "🇨🇳", "🇩🇪", "🏴\U000e0067\U000e0062\U000e0065\U000e007f", "🧑🏿‍🚀"),
     *("한", "한", "각", "ก\u0e33", "นิ", "नि", "क्षि", "กี่", "س\u064e", "ｶ\uff9e", "\u0600\u0661"),
 ]
@@ -119,7 +119,8 @@ def test_what_only_looked_like_a_stop_string_comes_out(small: Tokenizer) -> None
 @pytest.mark.parametrize(
     ("stop", "text", "shown", "found"),
     [
-        (["aab"], "aaaab!", "aa", "aab"),
+        (["aab"], "aaab!", "a", "aab"),
+        (["ababc"], "abababcd", "ab", "ababc"),
         (["abcd", "bc"], "xabcd", "xa", "bc"),
         (["b", "ab"], "xab", "x", "ab"),
         (["\n\n"], "one\n\ntwo", "one", "\n\n"),
@@ -190,6 +191,12 @@ def test_a_stop_string_inside_a_thought_does_not_count(small: Tokenizer) -> None
     events = run(EventStream(small, stop=["STOP", "\n\n"]), singly(ids))
     assert text_of(events, "reasoning") == "a STOP b"
     assert text_of(events) == "c "
+
+
+def test_a_stop_string_does_not_reach_across_a_thought(small: Tokenizer) -> None:
+    events = run(EventStream(small, stop=["ab"]), singly(small.encode("a<think>r</think>b")))
+    assert text_of(events) == "ab"
+    assert events[-1].stop_text is None
 
 
 def test_endless_blank_lines_in_a_thought_still_flow(small: Tokenizer) -> None:

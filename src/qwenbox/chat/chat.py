@@ -29,7 +29,7 @@ FAMILY_OF_ARCHITECTURE: Mapping[str, str] = {
 """`general.architecture` of GGUF and `model_type` of config.json -> family of `templates/`."""
 
 FAMILY_DEFAULTS: Mapping[str, SamplingParams] = {
-    # The published generation_config.json of Qwen2.5-Instruct have a repetition penalty of 1.05 to 1.1 by size: the milder one for all.
+    # The published numbers of Qwen2.5-Coder-32B-Instruct. Small sizes are said to have a repetition penalty of 1.1: the milder one for all.
     "qwen2.5": SamplingParams(temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05),
     "qwen3": SamplingParams(temperature=0.6, top_k=20, top_p=0.95),
     "qwen3-thinking-2507": SamplingParams(temperature=0.6, top_k=20, top_p=0.95),
