@@ -1,0 +1,99 @@
+"""Any order of adding, cancelling and stepping, in pools and batches of any size: books and answers stay right."""
+
+from __future__ import annotations
+
+import functools
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from qwenbox.engine.engine import Engine
+from qwenbox.errors import ContextLengthError
+from qwenbox.types import GenerationPlan
+from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
+
+PROMPTS = [plan("x", size).prompt_ids for size in (1, 2, 31, 32, 33, 64, 100, 300)]
+
+
+@functools.cache
+def alone(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, scored: bool) -> Answer:
+    engine = Engine(FakeModel(context_length=512))
+    engine.add(make(prompt, max_tokens, seed, stop, min_tokens, scored))
+    answer = Answer()
+    while engine.has_work:
+        for output in engine.step():
+            answer.feed(output)
+    return answer
+
+
+def make(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, scored: bool, name: str = "x") -> GenerationPlan:
+    options = {"prompt_logprobs": 1} if scored else {}
+    return plan(name, PROMPTS[prompt], max_tokens, seed=seed, stop_ids=(stop,), min_tokens=min_tokens, logprobs=1, **options)
+
+
+REQUEST = st.tuples(
+    st.integers(0, len(PROMPTS) - 1), st.integers(1, 120), st.integers(0, 3), st.integers(0, VOCAB - 4), st.integers(0, 40), st.booleans()
+)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    @initialize(pages=st.integers(4, 24), tokens=st.sampled_from([1, 7, 32, 256]), logits=st.sampled_from([1, 5, 64]), sequences=st.integers(1, 12))
+    def begin(self, pages: int, tokens: int, logits: int, sequences: int) -> None:
+        model = FakeModel(context_length=512, num_pages=pages, max_batch_tokens=tokens, max_logits=logits, max_sequences=sequences)
+        self.engine = Engine(model)
+        self.requests: dict[str, tuple[int, int, int, int, int, bool]] = {}
+        self.answers: dict[str, Answer] = {}
+        self.cancelled: set[str] = set()
+
+    @rule(request=REQUEST)
+    def add(self, request: tuple[int, int, int, int, int, bool]) -> None:
+        name = f"r{len(self.requests)}"
+        one = make(*request, name=name)
+        try:
+            self.engine.add(one)
+        except ContextLengthError:
+            assert len(one.prompt_ids) + one.max_tokens - 1 > self.engine.model.num_pages * 32
+            return
+        self.requests[name] = request
+        self.answers[name] = Answer()
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.requests)))
+        if self.answers[name].last is None:
+            self.cancelled.add(name)
+        self.engine.cancel(name)
+
+    @rule(steps=st.integers(1, 30))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            before = self.engine.stats().computed_tokens
+            busy = self.engine.stats().running + self.engine.stats().waiting
+            for output in self.engine.step():
+                self.answers[output.request_id].feed(output)
+            self.engine.check_integrity()
+            assert not busy or self.engine.stats().computed_tokens > before, "a step did nothing"
+
+    @invariant()
+    def books_are_right(self) -> None:
+        self.engine.check_integrity()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        while self.engine.has_work:
+            self.step(1)
+        assert self.engine.stats().used_pages == 0
+        for name, request in self.requests.items():
+            answer, expected = self.answers[name], alone(*request)
+            if name in self.cancelled:
+                assert answer.reason == "cancelled"
+                assert answer.ids == expected.ids[: len(answer.ids)]
+            else:
+                assert answer.same_as(expected)
+
+
+TestEngineMachine = EngineMachine.TestCase
+TestEngineMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
