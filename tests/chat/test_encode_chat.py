@@ -17,7 +17,7 @@ from qwenbox.chat.tokenizer import Tokenizer
 from qwenbox.errors import RequestError
 from qwenbox.types import Message
 from tests.chat.small import CONTROL_TOKENS, messages_of
-from tests.chat.test_template import FIXTURES, name_of
+from tests.chat.test_chat_template import FIXTURES, name_of
 
 TEMPLATES = {family: template_for(family, None) for family in FAMILIES}
 
