@@ -26,7 +26,12 @@ def serve(
     threads: Threads = None,
     isa: Isa = None,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests that run at the same time.")] = None,
+    max_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens in one step of the model.")] = None,
     max_queue: Annotated[int | None, typer.Option(min=0, help="Requests that wait; one more is refused with 429.")] = None,
+    request_timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a request may take.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where pulled models are kept.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Where the service keeps the key that it made.")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network to fetch a model.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Serve a model: a page for people, and OpenAI's API for programs, on http://127.0.0.1:8080."""
@@ -45,7 +50,12 @@ def serve(
         "threads": threads,
         "isa": isa,
         "max_sequences": max_sequences,
+        "max_batch_tokens": max_batch_tokens,
         "max_queue": max_queue,
+        "request_timeout": request_timeout,
+        "cache_dir": cache_dir,
+        "state_dir": state_dir,
+        "offline": offline,
         "log_level": log_level,
     }
     settings = load_settings(overrides)
@@ -61,7 +71,7 @@ def _announce(service: Service) -> None:
             "",
             f"This address can be reached from other machines, so a key was made ({key.created}):",
             f"  {key.text}",
-            "Sign in with a browser:",
+            "Sign in with a browser (from another machine, with this machine's address in place of 127.0.0.1):",
             f"  {service.sign_in_url}",
             "Or ask from a shell:",
             f"  curl {service.url}/v1/chat/completions -H 'Authorization: Bearer {key.text}' -H 'Content-Type: application/json' \\",
