@@ -80,41 +80,41 @@ class Choice:
 
     def feed(self, output: SequenceOutput) -> list[Event]:
         """Events of an output. The choice is `finished` with the last one; `stopped` before that where a stop string was found."""
-        if self.finished:
-            return []
-        if not self.stopped:
-            self._count(output)
+        if output.ids and not self._stream.stopped:
+            self._count(len(output.ids))
         events = self._stream.feed(output)
         if self._echo and output.finish_reason != "error":
             events = [self._llm.prompt_event(self.plan, output.prompt_logprobs), *events]
             self._echo = False
-        if events and events[-1].kind in ("finish", "error"):
-            self.finished = True
-            self._llm.count_end(events[-1], time.perf_counter() - self._began)
+        if output.finish_reason is not None:
+            self._end(events[-1])
         return events
 
     @property
     def stopped(self) -> bool:
         return self._stream.stopped
 
-    def fail(self, error: QwenboxError) -> list[Event]:
-        """The error event that ends this answer."""
-        self.finished = True
+    def fail(self, error: QwenboxError) -> Event:
+        """The error event that ends this answer before the engine does."""
         event = Event("error", error=error.to_wire())
-        self._llm.count_end(event, time.perf_counter() - self._began)
-        return [event]
+        self._end(event)
+        return event
 
-    def _count(self, output: SequenceOutput) -> None:
-        num_tokens = len(output.ids)
-        if not num_tokens:
-            return
+    def leave(self) -> None:
+        """Nobody reads this answer any more."""
+        self._end(Event("finish", finish_reason="cancelled"))
+
+    def _end(self, last: Event) -> None:
+        self.finished = True
+        self._llm.count_end(last, time.perf_counter() - self._began)
+
+    def _count(self, num_tokens: int) -> None:
         now = time.perf_counter()
+        num_gaps = num_tokens
         if self._num_tokens == 0:
             self._llm.count_first(now - self._began, len(self.plan.prompt_ids) if self._counts_prompt else 0)
-            num_tokens_after_first = num_tokens - 1
-        else:
-            num_tokens_after_first = num_tokens
-        self._llm.count_tokens(num_tokens, num_tokens_after_first, now - self._last)
+            num_gaps -= 1
+        self._llm.count_tokens(num_tokens, num_gaps, now - self._last)
         self._num_tokens += num_tokens
         self._last = now
 
@@ -124,6 +124,7 @@ class Generation:
 
     def __init__(self, choices: Sequence[Choice], engine: EngineClient, wake: Callable[[], None], timeout: float | None) -> None:
         self._choices = {choice.plan.request_id: choice for choice in choices}
+        self._num_open = len(choices)
         self._engine = engine
         self._wake = wake
         self._outputs: deque[SequenceOutput] = deque()
@@ -133,7 +134,7 @@ class Generation:
 
     @property
     def finished(self) -> bool:
-        return all(choice.finished for choice in self._choices.values())
+        return self._num_open == 0
 
     def submit(self) -> None:
         for choice in self._choices.values():
@@ -155,29 +156,35 @@ class Generation:
         while self._outputs:
             output = self._outputs.popleft()
             choice = self._choices[output.request_id]
+            if choice.finished:
+                continue
             stopped = choice.stopped
-            events += [(choice.index, event) for event in choice.feed(output)]
-            if choice.stopped and not stopped and not choice.finished:
+            for event in choice.feed(output):
+                events.append((choice.index, event))
+            if choice.finished:
+                self._num_open -= 1
+            elif choice.stopped and not stopped:
                 self._engine.cancel(output.request_id)  # the engine knows no stop strings; its last output follows
         if self._failure is None and time.monotonic() > self._deadline:
             self._failure = EngineError("The request took longer than this service allows.", code="request_timeout", status=504)
+            self._cancel()
         if self._failure is not None:
-            for choice in self._choices.values():
-                if not choice.finished:
-                    self._engine.cancel(choice.plan.request_id)
-                    events += [(choice.index, event) for event in choice.fail(self._failure)]
+            events += [(choice.index, choice.fail(self._failure)) for choice in self._end()]
         return events
 
     def close(self) -> None:
         """Ends what still runs; for a reader that goes away."""
-        if self._failure is None and not self.finished:
+        if not self.finished:
             self._failure = EngineError("The reader went away.", code="cancelled")
             self._cancel()
             self._outputs.clear()
-            for choice in self._choices.values():
-                if not choice.finished:
-                    choice.finished = True
-                    choice._llm.count_end(Event("finish", finish_reason="cancelled"), None)
+            for choice in self._end():
+                choice.leave()
+
+    def _end(self) -> list[Choice]:
+        """The choices that have not finished; from now on they have."""
+        self._num_open = 0
+        return [choice for choice in self._choices.values() if not choice.finished]
 
     def _cancel(self) -> None:
         for choice in self._choices.values():
@@ -430,16 +437,16 @@ class LocalLLM:
         self._first_token.observe(seconds)
         self._prompt_tokens.inc(num_prompt_tokens)
 
-    def count_tokens(self, num_tokens: int, num_after_first: int, seconds: float) -> None:
+    def count_tokens(self, num_tokens: int, num_gaps: int, seconds: float) -> None:
+        """`seconds` since the last count, shared by the gaps between tokens."""
         self._generation_tokens.inc(num_tokens)
-        for _ in range(num_after_first):
-            self._next_token.observe(seconds / num_after_first)
+        for _ in range(num_gaps):
+            self._next_token.observe(seconds / num_gaps)
 
-    def count_end(self, event: Event, seconds: float | None) -> None:
+    def count_end(self, event: Event, seconds: float) -> None:
         reason = event.finish_reason if event.kind == "finish" else "error"
         self.metrics["request_success"].labels(self.name, reason).inc()
-        if seconds is not None:
-            self._request_seconds.observe(seconds)
+        self._request_seconds.observe(seconds)
         if event.timings and "queue" in event.timings:
             self._queue_seconds.observe(event.timings["queue"])
 

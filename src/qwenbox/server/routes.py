@@ -94,7 +94,7 @@ class Routes:
         events: list[tuple[int, Event]] = []
         async with until_disconnect(request.receive):
             await self._llm.await_ready(READY_SECONDS)
-            async with aclosing(self._batches(call, encode, chat=chat)) as batches:
+            async with aclosing(await self._begin(call, encode, chat=chat)) as batches:
                 async for batch in batches:
                     events += batch
                     _raise_error(batch)
@@ -120,7 +120,7 @@ class Routes:
                 raise self._llm.loading_error()
             yield b""
         started = False
-        async with aclosing(self._batches(call, encode, chat=chat)) as batches:
+        async with aclosing(await self._begin(call, encode, chat=chat)) as batches:
             async for batch in batches:
                 chunks = [sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"]
                 if chunks and not started:
@@ -133,13 +133,12 @@ class Routes:
                     yield b""
         yield b"".join([*map(sse.frame, writer.end()), sse.DONE])
 
-    async def _batches(self, call: Call, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[list[tuple[int, Event]]]:
+    async def _begin(self, call: Call, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[list[tuple[int, Event]]]:
+        """The request, running. Whoever gets the batches closes them."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
         prompts = await asyncio.to_thread(encode)
         reader = self._llm.reader(sse.KEEP_ALIVE_SECONDS)
-        async with aclosing(reader.batches(self._llm.start(prompts, call.params, reader.wake, chat=chat))) as batches:
-            async for batch in batches:
-                yield batch
+        return reader.batches(self._llm.start(prompts, call.params, reader.wake, chat=chat))
 
     async def _ready_soon(self, seconds: float) -> bool:
         """Whether the model is ready within `seconds`. Raises the error of a model that never will be."""

@@ -55,9 +55,13 @@ def validate(schema: type[Schema], value: Mapping[str, Any]) -> Schema:
     try:
         return schema.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = field_path(value, first["loc"])
-        raise RequestError(f"{param}: {first['msg'].removeprefix('Value error, ')}." if param else first["msg"], param=param or None) from None
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)[:64]
+        paths = [field_path(value, one["loc"]) for one in wrong]
+        # Each member of a union complains: the one that got furthest into the value is the one that was meant.
+        param, message = max(
+            ((path, one["msg"]) for path, one in zip(paths, wrong, strict=True) if path.startswith(paths[0])), key=lambda one: len(one[0])
+        )
+        raise RequestError(f"{param}: {message.removeprefix('Value error, ')}.", param=param) from None
 
 
 def field_path(value: Any, location: tuple[int | str, ...]) -> str:

@@ -1,0 +1,193 @@
+"""`LocalLLM` as scripts use it, over an engine without a model; `LLM` over the real 0.5B."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from qwenbox import LLM
+from qwenbox.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError, UsageError, WorkerDiedError
+from qwenbox.llm import LocalLLM, model_name
+from qwenbox.types import Message
+from tests.fakes import FakeEngine, Script, byte_chat
+
+TEXT = Script().text
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def llm(engine: FakeEngine) -> Iterator[LocalLLM]:
+    with LocalLLM(engine, byte_chat(), "tiny") as llm:
+        yield llm
+
+
+def test_a_chat_is_a_reply(llm):
+    reply = llm.chat("Hi")
+    assert (reply.text, reply.reasoning, reply.finish_reason) == (TEXT, "", "stop")
+    assert reply.usage.completion_tokens == len(TEXT.encode()) + 1
+
+
+def test_messages_are_ours_or_plain_mappings(llm, engine):
+    llm.chat([Message("user", "Hi")])
+    llm.chat([{"role": "user", "content": "Hi"}])
+    llm.chat("Hi")
+    assert len({plan.prompt_ids for plan in engine.plans}) == 1
+    with pytest.raises(UsageError, match="message"):
+        llm.chat([{"rolle": "user"}])
+
+
+def test_a_stream_ends_with_finish_and_says_what_the_chat_says(llm):
+    events = list(llm.stream("Hi"))
+    assert "".join(event.text for event in events) == TEXT
+    assert [event.kind for event in events].count("finish") == 1
+    assert events[-1].kind == "finish"
+
+
+def test_the_asynchronous_stream_is_the_same(llm):
+    async def read() -> list[str]:
+        return [event.text async for event in llm.astream("Hi")]
+
+    assert "".join(asyncio.run(read())) == TEXT
+
+
+def test_a_stream_that_is_dropped_ends_the_request(llm, engine):
+    engine.script = Script("abc" * 1000)
+    engine.step_seconds = 0.001
+    stream = llm.stream("Hi")
+    next(stream)
+    stream.close()
+    engine.wait_for(lambda engine: engine.num_running == 0, timeout=2)
+
+
+def test_an_asynchronous_stream_that_is_cancelled_ends_the_request(llm, engine):
+    engine.pause()
+
+    async def read() -> None:
+        async for _ in llm.astream("Hi"):
+            pass
+
+    async def cancel() -> None:
+        task = asyncio.create_task(read())
+        await asyncio.to_thread(engine.wait_for, lambda engine: engine.num_running == 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    engine.wait_for(lambda engine: engine.num_running == 0, timeout=2)
+
+
+def test_the_replies_of_a_batch_are_in_order_and_run_together(llm, engine):
+    engine.script = Script(reply=lambda plan: [*b"answer ", plan.prompt_ids[plan.prompt_ids.index(ord("#")) + 1], 258])
+    engine.pause()
+    threading.Timer(0, lambda: (engine.wait_for(lambda e: e.num_running == 5), engine.resume())).start()
+    replies = llm.batch([f"#{number}" for number in range(5)], max_tokens=20)
+    assert [reply.text for reply in replies] == [f"answer {number}" for number in range(5)]
+
+
+def test_a_completion_is_the_bare_text(llm, engine):
+    assert llm.complete("ab", max_tokens=5).text == "Hello"
+    assert llm.complete([97, 98], max_tokens=5).text == "Hello"
+    assert [plan.prompt_ids for plan in engine.plans] == [(97, 98)] * 2
+
+
+def test_a_stop_may_be_one_string(llm, engine):
+    engine.script = Script("one two three")
+    assert llm.chat("Hi", stop=" t").text == "one"
+
+
+def test_an_unknown_parameter_is_named(llm):
+    with pytest.raises(UsageError, match=r"temprature.*temperature"):
+        llm.chat("Hi", temprature=1)
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(llm):
+    with pytest.raises(ContextLengthError, match=r"5000 tokens.*4096"):
+        llm.complete("x" * 5000)
+
+
+def test_an_answer_gets_what_the_window_has_left(llm, engine):
+    llm.complete("x" * 4000, max_tokens=1000)
+    assert engine.plans[0].max_tokens == 96
+
+
+def test_the_pages_bound_the_window_too(llm, engine):
+    engine.num_pages = 2
+    assert llm.context_length == 64
+
+
+def test_errors_of_the_engine_are_raised_as_what_they_are(llm, engine):
+    with pytest.raises(RequestError) as caught:
+        llm.complete([10**6], max_tokens=1)
+    assert caught.value.param == "prompt"
+    engine.pause()
+    threading.Timer(0, lambda: (engine.wait_for(lambda e: e.num_running == 1), engine.fail(WorkerDiedError("it died")))).start()
+    with pytest.raises(WorkerDiedError, match="it died"):
+        llm.chat("Hi")
+
+
+def test_more_at_least_than_at_most_is_refused(llm):
+    with pytest.raises(RequestError, match="min_tokens is 9"):
+        llm.chat("Hi", min_tokens=9, max_tokens=5)
+
+
+def test_a_reader_that_falls_behind_gets_an_error_and_bounded_memory(llm, engine, monkeypatch):
+    monkeypatch.setattr("qwenbox.llm.MAX_UNREAD", 50)
+    engine.script = Script("x" * 3000)
+    stream = llm.stream("Hi")
+    assert next(stream).text
+    engine.wait_for(lambda engine: engine.num_running == 0)
+    events = list(stream)
+    assert events[-1].kind == "error"
+    assert "too slowly" in events[-1].error["message"]
+    assert len(events) <= 60
+
+
+def test_requests_without_a_seed_differ_and_choices_share_one(llm, engine):
+    llm.chat("Hi")
+    llm.chat("Hi")
+    assert engine.plans[0].sampling.seed != engine.plans[1].sampling.seed
+
+
+def test_waiting_for_a_model_ends(llm, engine):
+    engine.state_now = type(engine.state_now)("loading", 0.5)
+    with pytest.raises(OverloadedError, match="50%"):
+        llm.wait_ready(0.1)
+
+
+def test_a_model_is_known_by_the_last_part_of_its_path():
+    assert [model_name(name) for name in ("qwen2.5-coder-0.5b", "/a/b/Model-Q4.gguf", "dir/Qwen3-8B/")] == [
+        "qwen2.5-coder-0.5b",
+        "Model-Q4",
+        "Qwen3-8B",
+    ]
+
+
+def test_what_cannot_be_opened_is_an_error_that_says_the_way_out():
+    with pytest.raises(NotFoundError, match=r"qwen2\.5-coder"):
+        LLM("no-such-model")
+    with pytest.raises(UsageError, match=r"thread.*threads"):
+        LLM("no-such-model", thread=1)
+
+
+@pytest.mark.weights
+def test_a_notebook_has_chat_stream_batch_and_logits(real_model):
+    with LLM(str(real_model("qwen2.5-coder-0.5b")), num_pages=128) as llm:
+        reply = llm.chat("Say hello.", max_tokens=12, temperature=0)
+        assert "hello" in reply.text.lower()
+        assert "".join(event.text for event in llm.stream("Say hello.", max_tokens=12, temperature=0)) == reply.text
+        assert [one.text for one in llm.batch(["Say hello."] * 2, max_tokens=12, temperature=0)] == [reply.text] * 2
+        ids = llm.tokenizer.encode("The quick brown fox")
+        logits = llm.logits(ids)
+        assert logits.shape == (len(ids), 151936)
+        assert logits.dtype == np.float32
+        assert np.array_equal(logits, llm.logits("The quick brown fox"))
+        assert llm.complete(ids, max_tokens=1, temperature=0, repetition_penalty=1.0).text == llm.tokenizer.decode([int(logits[-1].argmax())])

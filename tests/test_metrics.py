@@ -1,0 +1,33 @@
+"""The table of metrics, and what `/metrics` shows of it."""
+
+from __future__ import annotations
+
+import re
+
+from qwenbox.metrics import METRICS, PREFIX, Metrics
+
+
+def test_every_row_of_the_table_is_shown():
+    engine = {row.name: 1.0 for row in METRICS if row.source == "engine"}
+    metrics = Metrics(lambda: engine)
+    for row in METRICS:
+        if row.source == "front":
+            child = metrics[row.name].labels(*("x" for _ in row.labels)) if row.labels else metrics[row.name]
+            child.observe(1) if row.kind == "histogram" else child.inc()
+    shown = set(re.findall(r"^# TYPE (\S+) ", metrics.render().decode(), re.MULTILINE))
+    for row in METRICS:
+        assert PREFIX + row.name + ("_total" if row.kind == "counter" else "") in shown
+
+
+def test_values_of_the_engine_are_those_of_the_moment():
+    values = {"num_requests_running": 0.0}
+    metrics = Metrics(lambda: values)
+    values["num_requests_running"] = 3.0
+    assert metrics.registry.get_sample_value("qwenbox_num_requests_running") == 3.0
+    assert metrics.registry.get_sample_value("qwenbox_num_requests_waiting") is None
+
+
+def test_two_services_in_a_process_do_not_share_their_counts():
+    first, second = Metrics(), Metrics()
+    first["prompt_tokens"].labels("a").inc(5)
+    assert second.registry.get_sample_value("qwenbox_prompt_tokens_total", {"model_name": "a"}) is None
