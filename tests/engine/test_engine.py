@@ -202,6 +202,11 @@ def test_a_request_that_just_fits_the_pool_runs() -> None:
         (plan("x", (), 5), RequestError, "the prompt is empty"),
         (plan("x", (VOCAB,), 5), RequestError, "ids outside 0 to 93"),
         (plan("x", (-1,), 5), RequestError, "ids outside 0 to 93"),
+        (plan("x", (2**70, 1), 5), RequestError, "ids outside 0 to 93"),
+        (plan("x", (1.0, 2), 5), RequestError, "ids outside 0 to 93"),
+        (plan("x", (True,), 5), RequestError, "ids outside 0 to 93"),
+        (plan("x", (None, "a"), 5), RequestError, "ids outside 0 to 93"),
+        (plan("x", ((1, 2), (3,)), 5), RequestError, "ids outside 0 to 93"),
         (plan("x", 5, temperature=math.nan), RequestError, "temperature is nan"),
         (plan("x", 5, temperature=-0.1), RequestError, "temperature is -0.1"),
         (plan("x", 5, top_p=1.5), RequestError, "top_p is 1.5"),
@@ -308,7 +313,7 @@ def test_logits_of_given_ids_leave_the_requests_alone() -> None:
             answer.feed(output)
         engine.check_integrity()
     assert answer.same_as(alone(one))
-    assert np.array_equal(logits, Engine(FakeModel(max_batch_tokens=7)).logits(ids))
+    assert np.array_equal(logits, Engine(FakeModel(max_batch_tokens=7)).logits(np.array(ids)))
 
 
 def test_a_plan_crosses_a_border_unchanged() -> None:

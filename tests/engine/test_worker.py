@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenbox.engine import supervisor, worker
+from qwenbox.engine import frames, supervisor, worker
 from qwenbox.engine.client import EngineOptions, WorkerEngine
 from qwenbox.engine.engine import Engine
 from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, pack_output, unpack_output
@@ -321,6 +321,18 @@ def test_one_frame_carries_all_streams_of_a_step() -> None:
     go.set()
     sizes = [len(wire.receive("step")[0]) for _ in range(3)]
     assert max(sizes) == 5
+    wire.close()
+    assert isinstance(wire.join(), EOFError)
+
+
+def test_a_step_too_large_for_one_frame_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_FRAME", 2000)
+    wire = Wire(FakeModel())
+    for i in range(8):
+        wire.send(msgpack.packb(["submit", plan(f"r{i}", 3, 4, logprobs=50).to_wire()]))
+    received = [output for _ in range(8 * 4) for output in wire.receive("step")[0]]
+    assert len(received) == 8 * 4
+    assert sum(output[4] is not None for output in received) == 8
     wire.close()
     assert isinstance(wire.join(), EOFError)
 

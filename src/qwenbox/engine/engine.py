@@ -105,7 +105,7 @@ class Engine:
         check_plan(plan, self.model)
         if len(self._scheduler.waiting) >= self.max_waiting:
             wait = len(self._scheduler.waiting) * self._request_seconds / self._scheduler.max_running
-            raise OverloadedError(f"{self.max_waiting} requests are waiting already", retry_after=min(max(1, math.ceil(wait)), 600))
+            raise OverloadedError(f"{self.max_waiting} requests are waiting already", retry_after=min(max(1, math.ceil(wait)), 600), status=429)
         sequence = Sequence(plan, self._arrivals, self._clock())
         self._arrivals += 1
         self._sequences[plan.request_id] = sequence
@@ -137,6 +137,7 @@ class Engine:
 
     def logits(self, ids: AnySequence[int]) -> FloatArray:
         """Raw logits after each of `ids`, float32 [len(ids), vocab_size]. Runs between the steps of the requests, whose pages it leaves alone."""
+        ids = list(ids)
         num_tokens = len(ids)
         if not 0 < num_tokens <= self.model.context_length:
             raise ContextLengthError(f"{num_tokens} tokens do not fit the context of {self.model.context_length}")
@@ -324,5 +325,11 @@ def _check_number(name: str, value: object, low: float, high: float, *, whole: b
 
 
 def _check_ids(ids: AnySequence[int], name: str, vocab_limit: int) -> None:
-    if not all(type(id) is int for id in ids) or (ids and not (min(ids) >= 0 and max(ids) < vocab_limit)):
+    if not ids:
+        return
+    try:
+        array = np.asarray(ids)
+    except (ValueError, OverflowError):
+        array = np.empty(0)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= vocab_limit:
         raise RequestError(f"{name} holds ids outside 0 to {vocab_limit - 1}", param=name)

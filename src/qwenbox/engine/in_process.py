@@ -93,7 +93,7 @@ class InProcessEngine:
         if plan.request_id in self._receivers:
             return RequestError(f"request {plan.request_id!r} runs already")
         if len(self._receivers) >= self._options.max_waiting + self._options.max_sequences:
-            return OverloadedError(f"{len(self._receivers)} requests run or wait already", retry_after=5)
+            return OverloadedError(f"{len(self._receivers)} requests run or wait already", retry_after=5, status=429)
         return None
 
     def _command(self, command: Callable[[Engine], None]) -> None:

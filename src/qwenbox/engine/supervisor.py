@@ -165,7 +165,7 @@ class WorkerEngine:
             return EngineError("this prompt was running at two crashes of the worker and is not run again", code="poisoned_request")
         room = self._options.max_waiting + (self._options.max_sequences if self._state.name == "ready" else 0)
         if len(self._requests) >= room:
-            return OverloadedError(f"{len(self._requests)} requests run or wait already", retry_after=5)
+            return OverloadedError(f"{len(self._requests)} requests run or wait already", retry_after=5, status=429)
         return None
 
     def _ring(self) -> None:
@@ -246,11 +246,12 @@ class WorkerEngine:
             ready.register(channel, select.POLLIN | (select.POLLOUT if channel.pending else 0))
             ready.poll(max(0.0, deadline - time.monotonic()) * 1000 + 1)
             self._hear()
-            channel.flush()
             heard = False
+            # Before anything is written: what a worker said before it died still counts.
             for payload in channel.receive():
                 heard = True
                 deadline = self._obey(payload)
+            channel.flush()
             late = time.monotonic() - deadline
             if late > 1.0 and not heard:
                 # We were not there to listen: this machine or this process was stopped. The worker gets another chance.
@@ -323,6 +324,11 @@ class WorkerEngine:
                 request.sent = True
             try:
                 channel.send(["submit", request.plan.to_wire()])
+            except OSError:
+                with self._lock:
+                    request.sent = False
+                    self._unsent.appendleft(request)
+                raise
             except (FrameError, OverflowError, TypeError, ValueError) as error:
                 with self._lock:
                     del self._requests[request.plan.request_id]

@@ -127,7 +127,14 @@ class Worker:
         return outputs
 
     def _send_step(self, outputs: list[SequenceOutput]) -> None:
-        self._channel.send(["step", [pack_output(output) for output in outputs], astuple(self._engine.stats())])
+        packed = [pack_output(output) for output in outputs]
+        stats = astuple(self._engine.stats())
+        try:
+            self._channel.send(["step", packed, stats])
+        except FrameError:
+            # Log-probabilities of many long prompts at once: each alone fits, which `check_plan` sees to.
+            for one in packed:
+                self._channel.send(["step", [one], stats])
 
     def _wait_for_reader(self) -> None:
         if self._channel.pending:
