@@ -8,22 +8,24 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from qwenbox.engine.client import EngineOptions, WorkerEngine
-from qwenbox.errors import UsageError
+from qwenbox.errors import QwenboxError, UsageError
 from qwenbox.hub import resolve
 from qwenbox.llm import LocalLLM, model_name, open_chat
 from qwenbox.server.app import create_app
 from qwenbox.server.auth import ServiceKey, is_loopback, service_key
-from qwenbox.server.middleware import LogLines
+from qwenbox.server.middleware import LogLines, log
 from qwenbox.server.protocol import Protocol
 from qwenbox.settings import Settings
 
 MAX_CONNECTIONS = 1024
 KEEP_ALIVE_SECONDS = 75
+WATCH_SECONDS = 0.5
 DRAIN_SECONDS = 10
 """What running answers get to end when the service stops."""
 
@@ -122,7 +124,23 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
         service = Service(llm, settings)
         if started is not None:
             started(service)
-        return service.run()
+        threading.Thread(target=_watch, args=(llm, service), name="qwenbox-watch", daemon=True).start()
+        code = service.run()
+        if (error := engine.state().error) is not None:
+            raise error
+        return code
+
+
+def _watch(llm: LocalLLM, service: Service) -> None:
+    """Says when the model is there, and ends the service when it never will be again."""
+    began = time.monotonic()
+    with contextlib.suppress(QwenboxError):
+        llm.wait_ready()
+        log.info("ready", extra={"fields": {"model": llm.name, "seconds": round(time.monotonic() - began, 1)}})
+        while True:
+            time.sleep(WATCH_SECONDS)
+            llm.check_ready()
+    service.stop()
 
 
 def engine_options(settings: Settings, model: str, vocab_limit: int) -> EngineOptions:
