@@ -8,12 +8,12 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import qwenbox.kernels
 from qwenbox.errors import EngineError
+from qwenbox.kernels.native import library
 
 PREFETCHES = ("none", "t0", "nta")
 KINDS = ("int8", "bf16")
@@ -47,9 +47,6 @@ class Ceilings:
     bf16_registers: float
     bf16_l1: float
     bf16_method: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class CeilingMeter:
@@ -109,8 +106,8 @@ def rate(method: str, kind: str, feed: str, *, threads: int, seconds: float = 0.
 
 def read_bandwidths(patterns: Sequence[ReadPattern], *, threads: int, buffer_bytes: int) -> dict[ReadPattern, float]:
     """Bytes per second of reading `buffer_bytes` once, for each pattern. Raises EngineError where the buffer does not fit into memory."""
-    library = _library()
-    buffer = library.qb_ceiling_buffer(buffer_bytes)
+    native = _library()
+    buffer = native.qb_ceiling_buffer(buffer_bytes)
     if not buffer:
         raise EngineError(
             f"no memory for a buffer of {buffer_bytes:,} bytes to measure bandwidth with: close other programs or choose a smaller buffer"
@@ -118,17 +115,18 @@ def read_bandwidths(patterns: Sequence[ReadPattern], *, threads: int, buffer_byt
     try:
         return {
             pattern: float(
-                library.qb_ceiling_read(buffer, buffer_bytes, threads, PREFETCHES.index(pattern.prefetch), pattern.distance, pattern.streams)
+                native.qb_ceiling_read(buffer, buffer_bytes, threads, PREFETCHES.index(pattern.prefetch), pattern.distance, pattern.streams)
             )
             for pattern in patterns
         }
     finally:
-        library.qb_ceiling_buffer_free(buffer, buffer_bytes)
+        native.qb_ceiling_buffer_free(buffer, buffer_bytes)
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(_library_path()))
+    """The native library, with the signatures of csrc/ceiling.h."""
+    loaded = library()
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "qb_ceiling_buffer": (ctypes.c_void_p, [ctypes.c_uint64]),
         "qb_ceiling_buffer_free": (None, [ctypes.c_void_p, ctypes.c_uint64]),
@@ -137,15 +135,6 @@ def _library() -> ctypes.CDLL:
         "qb_ceiling_rate": (ctypes.c_double, [ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_double]),
     }
     for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype = result
-        function.argtypes = arguments
-    return library
-
-
-def _library_path() -> Path:
-    for folder in qwenbox.kernels.__path__:
-        path = Path(folder) / "libqwenbox_native.so"
-        if path.exists():
-            return path
-    raise EngineError("the native library is missing: run `make native`, or install the package with pip")
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
