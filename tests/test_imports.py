@@ -44,10 +44,9 @@ def imported_modules(tree: ast.AST, path: Path) -> Iterator[str]:
 
 def imported_parts(path: Path) -> Iterator[str]:
     for name in imported_modules(ast.parse(path.read_text(encoding="utf-8")), path):
-        if name == "qwenbox.__version__":
-            continue
-        if name.split(".")[0] == "qwenbox":
-            yield [*name.split("."), "__init__"][1]
+        # The package itself, for its place and version; what it offers (LLM) is for users.
+        if name not in ("qwenbox", "qwenbox.__version__") and name.split(".")[0] == "qwenbox":
+            yield name.split(".")[1]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
