@@ -10,7 +10,7 @@
 namespace qwenbox {
 namespace {
 
-constexpr int kChunkRows = 128;  // rows that share one spreading of the codes
+constexpr int kChunkRows = 64;  // rows that share one spreading of the codes
 constexpr int kAhead = 4096;     // bytes between a read of weights and its prefetch
 
 // What the rows of a chunk share: one group of one panel.
@@ -24,17 +24,18 @@ struct alignas(64) Prepared {
   int32_t sub_min[2][kPanel];
 };
 
-struct alignas(64) LinearScratch {
-  Prepared prepared;
-  float acc[kChunkRows][kPanel];
+// One row of a chunk: its part of the group, and its accumulators.
+struct alignas(64) Row {
+  float acc[kPanel];
+  int32_t start[16];    // -zero_point times 16 of the sums: those of 8, or those of 16, 32 and 128. Integer sums start from these.
+  const int8_t* codes;  // inputs 64..127 stand 1024 bytes further
+  const int16_t* sums;
+  float scale;
 };
 
-template <int MR>
-struct Rows {
-  const int8_t* codes[MR];  // of the group; inputs 64..127 stand 1024 bytes further
-  float scale[MR];
-  const int16_t* sums[MR];
-  float* acc[MR];  // 64 channels
+struct alignas(64) LinearScratch {
+  Prepared prepared;
+  Row rows[kChunkRows];
 };
 
 QWENBOX_INLINE Bytes load_ahead(const uint8_t* p) {
@@ -117,7 +118,7 @@ void prepare(const uint8_t* panel, int g, Prepared& p) {
 
 // sums[m][b] += quads [q, q + quads) of the codes times those of the rows; they lie in one half of the group.
 template <bool wide, int quads, int MR, int NB>
-QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Rows<MR>& rows, int q) {
+QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q) {
   const int offset = q / 16 * 1024 + q % 16 * 4;
 #pragma GCC unroll 16
   for (int i = 0; i < quads; ++i) {
@@ -126,7 +127,7 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
     for (int b = 0; b < NB; ++b) w[b] = load_bytes(codes + 256 * (q + i) + 64 * b);
 #pragma GCC unroll 4
     for (int m = 0; m < MR; ++m) {
-      Ints a = load_quad(rows.codes[m] + offset + 4 * i);
+      Ints a = load_quad(rows[m].codes + offset + 4 * i);
 #pragma GCC unroll 4
       for (int b = 0; b < NB; ++b) sums[m][b] = dot4<wide>(sums[m][b], w[b], a);
     }
@@ -142,41 +143,42 @@ QWENBOX_INLINE void each(F f) {
 }
 
 // acc = fma(value * scale, sa, acc) for 16 channels from c on.
-template <int MR>
-QWENBOX_INLINE void accumulate(const Rows<MR>& rows, int m, int c, Floats value, const float* scales) {
-  store(rows.acc[m] + c, fma(value * load(scales + c), splat(rows.scale[m]), load(rows.acc[m] + c)));
+QWENBOX_INLINE void accumulate(Row& row, int c, Floats value, const float* scales) {
+  store(row.acc + c, fma(value * load(scales + c), splat(row.scale), load(row.acc + c)));
 }
 
 QWENBOX_INLINE Ints load_sum_pair(const int16_t* p) { return load_quad((const int8_t*)p); }
 
 // Scales per 32 inputs.
 template <Kind kind, int MR, int NB>
-QWENBOX_INLINE void tile_blocks32(const Prepared& p, int blocks, const Rows<MR>& rows, const int32_t (*start)[16], int c) {
+QWENBOX_INLINE void tile_blocks32(const Prepared& p, int blocks, Row* rows, int c) {
   for (int j = 0; j < blocks; ++j) {
     Ints sums[MR][NB];
-    each<MR, NB>([&](int m, int b) { sums[m][b] = splat(start[m][8 + j]); });
+    each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::q4_1 ? 0 : rows[m].start[8 + j]); });
     add_dots<layout_of(kind).bits == 8, 8>(sums, p.codes + 4 * c, rows, 8 * j);
-    each<MR, NB>([&](int m, int b) { accumulate(rows, m, c + 16 * b, to_floats(sums[m][b]), p.scales[j]); });
+    each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(sums[m][b]), p.scales[j]); });
     if (kind == Kind::q4_1)
-      each<MR, NB>([&](int m, int b) { accumulate(rows, m, c + 16 * b, splat(float(rows.sums[m][24 + j])), p.mins[j]); });
+      each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, splat(float(rows[m].sums[24 + j])), p.mins[j]); });
+    // The accumulators belong in memory: there are no registers left for them.
+    __asm__ volatile("" ::: "memory");
   }
 }
 
 // One scale for the group.
 template <Kind kind, int MR, int NB>
-QWENBOX_INLINE void tile_group(const Prepared& p, const Rows<MR>& rows, const int32_t (*start)[16], int c) {
+QWENBOX_INLINE void tile_group(const Prepared& p, Row* rows, int c) {
   Ints sums[MR][NB];
-  each<MR, NB>([&](int m, int b) { sums[m][b] = splat(start[m][12]); });
+  each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::int4 ? 0 : rows[m].start[12]); });
   for (int t = 0; t < 2; ++t) add_dots<layout_of(kind).bits == 8, 16>(sums, p.codes + 4 * c, rows, 16 * t);
   if (kind == Kind::int4)
-    each<MR, NB>([&](int m, int b) { sums[m][b] = dot2(sums[m][b], load_ints(p.sub[0] + c + 16 * b), load_sum_pair(rows.sums[m] + 28)); });
-  each<MR, NB>([&](int m, int b) { accumulate(rows, m, c + 16 * b, to_floats(sums[m][b]), p.scales[0]); });
+    each<MR, NB>([&](int m, int b) { sums[m][b] = dot2(sums[m][b], load_ints(p.sub[0] + c + 16 * b), load_sum_pair(rows[m].sums + 28)); });
+  each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(sums[m][b]), p.scales[0]); });
 }
 
 // Integer sub-scales. With the zero point taken off, a part of a block sums to an int16, |sum| <= zero_point * 127 * inputs <= 32512, so
 // two blocks are scaled at a time by dot2. q4_k and q5_k have no zero point: what was taken off is put back by sub_zero.
 template <Kind kind, int MR, int NB>
-QWENBOX_INLINE void tile_k_quant(const Prepared& p, const Rows<MR>& rows, const int32_t (*start)[16], int c) {
+QWENBOX_INLINE void tile_k_quant(const Prepared& p, Row* rows, int c) {
   constexpr int pairs = kind == Kind::q6_k ? 4 : 2, parts = kind == Kind::q4_k ? 1 : 2, quads = 16 / (pairs * parts);
   constexpr int first = kind == Kind::q4_k ? 8 : 0;  // in start: sums of 32; of 16 or of 8
   Ints total[MR][NB];
@@ -186,7 +188,7 @@ QWENBOX_INLINE void tile_k_quant(const Prepared& p, const Rows<MR>& rows, const 
     for (int part = 0; part < parts; ++part) {
       const int even = 2 * i * parts + part, odd = even + parts;
       Ints lo[MR][NB], hi[MR][NB];
-      each<MR, NB>([&](int m, int b) { lo[m][b] = splat(start[m][first + even]), hi[m][b] = splat(start[m][first + odd]); });
+      each<MR, NB>([&](int m, int b) { lo[m][b] = splat(rows[m].start[first + even]), hi[m][b] = splat(rows[m].start[first + odd]); });
       add_dots<false, quads>(lo, p.codes + 4 * c, rows, quads * even);
       add_dots<false, quads>(hi, p.codes + 4 * c, rows, quads * odd);
       each<MR, NB>([&](int m, int b) { total[m][b] = dot2(total[m][b], pair(lo[m][b], hi[m][b]), load_ints(p.sub[i] + c + 16 * b)); });
@@ -194,51 +196,42 @@ QWENBOX_INLINE void tile_k_quant(const Prepared& p, const Rows<MR>& rows, const 
   if (has_sub_mins(kind))
     each<MR, NB>([&](int m, int b) {
       for (int i = 0; i < 2; ++i)
-        total[m][b] = dot2(total[m][b], load_ints(p.sub_zero[i] + c + 16 * b), load_sum_pair(rows.sums[m] + 24 + 2 * i));
+        total[m][b] = dot2(total[m][b], load_ints(p.sub_zero[i] + c + 16 * b), load_sum_pair(rows[m].sums + 24 + 2 * i));
     });
-  each<MR, NB>([&](int m, int b) { accumulate(rows, m, c + 16 * b, to_floats(total[m][b]), p.scales[0]); });
+  each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(total[m][b]), p.scales[0]); });
   if (has_sub_mins(kind))
     each<MR, NB>([&](int m, int b) {
       Ints mins = splat(0);
-      for (int i = 0; i < 2; ++i) mins = dot2(mins, load_ints(p.sub_min[i] + c + 16 * b), load_sum_pair(rows.sums[m] + 24 + 2 * i));
-      accumulate(rows, m, c + 16 * b, to_floats(mins), p.mins[0]);
+      for (int i = 0; i < 2; ++i) mins = dot2(mins, load_ints(p.sub_min[i] + c + 16 * b), load_sum_pair(rows[m].sums + 24 + 2 * i));
+      accumulate(rows[m], c + 16 * b, to_floats(mins), p.mins[0]);
     });
 }
 
-// MR rows over one group; `blocks`: how many 32-blocks of it the weight has.
+// MR rows over one group; `blocks`: how many 32-blocks of it the weight has. Not inlined, or the caller's values crowd the registers.
 template <Kind kind, int MR>
-void tile(const Prepared& p, int blocks, const Rows<MR>& rows) {
-  constexpr int zero_point = layout_of(kind).zero_point;
-  // -zero_point times 16 of the sums: those of 8, or of 16, 32 and 128. Integer sums start from these.
-  alignas(64) int32_t start[MR][16] = {};
-  if (zero_point != 0)
-    for (int m = 0; m < MR; ++m) {
-      Ints sums = load_i16(rows.sums[m] + (kind == Kind::q6_k ? 0 : 16));
-      store(start[m], dot2(splat(0), sums, splat(-zero_point & 0xFFFF)));
-    }
+__attribute__((noinline)) void tile(const Prepared& p, int blocks, Row* rows) {
   // K-quants keep three sets of sums at once.
   constexpr int NB = is_k_quant(kind) && kTileBlocks > 1 ? kTileBlocks / 2 : kTileBlocks;
   for (int c = 0; c < kPanel; c += 16 * NB) {
     if (is_k_quant(kind))
-      tile_k_quant<kind, MR, NB>(p, rows, start, c);
+      tile_k_quant<kind, MR, NB>(p, rows, c);
     else if (has_blocks32(kind))
-      tile_blocks32<kind, MR, NB>(p, blocks, rows, start, c);
+      tile_blocks32<kind, MR, NB>(p, blocks, rows, c);
     else
-      tile_group<kind, MR, NB>(p, rows, start, c);
+      tile_group<kind, MR, NB>(p, rows, c);
   }
 }
 
-template <Kind kind, int MR>
-void run_tile(const Prepared& p, int blocks, const Activations& a, int g, int row, float (*acc)[kPanel]) {
-  Rows<MR> rows;
-  for (int m = 0; m < MR; ++m) {
-    const size_t r = size_t(row + m), at = r * a.groups + g;
-    rows.codes[m] = a.codes + (r / 16 * a.groups + g) * 2048 + r % 16 * 64;
-    rows.scale[m] = a.scales[at];
-    rows.sums[m] = a.sums + at * kSums;
-    rows.acc[m] = acc[m];
-  }
-  tile<kind, MR>(p, blocks, rows);
+template <Kind kind>
+QWENBOX_INLINE void gather(const Activations& a, int g, size_t index, Row& row) {
+  constexpr int zero_point = layout_of(kind).zero_point;
+  row.codes = a.codes + (index / 16 * a.groups + g) * 2048 + index % 16 * 64;
+  row.sums = a.sums + (index * a.groups + g) * kSums;
+  row.scale = a.scales[index * a.groups + g];
+  prefetch(row.codes);
+  prefetch(row.codes + 1024);
+  Ints sums = load_i16(row.sums + (kind == Kind::q6_k ? 0 : 16));
+  if (zero_point != 0) store(row.start, dot2(splat(0), sums, splat(-zero_point & 0xFFFF)));
 }
 
 inline void write_row(const float* acc, const float* bias, int channels, float* out) {
@@ -258,16 +251,18 @@ void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end
     const int channel = panel * kPanel, channels = w.n - channel < kPanel ? w.n - channel : kPanel;
     for (int chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
       const int rows = row_end - chunk < kChunkRows ? row_end - chunk : kChunkRows;
-      for (int i = 0; i < rows * kPanel; i += 16) store(scratch.acc[0] + i, splat(0.0f));
+      for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < kPanel; c += 16) store(scratch.rows[r].acc + c, splat(0.0f));
       for (int g = 0; g < w.groups; ++g) {
         prepare<kind>(base, g, scratch.prepared);
+        for (int r = 0; r < rows; ++r) gather<kind>(a, g, size_t(chunk + r), scratch.rows[r]);
         const int left = (w.k - g * kGroup + 31) / 32, blocks = left < 4 ? left : 4;
         int r = 0;
-        for (; r + kTileRows <= rows; r += kTileRows) run_tile<kind, kTileRows>(scratch.prepared, blocks, a, g, chunk + r, scratch.acc + r);
-        for (; r < rows; ++r) run_tile<kind, 1>(scratch.prepared, blocks, a, g, chunk + r, scratch.acc + r);
+        for (; r + kTileRows <= rows; r += kTileRows) tile<kind, kTileRows>(scratch.prepared, blocks, scratch.rows + r);
+        for (; r < rows; ++r) tile<kind, 1>(scratch.prepared, blocks, scratch.rows + r);
       }
       for (int r = 0; r < rows; ++r)
-        write_row(scratch.acc[r], bias ? bias + channel : nullptr, channels, out + size_t(chunk + r) * out_stride + channel);
+        write_row(scratch.rows[r].acc, bias ? bias + channel : nullptr, channels, out + size_t(chunk + r) * out_stride + channel);
     }
   }
 }
