@@ -148,7 +148,7 @@ def test_a_gguf_file_without_a_head_is_tied_and_with_one_is_not() -> None:
 def test_a_quantised_vector_is_named() -> None:
     whole = tensors(config())
     norm = Tensor("model.norm.weight", "q8_0", (HIDDEN,), np.zeros(HIDDEN // 32 * 34, np.uint8))
-    with pytest.raises(ModelFormatError, match="model.norm.weight.*q8_0"):
+    with pytest.raises(ModelFormatError, match=r"model\.norm\.weight.*q8_0"):
         Qwen(config(), whole | {"model.norm.weight": norm})
 
 
