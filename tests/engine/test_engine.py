@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from qwenbox.engine.engine import Engine
 from qwenbox.errors import ContextLengthError, OverloadedError, QwenboxError, RequestError
-from qwenbox.types import Batch, GenerationPlan, SamplingParams
+from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams
 from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
 
 
@@ -282,6 +284,25 @@ def test_a_failing_step_fails_its_batch_and_the_engine_goes_on() -> None:
     assert {answer.last.error["class"] for answer in answers.values()} == {"EngineError"}
     assert "no memory for 66" in answers["b"].last.error["message"]
     assert run(engine, [plan("b", (1, 2), logit_bias={66: -100.0})])["b"].reason == "length"
+
+
+def test_the_sampler_is_told_prompt_output_and_the_place_of_the_new_token() -> None:
+    model = FakeModel(max_batch_tokens=16)
+    rows: list[SampleRow] = []
+    sample = model.sample
+
+    def spy(logits: FloatArray, asked: Sequence[SampleRow]) -> list[SampleResult]:
+        rows.extend(replace(row, output_ids=row.output_ids.copy()) for row in asked)
+        return sample(logits, asked)
+
+    model.sample = spy
+    one = plan("a", 40, 4, seed=9, choice=2, top_p=0.0)
+    answer = run(Engine(model), [one])["a"]
+    assert [row.position for row in rows] == [40, 41, 42, 43]
+    assert all(row.prompt_ids.tolist() == list(one.prompt_ids) for row in rows)
+    assert [row.output_ids.tolist() for row in rows] == [answer.ids[:n] for n in range(4)]
+    assert all((row.params.seed, row.params.choice, row.vocab_limit) == (9, 2, model.vocab_limit) for row in rows)
+    assert all(0 < row.params.top_p < 1e-300 for row in rows)  # the kernels want it above 0
 
 
 def test_timings_and_usage_come_with_the_last_output() -> None:
