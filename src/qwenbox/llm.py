@@ -334,13 +334,14 @@ class LocalLLM:
                 raise self.loading_error()
             time.sleep(READY_POLL_SECONDS)
 
-    async def await_ready(self, timeout: float) -> None:
-        """`wait_ready` for an event loop."""
+    async def await_ready(self, timeout: float) -> bool:
+        """Whether the model answers within `timeout` seconds. Raises the error of a model that never will."""
         deadline = time.monotonic() + timeout
         while not self.check_ready():
             if time.monotonic() > deadline:
-                raise self.loading_error()
+                return False
             await asyncio.sleep(READY_POLL_SECONDS)
+        return True
 
     def check_ready(self) -> bool:
         """Whether the model answers now. Raises the error of a model that never will."""

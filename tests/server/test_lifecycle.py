@@ -346,6 +346,16 @@ def test_two_hundred_slow_heads_do_not_keep_others_out(served):
         connection.close()
 
 
+def test_small_answers_do_not_wait_for_acknowledgements(served):
+    with httpx2.Client(base_url=served.url, trust_env=False) as http:
+        seconds = []
+        for _ in range(20):
+            began = time.perf_counter()
+            http.get("/health")
+            seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.03  # the kernel's delayed acknowledgement takes 0.04
+
+
 def test_every_answer_has_a_request_id_and_keeps_a_good_one(served):
     with httpx2.Client(base_url=served.url, trust_env=False) as http:
         assert http.get("/health", headers={"x-request-id": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"

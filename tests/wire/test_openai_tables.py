@@ -72,6 +72,13 @@ def test_messages_become_ours():
     assert (read[1].name, read[2].reasoning_content, read[2].tool_calls, read[3].tool_call_id) == ("me", "hm", (call,), "1")
 
 
+def test_a_request_has_a_bounded_number_of_answers():
+    assert len(openai_completions.read_request({"prompt": ["x"] * 64, "n": 2}).prompts) == 64
+    with pytest.raises(RequestError) as caught:
+        openai_completions.read_request({"prompt": ["x"] * 64, "n": 3})
+    assert caught.value.param == "n"
+
+
 def test_both_names_of_the_limit_are_honoured_and_the_newer_one_wins():
     assert openai_chat.read_request(HELLO | {"max_tokens": 5}).params.max_tokens == 5
     assert openai_chat.read_request(HELLO | {"max_completion_tokens": 6, "max_tokens": 5}).params.max_tokens == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import orjson
@@ -10,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 15.0
+LINGER_SECONDS = 2.0
 _READ_BYTES = 256 * 1024
 """What asyncio reads at once: a head may arrive together with this much of its body."""
 
@@ -21,9 +23,12 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _refusal: tuple[int, str] | None = None
+    _refused = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # asyncio does this only for sockets made with IPPROTO_TCP, which accepted ones are not: answers would wait 40 ms for an acknowledgement.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -31,10 +36,12 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES + _READ_BYTES and not self.transport.is_closing():
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES + _READ_BYTES and not self._refused:
             self._refuse(431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
 
     def on_message_begin(self) -> None:
@@ -59,7 +66,10 @@ class Protocol(HttpToolsProtocol):
         body = orjson.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}})
         head = f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode("ascii") + body)
-        self.transport.close()
+        # Closing at once would take the answer from a client that is still sending: what it sends is thrown away for a while.
+        self._refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _start_head_timer(self) -> None:
         self._stop_head_timer()
@@ -71,7 +81,7 @@ class Protocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _head_too_slow(self) -> None:
-        if not self.transport.is_closing():
+        if not self._refused and not self.transport.is_closing():
             self._refuse(408, f"The head of the request took longer than {HEAD_SECONDS:g} seconds.")
 
 

@@ -93,7 +93,8 @@ class Routes:
             return await self._stream(request, self._frames(call, writer, encode, chat=chat), headers)
         events: list[tuple[int, Event]] = []
         async with until_disconnect(request.receive):
-            await self._llm.await_ready(READY_SECONDS)
+            if not await self._llm.await_ready(READY_SECONDS):
+                raise self._llm.loading_error()
             async with aclosing(await self._begin(call, encode, chat=chat)) as batches:
                 async for batch in batches:
                     events += batch
@@ -115,7 +116,7 @@ class Routes:
     async def _frames(self, call: Call, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[bytes]:
         """The stream as bytes, one item a batch of events, empty ones for silence. Raises the error that ends it."""
         deadline = time.monotonic() + self._request_timeout
-        while not await self._ready_soon(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS)):
+        while not await self._llm.await_ready(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS)):
             if time.monotonic() > deadline:
                 raise self._llm.loading_error()
             yield b""
@@ -139,15 +140,6 @@ class Routes:
         prompts = await asyncio.to_thread(encode)
         reader = self._llm.reader(sse.KEEP_ALIVE_SECONDS)
         return reader.batches(self._llm.start(prompts, call.params, reader.wake, chat=chat))
-
-    async def _ready_soon(self, seconds: float) -> bool:
-        """Whether the model is ready within `seconds`. Raises the error of a model that never will be."""
-        deadline = time.monotonic() + seconds
-        while not self._llm.check_ready():
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.05)
-        return True
 
     # --- tokens -----------------------------------------------------------------------------------------------------------
 

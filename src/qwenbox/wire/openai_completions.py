@@ -27,6 +27,8 @@ from qwenbox.wire.openai_fields import (
 )
 
 MAX_PROMPTS = 64
+MAX_ANSWERS = 128
+"""Prompts times `n` of one request."""
 
 FIELDS: Mapping[str, FieldRow] = {
     **SHARED_FIELDS,
@@ -68,6 +70,8 @@ def read_request(body: Mapping[str, Any]) -> CompletionCall:
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise RequestError("best_of: only supported where it equals `n`.", param="best_of", code="unsupported_parameter")
     prompts: list[Any] = [request.prompt] if isinstance(request.prompt, str) or isinstance(request.prompt[0], int) else list(request.prompt)
+    if len(prompts) * (request.n or 1) > MAX_ANSWERS:
+        raise RequestError(f"n: {len(prompts)} prompts times {request.n} choices are more than {MAX_ANSWERS} answers.", param="n")
     return CompletionCall(
         model=request.model or None,
         prompts=tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts),
