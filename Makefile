@@ -30,7 +30,7 @@ bench: $(VENV)/test native models
 native: $(VENV)/base            ## the C++ library, into the source tree, for tests that run from there
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release > build/native.log 2>&1 || (cat build/native.log; exit 1)
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake --build build/native
-	cp build/native/libqwenbox_native.so src/qwenbox/kernels/
+	install build/native/libqwenbox_native.so src/qwenbox/kernels/  # a new file: programs that run go on with the old one
 
 models: $(VENV)/test native     ## the real weights that the tests use, verified, in the cache
 	PYTHONPATH=src $(PY) -m qwenbox pull qwen2.5-coder-0.5b
