@@ -22,6 +22,8 @@ from qwenbox.wire.errors import error_body, error_headers
 log = logging.getLogger("qwenbox.server")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_POLLED = ("/health", "/healthz", "/ready", "/readyz", "/metrics")
+"""Routes that machines ask all day."""
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 
 
@@ -70,7 +72,7 @@ class RequestLog:
         finally:
             route = self._route_of(scope["path"])
             self._responses.labels(route, str(status)).inc()
-            quiet = status < 400 and route in ("/health", "/ready", "/metrics")
+            quiet = route in _POLLED and status in (200, 503)
             fields = {
                 "request_id": request_id.decode(),
                 "method": scope["method"],
