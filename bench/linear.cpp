@@ -70,12 +70,12 @@ int main(int argc, char** argv) {
 
     for (int rows : {1, 4, 16, 512}) {
       const int used = rows < 512 ? panels : 64;
-      std::vector<float> x(size_t(rows) * kInputs), out(size_t(rows) * used * kPanel), scales(size_t(rows) * one.groups);
+      std::vector<float> x(size_t(rows) * kInputs), out(size_t(rows) * used * kPanel);
       for (auto& v : x) v = float(int(random_bits() % 2001) - 1000);
-      std::vector<int16_t> sums(scales.size() * kSums);
-      std::unique_ptr<int8_t, decltype(&std::free)> codes(
-          static_cast<int8_t*>(std::aligned_alloc(64, Activations::code_bytes(rows, one.groups))), std::free);
-      Activations a{rows, kInputs, one.groups, codes.get(), scales.data(), sums.data()};
+      const size_t padded = size_t(rows + 15) / 16 * 16 * one.groups;
+      std::vector<RowGroup> members(padded);
+      std::unique_ptr<int8_t, decltype(&std::free)> codes(static_cast<int8_t*>(std::aligned_alloc(64, padded * kGroup)), std::free);
+      Activations a{rows, kInputs, one.groups, codes.get(), members.data()};
       kernels->quantize_rows(x.data(), kInputs, 0, rows, a);
       std::vector<std::vector<uint8_t>> scratch(threads, std::vector<uint8_t>(kernels->linear_scratch(rows)));
       double best = 1e9, read = 0, rate = 0;

@@ -276,19 +276,17 @@ struct Input {
         groups((k + 127) / 128),
         stride(size_t(k) + 5),
         x(make_inputs(rows, k, stride)),
-        codes(Activations::code_bytes(rows, groups)),
-        scales(size_t(rows) * groups),
-        sums(size_t(rows) * groups * kSums) {
+        codes(size_t(rows + 15) / 16 * 16 * groups * 128),
+        members(size_t(rows + 15) / 16 * 16 * groups) {
     for (int r = 0; r < rows; ++r) rounded.push_back(round_row(x.data() + r * stride, k));
   }
-  Activations activations() { return {rows, k, groups, codes.memory, scales.memory, sums.memory}; }
+  Activations activations() { return {rows, k, groups, codes.memory, members.memory}; }
 
   int rows, k, groups;
   size_t stride;
   std::vector<float> x;
   Aligned<int8_t> codes;
-  Aligned<float> scales;
-  Aligned<int16_t> sums;
+  Aligned<RowGroup> members;
   std::vector<RoundedRow> rounded;
 };
 
@@ -302,7 +300,8 @@ void check_rounding(const Kernels& kernels, Input& in) {
   for (int r = 0; r < in.rows; ++r)
     for (int g = 0; g < in.groups; ++g) {
       const int* expected = in.rounded[r].codes.data() + g * 128;
-      const int16_t* sums = a.sums + (size_t(r) * in.groups + g) * kSums;
+      const RowGroup& member = a.members[(r / 16 * in.groups + g) * 16 + r % 16];
+      const int16_t* sums = member.sums;
       int sum[4] = {};
       for (int i = 0; i < 128; ++i) {
         good &= a.codes[((r / 16 * in.groups + g) * 2 + i / 64) * 1024 + r % 16 * 64 + i % 64] == expected[i];
@@ -312,7 +311,7 @@ void check_rounding(const Kernels& kernels, Input& in) {
           if ((i + 1) % widths[w] == 0) good &= sums[first[w] + i / widths[w]] == sum[w], sum[w] = 0;
         }
       }
-      good &= sums[29] == 0 && same(a.scales + size_t(r) * in.groups + g, &in.rounded[r].scales[g], 1);
+      good &= sums[29] == 0 && same(&member.scale, &in.rounded[r].scales[g], 1);
     }
   check(good, std::string(kernels.name) + " rounds rows of " + std::to_string(in.k));
 }

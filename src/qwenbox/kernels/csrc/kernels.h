@@ -24,16 +24,23 @@ struct Weight {
   size_t panel_bytes;   // stride between panels
 };
 
-constexpr int kSums = 32;  // numbers in a group's record of Activations::sums
+// What belongs to the 128 codes of one row and group: sums of 8 consecutive codes (16 of them), of 16 (8), of 32 (4), of 128 (1), a zero;
+// the scale.
+struct alignas(64) RowGroup {
+  int16_t sums[30];
+  float scale;
+};
 
-// Rows of activations rounded to int8; tile-blocked codes [rows/16][k/64][16][64], k padded to a multiple of 128, rows to 16.
+// Rows of activations rounded to int8, in blocks of 16 rows; k padded to a multiple of 128, rows to 16. Both arrays are 64-byte aligned.
 struct Activations {
   int rows, k, groups;
-  int8_t* codes;  // 64-byte aligned, code_bytes()
-  float* scales;  // [rows][groups]
-  int16_t* sums;  // [rows][groups][kSums]: sums of 8 consecutive codes (16 of them), of 16 (8), of 32 (4), of 128 (1), 3 zeros
-  static size_t code_bytes(int rows, int groups) { return size_t((rows + 15) / 16) * 16 * groups * kGroup; }
+  int8_t* codes;      // [rows/16][k/64][16][64]
+  RowGroup* members;  // [rows/16][groups][16]
 };
+// Where a row's part of a group stands: its member; its first 64 codes, the other 64 are kCodesHalf further.
+static inline size_t member_index(int groups, size_t row, int g) { return (row / 16 * size_t(groups) + size_t(g)) * 16 + row % 16; }
+static inline size_t code_index(int groups, size_t row, int g) { return (row / 16 * size_t(groups) + size_t(g)) * 2048 + row % 16 * 64; }
+constexpr int kCodesHalf = 1024;
 
 struct AttentionTask {  // one kv head of one span, for the query rows [row_begin, row_end) of the span
   const float* q;       // [row][q_stride], the first query head of this kv head at q

@@ -11,7 +11,7 @@ namespace qwenbox {
 namespace {
 
 constexpr int kChunkRows = 64;  // rows that share one spreading of the codes
-constexpr int kAhead = 4096;     // bytes between a read of weights and its prefetch
+constexpr int kAhead = 4096;    // bytes between a read of weights and its prefetch
 
 // What the rows of a chunk share: one group of one panel.
 struct alignas(64) Prepared {
@@ -27,10 +27,10 @@ struct alignas(64) Prepared {
 // One row of a chunk: its part of the group, and its accumulators.
 struct alignas(64) Row {
   float acc[kPanel];
-  int32_t start[16];    // -zero_point times 16 of the sums: those of 8, or those of 16, 32 and 128. Integer sums start from these.
-  const int8_t* codes;  // inputs 64..127 stand 1024 bytes further
-  const int16_t* sums;
-  float scale;
+  int32_t start[16];  // -zero_point times 16 of the sums: those of 8, or two more, then those of 16, 32, 128 and 0. Integer sums start from
+                      // these.
+  const int8_t* codes;
+  const RowGroup* member;
 };
 
 struct alignas(64) LinearScratch {
@@ -119,7 +119,7 @@ void prepare(const uint8_t* panel, int g, Prepared& p) {
 // sums[m][b] += quads [q, q + quads) of the codes times those of the rows; they lie in one half of the group.
 template <bool wide, int quads, int MR, int NB>
 QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q) {
-  const int offset = q / 16 * 1024 + q % 16 * 4;
+  const int offset = q / 16 * kCodesHalf + q % 16 * 4;
 #pragma GCC unroll 16
   for (int i = 0; i < quads; ++i) {
     Bytes w[NB];
@@ -144,7 +144,7 @@ QWENBOX_INLINE void each(F f) {
 
 // acc = fma(value * scale, sa, acc) for 16 channels from c on.
 QWENBOX_INLINE void accumulate(Row& row, int c, Floats value, const float* scales) {
-  store(row.acc + c, fma(value * load(scales + c), splat(row.scale), load(row.acc + c)));
+  store(row.acc + c, fma(value * load(scales + c), splat(row.member->scale), load(row.acc + c)));
 }
 
 QWENBOX_INLINE Ints load_sum_pair(const int16_t* p) { return load_quad((const int8_t*)p); }
@@ -154,11 +154,14 @@ template <Kind kind, int MR, int NB>
 QWENBOX_INLINE void tile_blocks32(const Prepared& p, int blocks, Row* rows, int c) {
   for (int j = 0; j < blocks; ++j) {
     Ints sums[MR][NB];
-    each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::q4_1 ? 0 : rows[m].start[8 + j]); });
+    each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::q4_1 ? 0 : rows[m].start[10 + j]); });
     add_dots<layout_of(kind).bits == 8, 8>(sums, p.codes + 4 * c, rows, 8 * j);
     each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(sums[m][b]), p.scales[j]); });
-    if (kind == Kind::q4_1)
-      each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, splat(float(rows[m].sums[24 + j])), p.mins[j]); });
+    if (kind == Kind::q4_1) {
+      Floats input_sums[MR];
+      for (int m = 0; m < MR; ++m) input_sums[m] = splat(float(rows[m].member->sums[24 + j]));
+      each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, input_sums[m], p.mins[j]); });
+    }
     // The accumulators belong in memory: there are no registers left for them.
     __asm__ volatile("" ::: "memory");
   }
@@ -168,10 +171,11 @@ QWENBOX_INLINE void tile_blocks32(const Prepared& p, int blocks, Row* rows, int 
 template <Kind kind, int MR, int NB>
 QWENBOX_INLINE void tile_group(const Prepared& p, Row* rows, int c) {
   Ints sums[MR][NB];
-  each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::int4 ? 0 : rows[m].start[12]); });
+  each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::int4 ? 0 : rows[m].start[14]); });
   for (int t = 0; t < 2; ++t) add_dots<layout_of(kind).bits == 8, 16>(sums, p.codes + 4 * c, rows, 16 * t);
   if (kind == Kind::int4)
-    each<MR, NB>([&](int m, int b) { sums[m][b] = dot2(sums[m][b], load_ints(p.sub[0] + c + 16 * b), load_sum_pair(rows[m].sums + 28)); });
+    each<MR, NB>(
+        [&](int m, int b) { sums[m][b] = dot2(sums[m][b], load_ints(p.sub[0] + c + 16 * b), load_sum_pair(rows[m].member->sums + 28)); });
   each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(sums[m][b]), p.scales[0]); });
 }
 
@@ -180,7 +184,7 @@ QWENBOX_INLINE void tile_group(const Prepared& p, Row* rows, int c) {
 template <Kind kind, int MR, int NB>
 QWENBOX_INLINE void tile_k_quant(const Prepared& p, Row* rows, int c) {
   constexpr int pairs = kind == Kind::q6_k ? 4 : 2, parts = kind == Kind::q4_k ? 1 : 2, quads = 16 / (pairs * parts);
-  constexpr int first = kind == Kind::q4_k ? 8 : 0;  // in start: sums of 32; of 16 or of 8
+  constexpr int first = kind == Kind::q4_k ? 10 : kind == Kind::q5_k ? 2 : 0;  // in start: sums of 32, of 16, of 8
   Ints total[MR][NB];
   each<MR, NB>([&](int m, int b) { total[m][b] = splat(0); });
   for (int i = 0; i < pairs; ++i)
@@ -196,13 +200,13 @@ QWENBOX_INLINE void tile_k_quant(const Prepared& p, Row* rows, int c) {
   if (has_sub_mins(kind))
     each<MR, NB>([&](int m, int b) {
       for (int i = 0; i < 2; ++i)
-        total[m][b] = dot2(total[m][b], load_ints(p.sub_zero[i] + c + 16 * b), load_sum_pair(rows[m].sums + 24 + 2 * i));
+        total[m][b] = dot2(total[m][b], load_ints(p.sub_zero[i] + c + 16 * b), load_sum_pair(rows[m].member->sums + 24 + 2 * i));
     });
   each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(total[m][b]), p.scales[0]); });
   if (has_sub_mins(kind))
     each<MR, NB>([&](int m, int b) {
       Ints mins = splat(0);
-      for (int i = 0; i < 2; ++i) mins = dot2(mins, load_ints(p.sub_min[i] + c + 16 * b), load_sum_pair(rows[m].sums + 24 + 2 * i));
+      for (int i = 0; i < 2; ++i) mins = dot2(mins, load_ints(p.sub_min[i] + c + 16 * b), load_sum_pair(rows[m].member->sums + 24 + 2 * i));
       accumulate(rows[m], c + 16 * b, to_floats(mins), p.mins[0]);
     });
 }
@@ -225,13 +229,10 @@ __attribute__((noinline)) void tile(const Prepared& p, int blocks, Row* rows) {
 template <Kind kind>
 QWENBOX_INLINE void gather(const Activations& a, int g, size_t index, Row& row) {
   constexpr int zero_point = layout_of(kind).zero_point;
-  row.codes = a.codes + (index / 16 * a.groups + g) * 2048 + index % 16 * 64;
-  row.sums = a.sums + (index * a.groups + g) * kSums;
-  row.scale = a.scales[index * a.groups + g];
-  prefetch(row.codes);
-  prefetch(row.codes + 1024);
-  Ints sums = load_i16(row.sums + (kind == Kind::q6_k ? 0 : 16));
-  if (zero_point != 0) store(row.start, dot2(splat(0), sums, splat(-zero_point & 0xFFFF)));
+  row.codes = a.codes + code_index(a.groups, index, g);
+  row.member = a.members + member_index(a.groups, index, g);
+  if (zero_point != 0)
+    store(row.start, dot2(splat(0), load_i16(row.member->sums + (kind == Kind::q6_k ? 0 : 14)), splat(-zero_point & 0xFFFF)));
 }
 
 inline void write_row(const float* acc, const float* bias, int channels, float* out) {
@@ -360,8 +361,8 @@ void linear_dense(const Weight& w, const float* x, size_t x_stride, int row_begi
 
 // --- activations -------------------------------------------------------------------------------------------------
 
-// One group; inputs past `count` count as zeros. `codes`: the two halves stand 1024 bytes apart.
-inline float quantize_group(const float* x, int count, int8_t* codes, int16_t* sums) {
+// One group; inputs past `count` count as zeros.
+inline void quantize_group(const float* x, int count, int8_t* codes, RowGroup& member) {
   Floats values[8];
   Ints magnitude = splat(0);
   for (int i = 0; i < 8; ++i) {
@@ -385,7 +386,7 @@ inline float quantize_group(const float* x, int count, int8_t* codes, int16_t* s
     store_i8(rounded + 16 * i, to_ints(code));
   }
   __builtin_memcpy(codes, rounded, 64);
-  __builtin_memcpy(codes + 1024, rounded + 64, 64);
+  __builtin_memcpy(codes + kCodesHalf, rounded + 64, 64);
   alignas(64) uint8_t ones[64];
   alignas(64) int32_t sums4[32];
   __builtin_memset(ones, 1, sizeof ones);
@@ -394,21 +395,20 @@ inline float quantize_group(const float* x, int count, int8_t* codes, int16_t* s
     __builtin_memcpy(half, rounded + 64 * t, 64);
     store(sums4 + 16 * t, dot4<false>(splat(0), load_bytes(ones), load_ints(half)));
   }
+  int16_t* sums = member.sums;
   for (int i = 0; i < 16; ++i) sums[i] = int16_t(sums4[2 * i] + sums4[2 * i + 1]);
   for (int i = 0; i < 8; ++i) sums[16 + i] = int16_t(sums[2 * i] + sums[2 * i + 1]);
   for (int i = 0; i < 4; ++i) sums[24 + i] = int16_t(sums[16 + 2 * i] + sums[17 + 2 * i]);
   sums[28] = int16_t(sums[24] + sums[25] + sums[26] + sums[27]);
-  sums[29] = sums[30] = sums[31] = 0;
-  return scale;
+  sums[29] = 0;
+  member.scale = scale;
 }
 
 void quantize_rows(const float* x, size_t stride, int row_begin, int row_end, Activations& out) {
   for (int row = row_begin; row < row_end; ++row)
-    for (int g = 0; g < out.groups; ++g) {
-      const size_t r = size_t(row), at = r * out.groups + g;
-      int8_t* codes = out.codes + (r / 16 * out.groups + g) * 2048 + r % 16 * 64;
-      out.scales[at] = quantize_group(x + r * stride + g * kGroup, out.k - g * kGroup, codes, out.sums + at * kSums);
-    }
+    for (int g = 0; g < out.groups; ++g)
+      quantize_group(x + size_t(row) * stride + g * kGroup, out.k - g * kGroup, out.codes + code_index(out.groups, size_t(row), g),
+                     out.members[member_index(out.groups, size_t(row), g)]);
 }
 
 }  // namespace

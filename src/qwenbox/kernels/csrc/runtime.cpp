@@ -351,9 +351,9 @@ Activations Program::activations(int rows, int k) {
   a.rows = rows;
   a.k = k;
   a.groups = (k + kGroup - 1) / kGroup;
-  a.codes = arena_.array<int8_t>(Activations::code_bytes(rows, a.groups), "activations");
-  a.scales = arena_.array<float>(size_t(rows) * size_t(a.groups), "activations");
-  a.sums = arena_.array<int16_t>(size_t(rows) * size_t(a.groups) * kSums, "activations");
+  const size_t padded = (size_t(rows) + 15) / 16 * 16;
+  a.codes = arena_.array<int8_t>(padded * size_t(a.groups) * kGroup, "activations");
+  a.members = arena_.array<RowGroup>(padded * size_t(a.groups), "activations");
   return a;
 }
 
@@ -718,7 +718,7 @@ void Program::experts(const Moe& m, const Segment* segments, int count, const St
   };
   shape(moe_.input, moe_.capacity, width);
   shape(moe_.hidden, moe_.capacity, inner);
-  const size_t groups = size_t(moe_.input.groups);
+  const int groups = moe_.input.groups;
   pool_.run(int64_t(tokens) * k, 8, [&](int, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (!here(moe_.chosen[i])) continue;
@@ -727,10 +727,12 @@ void Program::experts(const Moe& m, const Segment* segments, int count, const St
         std::copy(x + from * width, x + (from + 1) * width, moe_.gathered + to * width);
         continue;
       }
-      const auto line = [&](size_t row, size_t part) { return ((row / 16 * groups * 2 + part) * 16 + row % 16) * 64; };
-      for (size_t part = 0; part < groups * 2; ++part) memcpy(moe_.input.codes + line(to, part), codes_.codes + line(from, part), 64);
-      std::copy_n(codes_.scales + from * groups, groups, moe_.input.scales + to * groups);
-      std::copy_n(codes_.sums + from * groups * kSums, groups * kSums, moe_.input.sums + to * groups * kSums);
+      for (int g = 0; g < groups; ++g) {
+        for (int half = 0; half < 2; ++half)
+          memcpy(moe_.input.codes + code_index(groups, to, g) + half * kCodesHalf,
+                 codes_.codes + code_index(groups, from, g) + half * kCodesHalf, 64);
+        moe_.input.members[member_index(groups, to, g)] = codes_.members[member_index(groups, from, g)];
+      }
     }
   });
 
