@@ -1,19 +1,19 @@
 """The exception tree.
 
-    QwenboxError
-      UsageError            a command, option or setting that cannot be honoured
-      RequestError          a request that cannot be honoured (HTTP 400)
-        ContextLengthError  prompt and answer do not fit the window
-        NotFoundError       no such model, route or object (404)
-        PayloadTooLargeError  (413)
-        AuthenticationError   (401)
-      OverloadedError       try again later (429 or 503)
-      ModelFormatError      a file that is not what it says
-        UnsupportedModelError  an architecture, rope type or quantisation we do not run
-      DownloadError         a model that could not be fetched or verified
-      EngineError           the engine failed a request through no fault of the request (500)
-        WorkerDiedError     the worker ended while the request ran
-        NumericalError      the model produced NaN
+QwenboxError
+  UsageError            a command, option or setting that cannot be honoured
+  RequestError          a request that cannot be honoured (HTTP 400)
+    ContextLengthError  prompt and answer do not fit the window
+    NotFoundError       no such model, route or object (404)
+    PayloadTooLargeError  (413)
+    AuthenticationError   (401)
+  OverloadedError       try again later (429 or 503)
+  ModelFormatError      a file that is not what it says
+    UnsupportedModelError  an architecture, rope type or quantisation we do not run
+  DownloadError         a model that could not be fetched or verified
+  EngineError           the engine failed a request through no fault of the request (500)
+    WorkerDiedError     the worker ended while the request ran
+    NumericalError      the model produced NaN
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class QwenboxError(Exception):
     code: ClassVar[str | None] = None
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int | None = None, retry_after: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, status: int | None = None, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -53,7 +55,9 @@ class QwenboxError(Exception):
     @staticmethod
     def from_wire(error: Mapping[str, Any]) -> QwenboxError:
         cls = _CLASSES.get(str(error["class"]), EngineError)
-        return cls(error["message"], param=error.get("param"), code=error.get("code"), status=error.get("status"), retry_after=error.get("retry_after"))
+        return cls(
+            error["message"], param=error.get("param"), code=error.get("code"), status=error.get("status"), retry_after=error.get("retry_after")
+        )
 
 
 class UsageError(QwenboxError):

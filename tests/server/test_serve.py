@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from qwenbox.engine.client import EngineState
+from qwenbox.engine.client import EngineOptions, EngineState
 from qwenbox.errors import EngineError
 from qwenbox.server import serve as module
 from qwenbox.server.middleware import LogLines
-from qwenbox.server.serve import Service, engine_options, serve, set_up_logging
+from qwenbox.server.serve import Service, serve, set_up_logging
 from qwenbox.settings import Settings
 from tests.fakes import FakeEngine, byte_chat
 
@@ -58,7 +58,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_service_with_its_error(engine):
 
 def test_every_setting_of_the_engine_reaches_it():
     settings = Settings(weights="int8", threads=3, isa="avx2", context_length=99, kv_gb=0.5, max_sequences=7, max_batch_tokens=64, max_queue=11)
-    options = engine_options(settings, "model.gguf", 1000)
+    options = EngineOptions.from_settings(settings, model="model.gguf", vocab_limit=1000)
     assert (options.model, options.weights, options.threads, options.isa) == ("model.gguf", "int8", 3, "avx2")
     assert (options.context_length, options.kv_gb, options.max_sequences, options.max_batch_tokens) == (99, 0.5, 7, 64)
     assert (options.max_waiting, options.vocab_limit) == (11, 1000)

@@ -13,7 +13,7 @@ import typer
 from qwenbox.errors import UsageError
 
 from .options import Isa, Json, OptionalModel, Threads, Weights
-from .session import engine_options, load_with_bar, note, resolve
+from .session import load_with_bar, note, resolve
 
 
 class Shape(StrEnum):
@@ -37,7 +37,7 @@ def bench(
     isa: Isa = None,
 ) -> None:
     """Measure prefill and decode, and compare them with memory bandwidth and matrix rates measured before and after each repetition."""
-    from qwenbox.engine.options import open_model
+    from qwenbox.engine.options import EngineOptions, open_model
     from qwenbox.evaluate.speed import Workload, measure, steal_seconds, summary
     from qwenbox.kernels.ceiling import CeilingMeter
     from qwenbox.model.costs import Costs
@@ -62,7 +62,7 @@ def bench(
     else:
         where = {"random": str(random)}
         name = f"random-{random}"
-    options = engine_options(settings, num_pages=work.num_pages, **where)
+    options = EngineOptions.from_settings(settings, num_pages=work.num_pages, **where)
 
     started, stolen = time.monotonic(), steal_seconds()
     with closing(load_with_bar(lambda progress: open_model(options, progress), name)) as loaded:

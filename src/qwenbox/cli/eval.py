@@ -14,7 +14,7 @@ import typer
 from qwenbox.errors import UsageError
 
 from .options import Isa, Json, Model, Threads, Weights
-from .session import engine_options, load_with_bar, progress_bar, resolve
+from .session import load_with_bar, progress_bar, resolve
 
 if TYPE_CHECKING:
     from qwenbox.chat.tokenizer import Tokenizer
@@ -77,14 +77,14 @@ def evaluate(
 
 def _open(model: str, settings: Any, stack: ExitStack) -> tuple[Tokenizer, Any]:
     """The tokenizer and the loaded model, with pages for one window."""
-    from qwenbox.engine.options import open_model
+    from qwenbox.engine.options import EngineOptions, open_model
     from qwenbox.llm import model_name, open_chat
     from qwenbox.types import PAGE_TOKENS
 
     path = resolve(model, settings)
     tokenizer = open_chat(path).tokenizer
     pages = -(-settings.context_length // PAGE_TOKENS)
-    options = engine_options(settings, model=str(path), num_pages=pages, vocab_limit=tokenizer.vocab_limit)
+    options = EngineOptions.from_settings(settings, model=str(path), num_pages=pages, vocab_limit=tokenizer.vocab_limit)
     return tokenizer, stack.enter_context(closing(load_with_bar(lambda progress: open_model(options, progress), model_name(model))))
 
 

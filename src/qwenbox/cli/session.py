@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from qwenbox.engine.options import EngineOptions
     from qwenbox.llm import LocalLLM
     from qwenbox.settings import Settings
 
@@ -40,33 +39,17 @@ def resolve(model: str, settings: Settings) -> Path:
         return hub.resolve(model, settings, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
 
 
-def engine_options(settings: Settings, **where: Any) -> EngineOptions:
-    """The part of the settings that an engine is made of. `where` is `model=` or `random=`, and the vocabulary limit."""
-    from qwenbox.engine.options import EngineOptions
-
-    return EngineOptions(
-        weights=settings.weights,
-        threads=settings.threads,
-        isa=settings.isa,
-        context_length=settings.context_length,
-        kv_gb=settings.kv_gb,
-        max_sequences=settings.max_sequences,
-        max_batch_tokens=settings.max_batch_tokens,
-        **where,
-    )
-
-
 @contextmanager
 def open_llm(model: str | None, **overrides: Any) -> Iterator[LocalLLM]:
     """A loaded model that chats, in this process. `overrides` are settings. Raises what keeps the model from loading."""
-    from qwenbox.engine.client import InProcessEngine
+    from qwenbox.engine.client import EngineOptions, InProcessEngine
     from qwenbox.llm import LocalLLM, model_name, open_chat
     from qwenbox.settings import load_settings
 
     settings = load_settings({"model": model, **overrides})
     path = resolve(settings.model, settings)
     chat = open_chat(path)
-    engine = InProcessEngine(engine_options(settings, model=str(path), vocab_limit=chat.tokenizer.vocab_limit))
+    engine = InProcessEngine(EngineOptions.from_settings(settings, model=str(path), vocab_limit=chat.tokenizer.vocab_limit))
     try:
         llm = LocalLLM(engine, chat, model_name(settings.model))
         with progress_bar() as bar:

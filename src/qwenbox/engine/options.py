@@ -11,6 +11,7 @@ from qwenbox.errors import UsageError
 
 if TYPE_CHECKING:
     from qwenbox.engine.engine import EngineModel
+    from qwenbox.settings import Settings
 
 Progress = Callable[[float], None]
 """Called with 0..1 while a model loads; what it raises ends the loading."""
@@ -43,6 +44,21 @@ class EngineOptions:
         for name in ("max_sequences", "max_batch_tokens", "max_waiting"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: at least 1 is needed", param=name)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, **where: Any) -> EngineOptions:
+        """The part of the settings that an engine is made of. `where` is `model=` or `random=`, and the vocabulary limit."""
+        return cls(
+            weights=settings.weights,
+            threads=settings.threads,
+            isa=settings.isa,
+            context_length=settings.context_length,
+            kv_gb=settings.kv_gb,
+            max_sequences=settings.max_sequences,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_waiting=max(settings.max_queue, 1),
+            **where,
+        )
 
     def to_wire(self) -> dict[str, Any]:
         return asdict(self)

@@ -119,7 +119,7 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
     set_up_logging(settings.log_level)
     path = resolve(settings.model, settings)
     chat = open_chat(path)
-    engine = WorkerEngine(engine_options(settings, str(path), chat.tokenizer.vocab_limit))
+    engine = WorkerEngine(EngineOptions.from_settings(settings, model=str(path), vocab_limit=chat.tokenizer.vocab_limit))
     with LocalLLM(engine, chat, model_name(settings.model), request_timeout=settings.request_timeout) as llm:
         service = Service(llm, settings)
         if started is not None:
@@ -141,21 +141,6 @@ def _watch(llm: LocalLLM, service: Service) -> None:
             time.sleep(WATCH_SECONDS)
             llm.check_ready()
     service.stop()
-
-
-def engine_options(settings: Settings, model: str, vocab_limit: int) -> EngineOptions:
-    return EngineOptions(
-        model=model,
-        weights=settings.weights,
-        threads=settings.threads,
-        isa=settings.isa,
-        context_length=settings.context_length,
-        kv_gb=settings.kv_gb,
-        max_sequences=settings.max_sequences,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_waiting=max(settings.max_queue, 1),
-        vocab_limit=vocab_limit,
-    )
 
 
 def set_up_logging(level: str) -> None:
