@@ -1,0 +1,72 @@
+"""The kernels against their scalar twin in C++, on this processor, under sanitizers, and on processors that this one only emulates."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+AARCH64 = [
+    "-DCMAKE_SYSTEM_NAME=Linux",
+    "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+    "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+    "-DCMAKE_EXE_LINKER_FLAGS=-static",
+]
+
+
+def require(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def run(*command: str | Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def build(name: str, *options: str) -> Path:
+    folder = ROOT / "build" / name
+    run("cmake", "-S", ".", "-B", folder, "-G", "Ninja", "-DQWENBOX_CPP_TESTS=ON", *options)
+    run("cmake", "--build", folder, "--target", "test_linear", "-j2")
+    return folder / "tests" / "cpp" / "test_linear"
+
+
+def variants_that_agree(*command: str | Path) -> list[str]:
+    output = run(*command)
+    counts = re.search(r"^(\d+) passed, 0 failed$", output, re.MULTILINE)
+    assert counts and int(counts[1]) > 1000, output
+    named = re.search(r"^variants: (.*)$", output, re.MULTILINE)
+    assert named
+    return named[1].split()
+
+
+def test_every_variant_of_this_processor_equals_the_scalar_twin() -> None:
+    require("c++")
+    assert variants_that_agree(build("cpp"))[-1] == "generic"
+
+
+@pytest.mark.long
+def test_the_kernels_stay_inside_their_memory_and_the_language() -> None:
+    require("c++")
+    assert "generic" in variants_that_agree(build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON"), "quick")
+
+
+@pytest.mark.long
+def test_an_x86_without_avx_equals_the_scalar_twin() -> None:
+    require("c++", "qemu-x86_64-static")
+    assert variants_that_agree("qemu-x86_64-static", "-cpu", "Nehalem", build("cpp"), "quick") == ["generic"]
+
+
+@pytest.mark.long
+def test_an_arm_processor_equals_the_scalar_twin() -> None:
+    require("aarch64-linux-gnu-g++", "qemu-aarch64-static")
+    assert variants_that_agree("qemu-aarch64-static", build("cpp-aarch64", *AARCH64), "quick") == ["generic"]
