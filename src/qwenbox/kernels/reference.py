@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, cast
+from dataclasses import replace
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +28,22 @@ GROUP = 128
 """Inputs that share one activation scale."""
 BLOCK_TOKENS = 256
 """Context tokens of one attention block."""
+_QUERY_ROWS = 32
+"""Query rows that `ReferenceOps` attends with at a time."""
 
 _f = np.float32
 DoubleArray = npt.NDArray[np.float64]
+
+_T = TypeVar("_T")
+
+
+def _in_threads(function: Callable[[_T], None], items: Iterable[_T]) -> None:
+    """Calls it for every item, on all processors; NumPy and our fma let go of the interpreter's lock."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        # NumPy's error state is a context variable: each call takes the caller's with it.
+        for call in [pool.submit(contextvars.copy_context().run, function, item) for item in items]:
+            call.result()
+
 
 # --- arithmetic ----------------------------------------------------------------------------------------------------
 
@@ -131,7 +146,14 @@ def _halve(lanes: FloatArray) -> FloatArray:
 
 def exp(values: FloatArray) -> FloatArray:
     """e^x by the polynomial of the contract; exactly 0 below -87, NaN stays NaN."""
-    values = np.asarray(values, _f)
+    values = np.ascontiguousarray(values, _f)
+    out = np.empty(values.shape, _f)
+    for start in range(0, values.size, _BLOCK):
+        out.reshape(-1)[start : start + _BLOCK] = _exp(values.reshape(-1)[start : start + _BLOCK])
+    return out
+
+
+def _exp(values: FloatArray) -> FloatArray:
     x = np.minimum(np.maximum(values, _f(-87)), _f(88))
     n = np.rint(x * _f(1.44269502))
     f = fma(n, _f(-0.693359375), x)
@@ -149,7 +171,14 @@ def sigmoid(x: FloatArray) -> FloatArray:
 
 
 def silu_mul(gate: FloatArray, up: FloatArray) -> FloatArray:
-    return np.asarray(gate / (_f(1) + exp(-gate)) * up)
+    out = np.empty_like(gate)
+
+    def rows(start: int) -> None:
+        part = slice(start, start + _ROWS)
+        out[part] = gate[part] / (_f(1) + exp(-gate[part])) * up[part]
+
+    _in_threads(rows, range(0, len(gate), _ROWS))
+    return out
 
 
 def softmax(x: FloatArray) -> FloatArray:
@@ -195,7 +224,6 @@ def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
 _EXACT = 1 << 24
 _ROWS, _CHANNELS = 256, 128
 """Rows and channels of one tile of `linear`."""
-_THREADS = os.cpu_count() or 1
 _BLAS_ALONE = 1 << 18
 """Multiplications up to which OpenBLAS works in the calling thread."""
 
@@ -214,9 +242,7 @@ def linear(x: FloatArray, w: Tensor, bias: FloatArray | None = None) -> FloatArr
         for top in range(0, m, _ROWS):
             y[top : top + _ROWS, start:stop] = panel.times(a[top : top + _ROWS], sa[top : top + _ROWS])
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(channels, range(0, n, _CHANNELS)):
-            pass
+    _in_threads(channels, range(0, n, _CHANNELS))
     return y if bias is None else y + bias
 
 
@@ -246,33 +272,35 @@ class _Panel:
         integers = codes.multipliers()
         # A float32 product of integers is exact, whatever the order of its sum, while every partial sum stays below 2^24: each is at most
         # 127 times the sum of |integers| of one step. Where weights are so large that this could fail, float64 (2^53) takes over.
-        largest = np.abs(integers.reshape(len(integers), -1, self.step).astype(np.int32)).sum(axis=-1).max(initial=0)
-        self.integers: npt.NDArray[Any] = integers.astype(_f if 127 * int(largest) < _EXACT else np.float64)
+        n = len(integers)
+        steps = integers.reshape(n, -1, self.step)
+        largest = np.abs(steps.astype(np.int32)).sum(axis=-1).max(initial=0)
+        self.dtype = _f if 127 * int(largest) < _EXACT else np.float64
+        self.matrices = np.ascontiguousarray(steps.transpose(1, 2, 0), self.dtype)
+        """[steps, inputs of a step, channels]"""
+        # In tiles so small that the BLAS starts no threads: `linear` has its own.
+        self.tile = max(1, _BLAS_ALONE // (n * self.step))
 
     def times(self, a: FloatArray, sa: FloatArray) -> FloatArray:
         """a: integers as float32 [m, k padded to 128]; sa [m, groups]."""
-        acc = np.zeros((len(a), len(self.integers)), _f)
-        a = a.astype(self.integers.dtype, copy=False)
-        scales = self.codes.scales
-        for step in range(self.integers.shape[1] // self.step):
-            run = slice(step * self.step, (step + 1) * self.step)
+        m, n = len(a), self.matrices.shape[2]
+        count = len(self.matrices)
+        padded = np.zeros((-(-m // self.tile) * self.tile, count, self.step), self.dtype)
+        padded[:m] = a[:, : count * self.step].reshape(m, count, self.step)
+        tiles = np.ascontiguousarray(padded.transpose(1, 0, 2)).reshape(count, -1, self.tile, self.step)
+        acc = np.zeros((m, n), _f)
+        for step, matrix in enumerate(self.matrices):
             scale = sa[:, step * self.step // GROUP, None]
             block = step // self.steps_per_scale
-            total = self._products(a[:, run], self.integers[:, run])
+            total = np.matmul(tiles[step], matrix).reshape(-1, n)[:m].astype(_f, copy=False)
             with np.errstate(all="ignore"):
-                acc = fma(total * scales[:, block], scale, acc)
+                total *= self.codes.scales[:, block]
+                acc = fma(total, scale, acc)
                 if self.codes.mins is not None:
-                    acc = fma(self._minimum(a[:, run], step) * self._mins(block), scale, acc)
+                    acc = fma(self._minimum(a[:, step * self.step : (step + 1) * self.step], step) * self._mins(block), scale, acc)
         return acc
 
-    def _products(self, a: npt.NDArray[Any], integers: npt.NDArray[Any]) -> FloatArray:
-        """[m, n] exact integers, rounded once to float32. In tiles so small that the BLAS starts no threads: `linear` has its own."""
-        rows = max(1, _BLAS_ALONE // integers.size)
-        tiles = np.zeros((-(-len(a) // rows), rows, self.step), a.dtype)
-        tiles.reshape(-1, self.step)[: len(a)] = a
-        return np.asarray((tiles @ integers.T).reshape(-1, len(integers))[: len(a)], _f)
-
-    def _minimum(self, a: npt.NDArray[Any], step: int) -> FloatArray:
+    def _minimum(self, a: FloatArray, step: int) -> FloatArray:
         """q4_1: the sum of the activations; K-quants: each sub-block's sum times its integer min. Below 63 * 127 * 128 < 2^24."""
         sub_mins = self.codes.sub_mins
         if sub_mins is None:
@@ -420,12 +448,19 @@ class ReferenceOps:
 
     def attention(self, q: FloatArray, k: FloatArray, v: FloatArray, *, layer: int, heads: int, kv_heads: int, head_dim: int) -> FloatArray:
         out = np.zeros_like(q)
-        spans = [(span, slice(span.start, span.start + span.length)) for span in self._batch.spans]
-        for span, rows in spans:
+        for span in self._batch.spans:
+            rows = slice(span.start, span.start + span.length)
             self._pages.store(layer, span, k[rows].reshape(-1, kv_heads, head_dim), v[rows].reshape(-1, kv_heads, head_dim))
-        for span, rows in spans:
-            keys, values = self._pages.load(layer, span)
-            out[rows] = attention(q[rows].reshape(-1, heads, head_dim), keys, values, span.position).reshape(span.length, -1)
+
+        def attend(tile: tuple[Span, int, int]) -> None:
+            span, top, end = tile
+            keys, values = self._pages.load(layer, replace(span, length=end))
+            rows = slice(span.start + top, span.start + end)
+            out[rows] = attention(q[rows].reshape(-1, heads, head_dim), keys, values, span.position + top).reshape(end - top, -1)
+
+        # Each tile of rows sees no more of the context than it must.
+        tiles = [(span, top, min(top + _QUERY_ROWS, span.length)) for span in self._batch.spans for top in range(0, span.length, _QUERY_ROWS)]
+        _in_threads(attend, tiles)
         return out
 
     def silu_mul(self, gate: FloatArray, up: FloatArray) -> FloatArray:
