@@ -115,7 +115,7 @@ def test_pages_are_a_quarter_of_what_is_free_within_one_and_four_contexts() -> N
 def test_too_little_memory_is_said_before_anything_is_allocated() -> None:
     with pytest.raises(UsageError, match=r"weights need 5\.37 GB.*1024 pages.*4\.83 GB.*9\.66 GB of memory are free; a context of \d+ tokens fits"):
         pages(9 * GIB)
-    with pytest.raises(UsageError, match="weights alone do not fit.*int8, int4"):
+    with pytest.raises(UsageError, match=r"weights alone do not fit.*int8, int4"):
         pages(5 * GIB)
 
 
