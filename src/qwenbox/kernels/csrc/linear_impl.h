@@ -11,11 +11,12 @@ namespace qwenbox {
 namespace {
 
 constexpr int kChunkRows = 64;  // rows that share one spreading of the codes
-constexpr int kAhead = 4096;    // bytes between a read of weights and its prefetch
+constexpr int kAhead = 8192;    // bytes between a read of weights and its prefetch
 
 // What the rows of a chunk share: one group of one panel.
 struct alignas(64) Prepared {
   uint8_t bytes[kGroup * kPanel];  // [32 quads][64 channels][4]
+  const uint8_t* ahead;            // weights to prefetch while one row is multiplied
   const uint8_t* codes;            // bytes, or the weight itself where its codes are bytes
   float scales[4][kPanel];
   float mins[4][kPanel];
@@ -38,15 +39,11 @@ struct alignas(64) LinearScratch {
   Row rows[kChunkRows];
 };
 
-QWENBOX_INLINE Bytes load_ahead(const uint8_t* p) {
-  prefetch(p + kAhead);
-  return load_bytes(p);
-}
-
-template <int bits, int r>
+template <int bits, bool alone, int r>
 QWENBOX_INLINE void spread_row(const uint8_t* nibbles, const uint8_t* planes, uint8_t* out) {
   for (int b = 0; b < 4; ++b) {
-    Bytes both = load_ahead(nibbles + 256 * r + 64 * b), low = low_nibbles(both), high = high_nibbles(both);
+    if (!alone) prefetch(nibbles + kAhead + 256 * r + 64 * b);
+    Bytes both = load_bytes(nibbles + 256 * r + 64 * b), low = low_nibbles(both), high = high_nibbles(both);
     if (bits == 5) {
       low = or_bits<r, 0x10>(low, load_bytes(planes + 64 * b));
       high = or_bits<r, 0x10>(high, load_bytes(planes + 256 + 64 * b));
@@ -60,19 +57,19 @@ QWENBOX_INLINE void spread_row(const uint8_t* nibbles, const uint8_t* planes, ui
   }
 }
 
-template <int bits>
+template <int bits, bool alone>
 QWENBOX_INLINE void spread(const uint8_t* codes, uint8_t* out) {
   constexpr int plane_bytes = bits == 5 ? 512 : bits == 6 ? 1024 : 0;
   for (int t = 0; t < 2; ++t, codes += 2048, out += 4096) {
     const uint8_t* planes = codes + 4096 - 2048 * t + plane_bytes * t;
-    spread_row<bits, 0>(codes, planes, out);
-    spread_row<bits, 1>(codes, planes, out);
-    spread_row<bits, 2>(codes, planes, out);
-    spread_row<bits, 3>(codes, planes, out);
-    spread_row<bits, 4>(codes, planes, out);
-    spread_row<bits, 5>(codes, planes, out);
-    spread_row<bits, 6>(codes, planes, out);
-    spread_row<bits, 7>(codes, planes, out);
+    spread_row<bits, alone, 0>(codes, planes, out);
+    spread_row<bits, alone, 1>(codes, planes, out);
+    spread_row<bits, alone, 2>(codes, planes, out);
+    spread_row<bits, alone, 3>(codes, planes, out);
+    spread_row<bits, alone, 4>(codes, planes, out);
+    spread_row<bits, alone, 5>(codes, planes, out);
+    spread_row<bits, alone, 6>(codes, planes, out);
+    spread_row<bits, alone, 7>(codes, planes, out);
   }
 }
 
@@ -91,18 +88,29 @@ constexpr bool has_blocks32(Kind kind) { return kind == Kind::q4_0 || kind == Ki
 constexpr bool has_sub_mins(Kind kind) { return kind == Kind::q4_k || kind == Kind::q5_k; }
 constexpr bool is_k_quant(Kind kind) { return has_sub_mins(kind) || kind == Kind::q6_k; }
 
-template <Kind kind>
+// Lines to prefetch in `quads` quads of so many channels, for all of a group in the end.
+constexpr int lines_in(Kind kind, int channels, int quads) {
+  const Layout layout = layout_of(kind);
+  const int lines = (layout.group_bytes() + layout.scale_bytes / layout.unit_groups) / 64, parts = kPanel / channels * (32 / quads);
+  return (lines + parts - 1) / parts;
+}
+
+// alone: for one row, which prefetches by itself.
+template <Kind kind, bool alone>
 void prepare(const uint8_t* panel, int g, Prepared& p) {
   constexpr Layout layout = layout_of(kind);
   constexpr int nibble_bytes = layout.bits == 8 ? 0 : 4096;  // spread() prefetches those
   const uint8_t *codes = panel + group_offset(layout, g), *sub = codes + layout.code_bytes(), *scales = panel + scale_offset(layout, g);
   p.codes = codes;
   if (layout.bits != 8) {
-    spread<layout.bits>(codes, p.bytes);
+    spread<layout.bits, alone>(codes, p.bytes);
     p.codes = p.bytes;
   }
-  prefetch_lines(codes + nibble_bytes, layout.group_bytes() - nibble_bytes);
-  prefetch_lines(scales, layout.scale_bytes);
+  p.ahead = codes + kAhead;
+  if (!alone) {
+    prefetch_lines(codes + nibble_bytes, layout.group_bytes() - nibble_bytes);
+    prefetch_lines(scales, layout.scale_bytes);
+  }
   widen_f16(scales, has_blocks32(kind) ? 4 : 1, p.scales);
   if (kind == Kind::q4_1) widen_f16(scales + 512, 4, p.mins);
   if (is_k_quant(kind)) widen_pairs(sub, kind == Kind::q6_k ? 4 : 2, p.sub);
@@ -117,11 +125,17 @@ void prepare(const uint8_t* panel, int g, Prepared& p) {
 }
 
 // sums[m][b] += quads [q, q + quads) of the codes times those of the rows; they lie in one half of the group.
-template <bool wide, int quads, int MR, int NB>
-QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q) {
+template <Kind kind, int quads, int MR, int NB>
+QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const Prepared& p, const Row* rows, int q, int c) {
+  constexpr bool wide = layout_of(kind).bits == 8;
+  const uint8_t* codes = p.codes + 4 * c;
   const int offset = q / 16 * kCodesHalf + q % 16 * 4;
+  // One row leaves time between its products for the prefetches of a later group; many rows share those of prepare().
+  constexpr int lines = MR == 1 ? lines_in(kind, 16 * NB, quads) : 0;
+  const uint8_t* ahead = p.ahead + (c / (16 * NB) * (32 / quads) + q / quads) * lines * 64;
 #pragma GCC unroll 16
   for (int i = 0; i < quads; ++i) {
+    for (int line = i * lines / quads; line < (i + 1) * lines / quads; ++line) prefetch(ahead + 64 * line);
     Bytes w[NB];
 #pragma GCC unroll 4
     for (int b = 0; b < NB; ++b) w[b] = load_bytes(codes + 256 * (q + i) + 64 * b);
@@ -155,7 +169,7 @@ QWENBOX_INLINE void tile_blocks32(const Prepared& p, int blocks, Row* rows, int 
   for (int j = 0; j < blocks; ++j) {
     Ints sums[MR][NB];
     each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::q4_1 ? 0 : rows[m].start[10 + j]); });
-    add_dots<layout_of(kind).bits == 8, 8>(sums, p.codes + 4 * c, rows, 8 * j);
+    add_dots<kind, 8>(sums, p, rows, 8 * j, c);
     each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(sums[m][b]), p.scales[j]); });
     if (kind == Kind::q4_1) {
       Floats input_sums[MR];
@@ -172,7 +186,7 @@ template <Kind kind, int MR, int NB>
 QWENBOX_INLINE void tile_group(const Prepared& p, Row* rows, int c) {
   Ints sums[MR][NB];
   each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::int4 ? 0 : rows[m].start[14]); });
-  for (int t = 0; t < 2; ++t) add_dots<layout_of(kind).bits == 8, 16>(sums, p.codes + 4 * c, rows, 16 * t);
+  for (int t = 0; t < 2; ++t) add_dots<kind, 16>(sums, p, rows, 16 * t, c);
   if (kind == Kind::int4)
     each<MR, NB>(
         [&](int m, int b) { sums[m][b] = dot2(sums[m][b], load_ints(p.sub[0] + c + 16 * b), load_sum_pair(rows[m].member->sums + 28)); });
@@ -193,8 +207,8 @@ QWENBOX_INLINE void tile_k_quant(const Prepared& p, Row* rows, int c) {
       const int even = 2 * i * parts + part, odd = even + parts;
       Ints lo[MR][NB], hi[MR][NB];
       each<MR, NB>([&](int m, int b) { lo[m][b] = splat(rows[m].start[first + even]), hi[m][b] = splat(rows[m].start[first + odd]); });
-      add_dots<false, quads>(lo, p.codes + 4 * c, rows, quads * even);
-      add_dots<false, quads>(hi, p.codes + 4 * c, rows, quads * odd);
+      add_dots<kind, quads>(lo, p, rows, quads * even, c);
+      add_dots<kind, quads>(hi, p, rows, quads * odd, c);
       each<MR, NB>([&](int m, int b) { total[m][b] = dot2(total[m][b], pair(lo[m][b], hi[m][b]), load_ints(p.sub[i] + c + 16 * b)); });
     }
   if (has_sub_mins(kind))
@@ -255,7 +269,10 @@ void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < kPanel; c += 16) store(scratch.rows[r].acc + c, splat(0.0f));
       for (int g = 0; g < w.groups; ++g) {
-        prepare<kind>(base, g, scratch.prepared);
+        if (rows == 1)
+          prepare<kind, true>(base, g, scratch.prepared);
+        else
+          prepare<kind, false>(base, g, scratch.prepared);
         for (int r = 0; r < rows; ++r) gather<kind>(a, g, size_t(chunk + r), scratch.rows[r]);
         const int left = (w.k - g * kGroup + 31) / 32, blocks = left < 4 ? left : 4;
         int r = 0;
