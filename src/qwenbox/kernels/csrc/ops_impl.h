@@ -150,37 +150,47 @@ constexpr int kQueries = 2 * kTileRows;  // query vectors that a tile keeps in r
 // Blocks of 16 tokens or dimensions beside `queries` query vectors, so that enough sums are under way at a time.
 constexpr int tile_width(int queries) { return queries > 4 ? 1 : queries > 2 ? kQueries / 4 : kQueries / 2; }
 
-// Scores of Q queries against T blocks of 16 tokens; lanes are tokens. scores[query][kBlockTokens].
-template <int Q, int T>
-void score_tile(const float* const* queries, const uint16_t* const* keys, int head_dim, float scale, float* scores) {
-  Floats acc[Q][T];
+// f(u, t) for all u < Q, t < T, unrolled, so that arrays of vectors live in registers.
+template <int Q, int T, class F>
+QWENBOX_INLINE void each_pair(const F& f) {
+#pragma GCC unroll 16
   for (int u = 0; u < Q; ++u)
-    for (int t = 0; t < T; ++t) acc[u][t] = splat(0.0f);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) f(u, t);
+}
+
+// Scores of Q queries against T blocks of 16 tokens; lanes are tokens. scores[query][kBlockTokens]. The keys after next and the values of
+// the same tokens are on their way while this computes: pages are too short for the processor to foresee them.
+template <int Q, int T>
+void score_tile(const float* const* queries, const uint16_t* const* keys, ptrdiff_t values, int head_dim, float scale, float* scores) {
+  Floats acc[Q][T];
+  each_pair<Q, T>([&](int u, int t) { acc[u][t] = splat(0.0f); });
   for (int i = 0; i < head_dim; i += 2) {
     Floats even[T], odd[T];
-    for (int t = 0; t < T; ++t) load_bf16_pairs(keys[t] + i * 16, even[t], odd[t]);
-    for (int u = 0; u < Q; ++u) {
-      const Floats a = splat(queries[u][i]), b = splat(queries[u][i + 1]);
-      for (int t = 0; t < T; ++t) acc[u][t] = fma(b, odd[t], fma(a, even[t], acc[u][t]));
-    }
+    each_pair<1, T>([&](int, int t) {
+      load_bf16_pairs(keys[t] + i * 16, even[t], odd[t]);
+      prefetch(keys[t + T] + i * 16);
+      prefetch(keys[t] + values + i * 16);
+    });
+    each_pair<Q, T>([&](int u, int t) { acc[u][t] = fma(splat(queries[u][i]), even[t], acc[u][t]); });
+    each_pair<Q, T>([&](int u, int t) { acc[u][t] = fma(splat(queries[u][i + 1]), odd[t], acc[u][t]); });
   }
-  for (int u = 0; u < Q; ++u)
-    for (int t = 0; t < T; ++t) store(scores + u * kBlockTokens + t * 16, acc[u][t] * splat(scale));
+  each_pair<Q, T>([&](int u, int t) { store(scores + u * kBlockTokens + t * 16, acc[u][t] * splat(scale)); });
 }
 
 // out[query][head_dim] += weights x values over the tokens [begin, end) of a block, for D blocks of 16 dimensions; lanes are dimensions.
 template <int Q, int D>
 void value_tile(const float* weights, const uint16_t* const* pages, int begin, int end, int head_dim, float* out) {
   Floats acc[Q][D];
-  for (int u = 0; u < Q; ++u)
-    for (int j = 0; j < D; ++j) acc[u][j] = load(out + u * head_dim + j * 16);
+  each_pair<Q, D>([&](int u, int j) { acc[u][j] = load(out + u * head_dim + j * 16); });
   int t = begin;
   const auto token = [&](bool second) {
-    for (int j = 0; j < D; ++j) {
-      Floats pair[2];
-      load_bf16_pairs(pages[t / kPageTokens] + j * 512 + t % kPageTokens / 2 * 32, pair[0], pair[1]);
-      for (int u = 0; u < Q; ++u) acc[u][j] = fma(splat(weights[u * kBlockTokens + t]), pair[second], acc[u][j]);
-    }
+    each_pair<1, D>([&](int, int j) {
+      Floats even, odd;
+      load_bf16_pairs(pages[t / kPageTokens] + j * 512 + t % kPageTokens / 2 * 32, even, odd);
+      const Floats v = second ? odd : even;
+      each_pair<Q, 1>([&](int u, int) { acc[u][j] = fma(splat(weights[u * kBlockTokens + t]), v, acc[u][j]); });
+    });
     ++t;
   };
   if (t % 2 && t < end) token(true);
@@ -189,24 +199,22 @@ void value_tile(const float* weights, const uint16_t* const* pages, int begin, i
     const uint16_t* v = pages[t / kPageTokens] + t % kPageTokens / 2 * 32;
     for (; t + 2 <= stop; t += 2, v += 32) {
       Floats even[D], odd[D];
-      for (int j = 0; j < D; ++j) load_bf16_pairs(v + j * 512, even[j], odd[j]);
-      for (int u = 0; u < Q; ++u) {
-        const Floats a = splat(weights[u * kBlockTokens + t]), b = splat(weights[u * kBlockTokens + t + 1]);
-        for (int j = 0; j < D; ++j) acc[u][j] = fma(b, odd[j], fma(a, even[j], acc[u][j]));
-      }
+      each_pair<1, D>([&](int, int j) { load_bf16_pairs(v + j * 512, even[j], odd[j]); });
+      each_pair<Q, D>([&](int u, int j) { acc[u][j] = fma(splat(weights[u * kBlockTokens + t]), even[j], acc[u][j]); });
+      each_pair<Q, D>([&](int u, int j) { acc[u][j] = fma(splat(weights[u * kBlockTokens + t + 1]), odd[j], acc[u][j]); });
     }
   }
   if (t < end) token(false);
-  for (int u = 0; u < Q; ++u)
-    for (int j = 0; j < D; ++j) store(out + u * head_dim + j * 16, acc[u][j]);
+  each_pair<Q, D>([&](int u, int j) { store(out + u * head_dim + j * 16, acc[u][j]); });
 }
 
 template <int Q>
-void score_queries(const float* const* queries, const uint16_t* const* keys, int blocks, int head_dim, float scale, float* scores) {
+void score_queries(const float* const* queries, const uint16_t* const* keys, ptrdiff_t values, int blocks, int head_dim, float scale,
+                   float* scores) {
   constexpr int T = tile_width(Q);
   int t = 0;
-  for (; t + T <= blocks; t += T) score_tile<Q, T>(queries, keys + t, head_dim, scale, scores + t * 16);
-  for (; t < blocks; ++t) score_tile<Q, 1>(queries, keys + t, head_dim, scale, scores + t * 16);
+  for (; t + T <= blocks; t += T) score_tile<Q, T>(queries, keys + t, values, head_dim, scale, scores + t * 16);
+  for (; t < blocks; ++t) score_tile<Q, 1>(queries, keys + t, values, head_dim, scale, scores + t * 16);
 }
 
 template <int Q>
@@ -223,7 +231,7 @@ void value_queries(const float* weights, const uint16_t* const* pages, int begin
 }
 
 // The tile functions by number of queries, [Q - 1].
-using ScoreFunction = void (*)(const float* const*, const uint16_t* const*, int, int, float, float*);
+using ScoreFunction = void (*)(const float* const*, const uint16_t* const*, ptrdiff_t, int, int, float, float*);
 using ValueFunction = void (*)(const float*, const uint16_t* const*, int, int, int, float*);
 template <int... q>
 struct TileTable {
@@ -260,20 +268,23 @@ void attention(const AttentionTask& task) {
     int first = 0;
     while (limit(first) <= start) first += group;
     const int length = context - start < kBlockTokens ? context - start : kBlockTokens;
-    const uint16_t *keys[kBlockTokens / 16], *values[kBlockTokens / kPageTokens];
+    const uint16_t *keys[kBlockTokens / 16 + kQueries], *values[kBlockTokens / kPageTokens];
+    int blocks = 0;
     for (int t = 0; t < length; t += kPageTokens) {
       const size_t page = size_t(task.pages[(start + t) / kPageTokens]) * task.page_stride;
-      keys[t / 16] = task.keys + page;
-      keys[t / 16 + 1] = task.keys + page + size_t(16) * d;
+      keys[blocks++] = task.keys + page;
+      keys[blocks++] = task.keys + page + size_t(16) * d;
       values[t / kPageTokens] = task.values + page;
     }
+    for (int i = 0; i < kQueries; ++i) keys[blocks + i] = values[0];  // what is read after the last keys
     const auto visible = [&](int vector) { return limit(vector) - start < kBlockTokens ? limit(vector) - start : kBlockTokens; };
 
     for (int u = first; u < vectors; u += kQueries) {
       const int count = vectors - u < kQueries ? vectors - u : kQueries;
       const float* queries[kQueries];
       for (int j = 0; j < count; ++j) queries[j] = task.q + offset(u + j, task.q_stride);
-      Tiles::scores[count - 1](queries, keys, (visible(u + count - 1) + 15) / 16, d, task.scale, scores + size_t(u) * kBlockTokens);
+      Tiles::scores[count - 1](queries, keys, task.values - task.keys, (visible(u + count - 1) + 15) / 16, d, task.scale,
+                               scores + size_t(u) * kBlockTokens);
     }
 
     for (int u = first; u < vectors; ++u) {
