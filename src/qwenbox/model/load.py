@@ -358,13 +358,13 @@ def _open(
 ) -> Model:
     """Counts memory, then builds."""
     pages = plan_pages(network.config, network.positions, model_costs.weights_bytes, available_memory(), kv_bytes=kv_bytes, num_pages=num_pages)
-    if progress is not None:
-        network.prepare = _reporting(network, progress)
     runner: _NativeRunner | _ReferenceRunner
     if backend == "reference":
         network.prepare = _remembering(network.prepare)
         runner, isa, threads = _ReferenceRunner(network), "reference", 1
     else:
+        if progress is not None:
+            network.prepare = _reporting(network, progress)
         runtime = Native(threads=threads, isa=isa)
         isa, threads = runtime.isa, runtime.threads
         max_logits = _max_logits(max_batch_tokens, max_sequences)
