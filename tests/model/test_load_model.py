@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qwenbox.errors import ModelFormatError, NotFoundError, UsageError
+from qwenbox.kernels import reference
 from qwenbox.kernels.program import SampleRow
 from qwenbox.model.costs import Costs
 from qwenbox.model.load import load_model, plan_pages, random_config, random_model
@@ -42,6 +43,13 @@ def test_native_and_oracle_give_the_same_bits_for_every_kind_of_weights(name: st
         with closing(load_model(GOLDEN / name, weights=weights, backend=backend, **SMALL)) as model:  # type: ignore[arg-type]
             results.append(model.run(batch(30)))
     np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_the_oracle_gives_the_same_bits_without_the_native_fma(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(load_model(GOLDEN / "qwen2_moe", weights="int4", backend="reference", **SMALL)) as model:
+        quick = model.run(batch())
+        monkeypatch.setattr(reference, "_processor_fma", lambda: None)
+        np.testing.assert_array_equal(model.run(batch()), quick)
 
 
 def test_smaller_weights_cost_fewer_bytes_a_token() -> None:
