@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,7 +149,8 @@ def plot(summary: dict[str, Any], path: Path) -> None:
             axis.bar(places, [n[f"{what}_tok_s"] for n in numbers], 0.38, color=colour, label=engine)
             for place, n in zip(places, numbers, strict=True):
                 axis.plot([place] * len(n[f"{what}_tok_s_runs"]), n[f"{what}_tok_s_runs"], "k.", markersize=4)
-        axis.set_xticks([place + 0.2 for place in range(len(summary["models"]))], [name.removesuffix(".gguf") for name in summary["models"]])
+        names = ["\n".join(textwrap.wrap(name.removesuffix(".gguf"), 24)) for name in summary["models"]]
+        axis.set_xticks([place + 0.2 for place in range(len(names))], names)
         axis.set_title(f"{what}, tokens per second")
         axis.legend()
     figure.suptitle(f"{summary['machine']}, {summary['threads']} threads, {summary['prompt_tokens']} + {summary['new_tokens']} tokens; bars: medians")
