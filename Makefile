@@ -28,7 +28,7 @@ bench: $(VENV)/test native models
 	$(PY) bench/peers.py
 
 native: $(VENV)/base            ## the C++ library, into the source tree, for tests that run from there
-	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release > build/native.log 2>&1 || (cat build/native.log; exit 1)
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DQWENBOX_WERROR=ON > build/native.log 2>&1 || (cat build/native.log; exit 1)
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake --build build/native
 	install build/native/libqwenbox_native.so src/qwenbox/kernels/  # a new file: programs that run go on with the old one
 

@@ -191,3 +191,18 @@ def test_a_notebook_has_chat_stream_batch_and_logits(real_model):
         assert logits.dtype == np.float32
         assert np.array_equal(logits, llm.logits("The quick brown fox"))
         assert llm.complete(ids, max_tokens=1, temperature=0, repetition_penalty=1.0).text == llm.tokenizer.decode([int(logits[-1].argmax())])
+
+
+def test_a_batch_may_be_larger_than_the_queue(llm, engine):
+    replies = llm.batch([f"question {i}" for i in range(300)])
+    assert [reply.text for reply in replies] == [TEXT] * 300
+    assert len(engine.plans) == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_tokens", 0), ("max_tokens", "5"), ("max_tokens", True), ("seed", "x"), ("stop", 5), ("n", 2), ("temperature", "hot"), ("stop_ids", 3)],
+)
+def test_a_parameter_that_cannot_be_is_named(llm, name, value):
+    with pytest.raises(UsageError, match=name):
+        llm.chat("Hi", **{name: value})

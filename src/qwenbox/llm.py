@@ -49,6 +49,8 @@ MAX_COMPLETION_TOKENS = 16
 """The same for a plain completion, as OpenAI has it."""
 MAX_UNREAD = 1024
 """Outputs of one choice that may wait for their reader. A reader that is further behind is cut off, so memory stays bounded."""
+MAX_BATCH = 128
+"""Conversations of a `batch` that are in the engine at once."""
 READY_POLL_SECONDS = 0.05
 TICK_SECONDS = 10.0
 """How often a reader looks at the clock while nothing comes."""
@@ -302,8 +304,9 @@ class LocalLLM:
         asked = request_params(params)
         prompts = [self.encode_chat(as_messages(messages), (), asked) for messages in conversations]
         events: list[list[Event]] = [[] for _ in prompts]
-        for index, event in self._indexed_events(prompts, asked, chat=True):
-            events[index].append(event)
+        for first in range(0, len(prompts), MAX_BATCH):
+            for index, event in self._indexed_events(prompts[first : first + MAX_BATCH], asked, chat=True):
+                events[first + index].append(event)
         return [reply(own) for own in events]
 
     def close(self) -> None:
@@ -396,7 +399,7 @@ class LocalLLM:
             )
         if params.max_tokens is not None and params.min_tokens > params.max_tokens:
             raise RequestError(f"min_tokens is {params.min_tokens}, more than max_tokens ({params.max_tokens}).", param="min_tokens")
-        wanted = params.max_tokens or (MAX_CHAT_TOKENS if chat else MAX_COMPLETION_TOKENS)
+        wanted = params.max_tokens if params.max_tokens is not None else MAX_CHAT_TOKENS if chat else MAX_COMPLETION_TOKENS
         max_tokens = min(wanted, window - num_prompt)
         asked = {name: value for name in _SAMPLED if (value := getattr(params, name)) is not None}
         defaults = replace(self.chat_format.defaults, presence_penalty=0.0)
@@ -501,12 +504,30 @@ def as_messages(messages: str | Sequence[Message | Mapping[str, Any]]) -> tuple[
         raise UsageError(f'A message is {{"role": ..., "content": ...}}: {error}.') from None
 
 
+_PARAM_TYPES: Mapping[str, tuple[Any, str]] = {
+    **dict.fromkeys(("max_tokens", "top_k", "seed", "n", "min_tokens", "logprobs"), (int, "a whole number")),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"), ((int, float), "a number")),
+    **dict.fromkeys(("logit_bias", "template_options"), (Mapping, "a mapping")),
+    "stop": ((str, list, tuple), "a text or a list of texts"),
+    "stop_ids": ((list, tuple), "a list of token ids"),
+    **dict.fromkeys(("ignore_eos", "echo"), (bool, "true or false")),
+}
+
+
 def request_params(given: Mapping[str, Any]) -> RequestParams:
     """`RequestParams` of keyword arguments, or UsageError that names the unknown one."""
     known = [entry.name for entry in fields(RequestParams)]
     if unknown := sorted(set(given) - set(known)):
         raise UsageError(f"Unknown parameter {', '.join(unknown)}; there are {', '.join(known)}.")
-    stop = given.get("stop", ())
+    for name, value in given.items():
+        kind, what = _PARAM_TYPES[name]
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise UsageError(f"{name} is {value!r}; it must be {what}.", param=name)
+    if (most := given.get("max_tokens")) is not None and most < 1:
+        raise UsageError(f"max_tokens is {most}; at least 1 is needed.", param="max_tokens")
+    if given.get("n", 1) != 1:
+        raise UsageError("n: one answer a call here; ask several times, or pass the conversation to `batch` several times.", param="n")
+    stop = given.get("stop") or ()
     return RequestParams(**dict(given) | {"stop": (stop,) if isinstance(stop, str) else tuple(stop)})
 
 

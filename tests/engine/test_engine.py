@@ -240,10 +240,10 @@ def test_a_request_id_can_run_once_at_a_time() -> None:
 
 def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
     engine = Engine(FakeModel(max_sequences=1), max_waiting=2)
-    for i in range(2):
+    for i in range(3):  # one that the next step takes, and two that wait
         engine.add(plan(f"r{i}", 5))
     with pytest.raises(OverloadedError) as caught:
-        engine.add(plan("r2", 5))
+        engine.add(plan("r3", 5))
     assert caught.value.retry_after >= 1
 
 

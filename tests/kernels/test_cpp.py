@@ -22,6 +22,8 @@ AARCH64 = [
 
 def require(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
+    if missing and os.environ.get("QWENBOX_TEST_REQUIRE") == "1":
+        pytest.fail(f"not installed: {', '.join(missing)}")
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
@@ -33,10 +35,10 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def build(name: str, *options: str) -> Path:
+def build(name: str, *options: str, targets: tuple[str, ...] = ("test_linear",)) -> Path:
     folder = ROOT / "build" / name
-    run("cmake", "-S", ".", "-B", folder, "-G", "Ninja", "-DQWENBOX_CPP_TESTS=ON", *options)
-    run("cmake", "--build", folder, "--target", "test_linear", "-j2")
+    run("cmake", "-S", ".", "-B", folder, "-G", "Ninja", "-DQWENBOX_CPP_TESTS=ON", "-DQWENBOX_WERROR=ON", *options)
+    run("cmake", "--build", folder, "--target", *targets, "-j2")
     return folder / "tests" / "cpp" / "test_linear"
 
 
@@ -69,4 +71,5 @@ def test_an_x86_without_avx_equals_the_scalar_twin() -> None:
 @pytest.mark.long
 def test_an_arm_processor_equals_the_scalar_twin() -> None:
     require("aarch64-linux-gnu-g++", "qemu-aarch64-static")
-    assert variants_that_agree("qemu-aarch64-static", build("cpp-aarch64", *AARCH64), "quick") == ["generic"]
+    program = build("cpp-aarch64", *AARCH64, targets=("test_linear", "qwenbox_native"))
+    assert variants_that_agree("qemu-aarch64-static", program, "quick") == ["generic"]

@@ -10,7 +10,12 @@ Model = Annotated[str, typer.Argument(help="A name of the catalogue, a directory
 OptionalModel = Annotated[
     str | None, typer.Argument(help="A name of the catalogue, a directory, or a .gguf file; otherwise the setting `model`.", show_default=False)
 ]
-Weights = Annotated[str | None, typer.Option(help="Form of the weights in memory: bf16, int8 or int4; otherwise as the file has them.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Form of the weights in memory: bf16, int8 or int4; otherwise as the file has them. A GGUF file is rounded a second time, with loss."
+    ),
+]
 ContextLength = Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the kernels; otherwise one a processor.")]
 Isa = Annotated[str | None, typer.Option(help="Instruction-set variant: generic, avx2, avxvnni or avx512vnni; otherwise the best there is.")]

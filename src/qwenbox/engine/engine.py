@@ -103,7 +103,8 @@ class Engine:
         if plan.request_id in self._sequences:
             raise RequestError(f"request {plan.request_id!r} runs already")
         check_plan(plan, self.model)
-        if len(self._scheduler.waiting) >= self.max_waiting:
+        # A burst arrives between two steps: those whose turn is the next step do not wait.
+        if len(self._scheduler.waiting) + len(self._scheduler.running) >= self.max_waiting + self._scheduler.max_running:
             wait = len(self._scheduler.waiting) * self._request_seconds / self._scheduler.max_running
             raise OverloadedError(f"{self.max_waiting} requests are waiting already", retry_after=min(max(1, math.ceil(wait)), 600), status=429)
         sequence = Sequence(plan, self._arrivals, self._clock())

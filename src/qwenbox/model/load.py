@@ -5,6 +5,7 @@ Memory is counted before anything is allocated: packed weights, and pages for ke
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import zlib
@@ -27,6 +28,8 @@ from qwenbox.model.qwen import Prepare, Qwen, Role
 from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
 from qwenbox.weights.gguf import read_gguf
 from qwenbox.weights.safetensors import read_directory
+
+_log = logging.getLogger("qwenbox.model")
 
 Backend = Literal["native", "reference"]
 Progress = Callable[[float], None]
@@ -159,6 +162,8 @@ def load_model(
     loss). Raises NotFoundError, ModelFormatError, UnsupportedModelError, and UsageError where something asked for cannot be had.
     """
     config, tensors = _read(Path(path))
+    if weights is not None and Path(path).suffix == ".gguf":
+        _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", Path(path).name, weights)
     positions = _positions(config, context_length)
     network = Qwen(config, tensors, positions=positions, prepare=rounding(weights, threads=threads or _processors()))
     model_costs = costs(network, lambda tensor, role: rounded_kind(weights, tensor, role))
@@ -435,7 +440,11 @@ def _gigabytes(count: int) -> str:
 
 
 def available_memory() -> int:
-    """Bytes that can be allocated without swapping."""
+    """Bytes that can be allocated without swapping, on this machine and in this container."""
+    return min(_machine_memory(), _container_memory())
+
+
+def _machine_memory() -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -443,6 +452,14 @@ def available_memory() -> int:
     except OSError:
         pass
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _container_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    """What the limit of the control group (version 2) leaves; 2^63 where there is none."""
+    try:
+        return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or "max"
+        return 2**63
 
 
 def _positions(config: ModelConfig, context_length: int | None) -> int:

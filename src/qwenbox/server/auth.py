@@ -75,15 +75,25 @@ def _read(path: Path) -> str:
 
 def _create(path: Path) -> ServiceKey:
     key = "qk_" + secrets.token_urlsafe(32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # O_EXCL and the mode at once: the key is never readable by others, and never written through somebody's link.
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(key + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # O_EXCL and the mode at once: the key is never readable by others, and never written through somebody's link.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"A key for this address cannot be kept in {path}: {error.strerror}. Give one with --api-key, or another place with --state-dir.",
+            param="state_dir",
+        ) from None
     return ServiceKey(key, path)
 
 
 def _checked(text: str, source: str) -> str:
     key = text.strip()
     if len(key) < MIN_KEY_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
-        raise UsageError(f"{source}: a key has at least {MIN_KEY_LENGTH} printable ASCII characters and no spaces.", param="api_key")
+        raise UsageError(
+            f"{source}: a key has at least {MIN_KEY_LENGTH} printable ASCII characters and no spaces. "
+            "A file of ours that holds none can be deleted; a new key is made then.",
+            param="api_key",
+        )
     return key
