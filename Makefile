@@ -1,5 +1,6 @@
 # qwenbox: `make run` serves a model, `make test` proves it works.
 VENV := .venv
+PYTHON ?= python3
 PY := $(VENV)/bin/python
 MODEL ?= qwen2.5-coder-1.5b
 PORT ?= 8080
@@ -40,7 +41,8 @@ dist: $(VENV)/base              ## a wheel that needs no compiler
 	$(PY) -m pip wheel --no-deps -w dist .
 
 $(VENV)/base:
-	python3 -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("qwenbox needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; make PYTHON=python3.12 chooses another" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install -q cmake ninja
 	mkdir -p build
