@@ -262,10 +262,10 @@ def test_a_template_that_hangs_is_killed_at_its_wall_time(stranger: Any, monkeyp
 def test_closing_a_template_ends_its_helper(stranger: Any) -> None:
     template = stranger("{{ messages | length }}")
     assert template.render([Message("user", "Hi")]) == "1"
-    children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
+    children = subprocess.run(["ps", "-ww", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
     assert "sandbox.py" in children
     template.close()
-    children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
+    children = subprocess.run(["ps", "-ww", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
     assert "sandbox.py" not in children
     assert template.render([Message("user", "Hi")]) == "1"
 
