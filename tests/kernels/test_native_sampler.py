@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qwenbox.errors import EngineError, NumericalError
 from qwenbox.kernels import reference
 from qwenbox.kernels.native import Native, isa_available
-from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.program import MaskArray, SampleResult, SampleRow
 from qwenbox.types import FloatArray, SamplingParams
 
 RUNTIME = Native(threads=2)
@@ -23,8 +23,15 @@ def sample(logits: FloatArray, *rows: SampleRow) -> list[SampleResult]:
     return RUNTIME.sample(np.atleast_2d(logits), rows)
 
 
-def row(vocab: int, *, prompt: object = (), output: object = (), position: int = 3, **params: object) -> SampleRow:
-    return SampleRow(SamplingParams(**params), np.array(prompt, np.int32), np.array(output, np.int32), position, vocab)  # type: ignore[arg-type]
+def row(vocab: int, *, prompt: object = (), output: object = (), position: int = 3, allowed: MaskArray | None = None, **params: object) -> SampleRow:
+    return SampleRow(SamplingParams(**params), np.array(prompt, np.int32), np.array(output, np.int32), position, vocab, allowed)  # type: ignore[arg-type]
+
+
+def mask(vocab: int, ids: object) -> MaskArray:
+    """Allows these ids."""
+    bits = np.zeros(-(-vocab // 32) * 32, np.uint8)
+    bits[ids] = 1  # type: ignore[call-overload]
+    return np.packbits(bits, bitorder="little").view("<u4")
 
 
 parameters = st.fixed_dictionaries(
@@ -52,8 +59,11 @@ parameters = st.fixed_dictionaries(
     kind=st.sampled_from(["spread", "peaked", "ties", "flat"]),
     vocab=st.sampled_from([31, 1000, 2999]),
     position=st.integers(0, 100_000),
+    allowed=st.sampled_from([None, 1, 40, 0.5, 1.0]),
 )
-def test_every_choice_is_that_of_the_contract(params: dict[str, object], data: int, kind: str, vocab: int, position: int) -> None:
+def test_every_choice_is_that_of_the_contract(
+    params: dict[str, object], data: int, kind: str, vocab: int, position: int, allowed: float | None
+) -> None:
     rng = np.random.default_rng(data)
     logits = rng.standard_normal(3001).astype(np.float32)
     if kind == "peaked":
@@ -63,7 +73,10 @@ def test_every_choice_is_that_of_the_contract(params: dict[str, object], data: i
     elif kind == "flat":
         logits = np.zeros_like(logits)
     prompt, output = rng.integers(0, 3000, 20), rng.integers(0, 60, 30)
-    request = row(vocab, prompt=prompt, output=output, position=position, **params)
+    some = None
+    if allowed is not None:  # one, some, half or all of the ids
+        some = mask(vocab, rng.choice(vocab, min(vocab, int(allowed if isinstance(allowed, int) else allowed * vocab)), replace=False))
+    request = row(vocab, prompt=prompt, output=output, position=position, allowed=some, **params)
     if (params.get("logprobs") or 0) > vocab:
         return
     with np.errstate(under="ignore"):
@@ -173,6 +186,25 @@ def test_rows_of_very_different_requests_go_through_one_call() -> None:
         row(4000, top_k=2000),
     ]
     assert RUNTIME.sample(logits, rows) == [reference.sample_row(line, request) for line, request in zip(logits, rows, strict=True)]
+
+
+def test_a_mask_bans_whatever_the_bias_says_and_leaves_log_probabilities_alone() -> None:
+    logits = np.arange(70, dtype=np.float32)
+    (result,) = sample(logits, row(70, temperature=0.0, allowed=mask(70, [3, 64]), logit_bias={69: math.inf}, logprobs=1))
+    (free,) = sample(logits, row(70, temperature=0.0, logprobs=1))
+    assert result.id == 64
+    assert result.top == free.top
+    for seed in range(20):
+        assert sample(logits, row(70, seed=seed, allowed=mask(70, [7])))[0].id == 7
+
+
+def test_a_mask_that_allows_nothing_or_covers_too_few_ids_is_an_error() -> None:
+    with pytest.raises(NumericalError, match="allowed"):
+        sample(np.zeros(70, np.float32), row(70, allowed=mask(70, [])))
+    with pytest.raises(NumericalError, match="allowed"):
+        reference.sample_row(np.zeros(70, np.float32), row(70, allowed=mask(70, [])))
+    with pytest.raises(ValueError, match="2 words"):
+        sample(np.zeros(70, np.float32), row(70, allowed=mask(64, [1])))
 
 
 def test_no_rows_are_no_work() -> None:

@@ -55,7 +55,7 @@ class _SampleRow(ctypes.Structure):
         *((name, _u64) for name in ("seed", "choice", "position")),
         *((name, _f32) for name in ("temperature", "presence", "frequency", "repetition")),
         *((name, _i32) for name in ("top_k", "vocab_limit", "num_prompt", "num_output", "num_bias", "logprobs")),
-        *((name, _ptr) for name in ("prompt", "output", "bias_ids", "bias")),
+        *((name, _ptr) for name in ("prompt", "output", "bias_ids", "bias", "allowed")),
     ]
 
 
@@ -269,7 +269,7 @@ class Native:
         return self._handle
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
-        """One token a row of `logits` [rows, vocabulary]. Raises NumericalError where a row holds NaN or has no finite maximum."""
+        """One token a row of `logits` [rows, vocabulary]. Raises NumericalError where a row holds NaN, has no finite maximum, or allows nothing."""
         logits = np.ascontiguousarray(logits, np.float32)
         if logits.ndim != 2 or len(logits) != len(rows):
             raise ValueError(f"{len(rows)} rows to sample, logits of shape {logits.shape}")
@@ -378,12 +378,19 @@ def _fill(native: _SampleRow, row: SampleRow) -> list[np.ndarray[Any, Any]]:
     native.num_prompt, native.num_output, native.num_bias = len(prompt), len(output), len(bias)
     native.logprobs = -1 if params.logprobs is None else params.logprobs
     native.prompt, native.output, native.bias_ids, native.bias = _address(prompt), _address(output), _address(bias_ids), _address(bias)
-    return [prompt, output, bias_ids, bias]
+    kept = [prompt, output, bias_ids, bias]
+    if row.allowed is not None:
+        allowed = np.ascontiguousarray(row.allowed, np.uint32)
+        if len(allowed) * 32 < row.vocab_limit:
+            raise ValueError(f"a mask of {len(allowed)} words does not cover {row.vocab_limit} ids")
+        native.allowed = _address(allowed)
+        kept.append(allowed)
+    return kept
 
 
 def _result(row: SampleRow, result: Any, ids: np.ndarray[Any, Any], logprobs: np.ndarray[Any, Any]) -> SampleResult:
     if result["id"] < 0:
-        raise NumericalError("the model produced logits that are not numbers")
+        raise NumericalError("the model produced logits that are not numbers, or no token is allowed")
     wanted = row.params.logprobs
     if wanted is None:
         return SampleResult(int(result["id"]))

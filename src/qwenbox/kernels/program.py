@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from qwenbox.types import FloatArray, IntArray, SamplingParams, Tensor
+
+MaskArray: TypeAlias = npt.NDArray[np.uint32]
 
 # Handles that mean something only to the `Ops` that made them (reference: arrays; native: numbers of slots and tables).
 Value: TypeAlias = Any
@@ -177,6 +180,8 @@ class SampleRow:
     output_ids: IntArray
     position: int
     vocab_limit: int
+    allowed: MaskArray | None = None
+    """Which ids may be chosen: bit i % 32 of word i / 32, [ceil(vocab_limit / 32)] uint32; None: all."""
 
 
 @dataclass(frozen=True, slots=True)

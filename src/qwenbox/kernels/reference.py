@@ -551,7 +551,10 @@ def sample_row(logits: FloatArray, row: SampleRow) -> SampleResult:
     if np.isnan(raw).any() or not np.isfinite(raw.max()):
         raise NumericalError("the model produced logits that are not numbers")
     params = row.params
-    chosen = _choose(_penalised(raw, row), row)
+    values = _penalised(raw, row)
+    if row.allowed is not None and values.max() == -np.inf:
+        raise NumericalError("no token is allowed")
+    chosen = _choose(values, row)
     if params.logprobs is None:
         return SampleResult(chosen)
     logprobs = log_probabilities(raw)
@@ -587,6 +590,9 @@ def _penalised(raw: FloatArray, row: SampleRow) -> FloatArray:
         ids, counts = np.unique(row.output_ids, return_counts=True)
         inside = ids < len(out)
         out[ids[inside]] -= _f(params.presence_penalty) + _f(params.frequency_penalty) * counts[inside].astype(_f)
+    if row.allowed is not None:
+        every = np.arange(len(out), dtype=np.uint32)
+        out[row.allowed[every // 32] >> every % 32 & 1 == 0] = -np.inf
     return out
 
 

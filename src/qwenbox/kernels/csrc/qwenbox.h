@@ -62,10 +62,11 @@ typedef struct {
   const int32_t* output;
   const int32_t* bias_ids;
   const float* bias;
+  const uint32_t* allowed;  // bit i % 32 of word i / 32: id i may be chosen; null: all may
 } qw_sample_row;
 
 typedef struct {
-  int32_t id;  // -1: the row holds NaN or has no finite maximum
+  int32_t id;  // -1: the row holds NaN or has no finite maximum, or nothing is allowed
   float logprob;
 } qw_sample_result;
 

@@ -144,8 +144,18 @@ void top_by_sort(const float* x, const float* weights, int n, float divisor, dou
   for (size_t j = 0; j < from.size(); ++j) scratch.ids[j] = int32_t(uint32_t(from[j]));
 }
 
-bool penalised(const qw_sample_row& row) {
-  return row.num_bias > 0 || row.repetition != 1.0f || row.presence != 0.0f || row.frequency != 0.0f;
+bool changed(const qw_sample_row& row) {
+  return row.allowed || row.num_bias > 0 || row.repetition != 1.0f || row.presence != 0.0f || row.frequency != 0.0f;
+}
+
+// What the mask does not allow becomes minus infinity.
+void restrict_to(const uint32_t* allowed, float* x, int n) {
+  for (int i = 0; i < n; i += 32) {
+    const uint32_t word = allowed[i / 32];
+    const int count = std::min(32, n - i);
+    if (word == ~uint32_t(0)) continue;
+    for (int j = 0; j < count; ++j) x[i + j] = word >> j & 1 ? x[i + j] : -INFINITY;
+  }
 }
 
 void penalise(const qw_sample_row& row, float* x, int n, Scratch& scratch) {
@@ -259,11 +269,12 @@ void Runtime::sample(const float* logits, int vocab, const qw_sample_row* rows, 
       const float m = largest(raw, n);
       result = {-1, 0.0f};
       if (!std::isfinite(m)) continue;
-      if (penalised(row)) {
+      if (changed(row)) {
         scratch.logits.assign(raw, raw + n);
         penalise(row, scratch.logits.data(), n, scratch);
+        if (row.allowed) restrict_to(row.allowed, scratch.logits.data(), n);
         const float biased = largest(scratch.logits.data(), n);
-        if (std::isnan(biased)) continue;
+        if (std::isnan(biased) || (row.allowed && biased == -INFINITY)) continue;
         result.id = choose(scratch.logits.data(), n, biased, row, kernels, scratch);
       } else {
         result.id = choose(raw, n, m, row, kernels, scratch);
