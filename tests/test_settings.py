@@ -81,7 +81,7 @@ def test_variables_of_the_test_suite_are_no_settings(monkeypatch: pytest.MonkeyP
         ("KV_GB", "inf", "must be at least 0.001"),
         ("REQUEST_TIMEOUT", "-1", "must be at least 0.1"),
         ("OFFLINE", "maybe", "'maybe' is not one of 1, 0, true, false"),
-        ("WEIGHTS", "int5", "'int5' is not one of bf16, int8, int4; did you mean int"),
+        ("WEIGHTS", "int5", "'int5' is not one of stored, bf16, int8, int4; did you mean int"),
         ("LOG_LEVEL", "warn", "did you mean warning"),
     ],
 )

@@ -64,7 +64,11 @@ class Settings:
     api_key_file: Path | None = _setting(None, "File whose first line is the key that clients must send.")
     isa: str | None = _setting(None, "Instruction-set variant of the kernels; otherwise the best that the machine has.")
     threads: int | None = _setting(None, "Threads of the kernels; otherwise one a processor.", least=1, most=1024)
-    weights: str | None = _setting(None, "Form of the weights in memory; otherwise as the file has them.", choices=("bf16", "int8", "int4"))
+    weights: str | None = _setting(
+        None,
+        "Form of the weights in memory; otherwise as stored, but the 16-bit head of an AWQ checkpoint as int8.",
+        choices=("stored", "bf16", "int8", "int4"),
+    )
     context_length: int | None = _setting(None, "Longest prompt and answer together, in tokens; otherwise what the model was trained for.", least=1)
     kv_gb: float | None = _setting(None, "Gigabytes for the KV pages; otherwise what fits into the memory that is free.", least=0.001)
     max_sequences: int = _setting(32, "Requests that run at the same time.", least=1, most=4096)

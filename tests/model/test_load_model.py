@@ -76,7 +76,7 @@ def test_a_row_without_numbers_is_sampled_as_minus_one_and_the_others_are_not_di
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"weights": "int3"}, "int3.*bf16, int8, int4"),
+        ({"weights": "int3"}, "int3.*stored, bf16, int8, int4"),
         ({"isa": "neon512"}, "neon512"),
         ({"context_length": 0}, "context_length 0"),
         ({"context_length": 513}, "513.*512"),

@@ -213,7 +213,6 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"auto_map": {"AutoModel": "x.py"}}, "auto_map"),
     ({"_attn_implementation_internal": "evil"}, "_attn_implementation_internal"),
     ({"logit_scale": 2.0}, "logit_scale"),
-    ({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 0}}, "awq.*--weights"),
     ({"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 20}, "sliding"),
     ({"layer_types": ["full_attention"] * 35 + ["sliding_attention"]}, "layer_types"),
     ({"layer_types": ["full_attention"] * 35}, "layer_types"),

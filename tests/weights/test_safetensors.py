@@ -259,13 +259,6 @@ def test_a_directory_that_is_no_checkpoint_says_what_is_missing(tmp_path: Path) 
         read_directory(tmp_path)
 
 
-def test_a_quantised_checkpoint_is_refused_by_its_method(tmp_path: Path) -> None:
-    checkpoint(tmp_path, TWO)
-    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
-    with pytest.raises(UnsupportedModelError, match="quantised by 'awq'"):
-        read_directory(tmp_path)
-
-
 def test_a_config_of_a_megabyte_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path, TWO)
     (tmp_path / "config.json").write_text('{"a": "' + "x" * (1 << 20) + '"}')

@@ -13,7 +13,8 @@ OptionalModel = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Form of the weights in memory: bf16, int8 or int4; otherwise as the file has them. A GGUF file is rounded a second time, with loss."
+        help="Form of the weights in memory: stored, bf16, int8 or int4; otherwise as stored, but the head of an AWQ checkpoint as int8. "
+        "Quantised weights are rounded a second time, with loss."
     ),
 ]
 ContextLength = Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")]

@@ -1,6 +1,6 @@
 """What a model is: read from `config.json` (as transformers 4 and 5 write it) or from GGUF metadata, every number checked.
 
-A key that we do not know could change what the network computes, so it is an error, and so is an architecture, rope type or quantisation
+A key that we do not know could change what the network computes, so it is an error, and so is an architecture or rope type
 that we do not run. Meaning of the keys: the Qwen2, Qwen3 and MoE configuration classes of transformers; `docs/gguf.md` of ggml.
 """
 
@@ -166,9 +166,10 @@ def _keys(text: str) -> frozenset[str]:
 _HARMLESS = _keys(
     "_name_or_path _commit_hash transformers_version torch_dtype dtype use_cache initializer_range attention_dropout bos_token_id eos_token_id "
     "pad_token_id output_router_logits router_aux_loss_coef max_window_layers sliding_window architectures unsloth_fixed unsloth_version "
-    "chunk_size_feed_forward id2label label2id problem_type return_dict output_attentions output_hidden_states"
+    "chunk_size_feed_forward id2label label2id problem_type return_dict output_attentions output_hidden_states quantization_config"
 )
-"""Of training, bookkeeping or the tokenizer; `max_window_layers` and `sliding_window` mean nothing while `use_sliding_window` is false."""
+"""Of training, bookkeeping or the tokenizer. `max_window_layers` and `sliding_window` mean nothing while `use_sliding_window` is false;
+`quantization_config` is judged where the weights are read."""
 
 _COMMON = _keys(
     "model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim hidden_act "
@@ -275,20 +276,11 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def _check_hf_keys(config: Mapping[str, Any], architecture: str) -> None:
-    quantisation = config.get("quantization_config")
-    if quantisation is not None:
-        method = quantisation.get("quant_method") if isinstance(quantisation, Mapping) else quantisation
-        raise UnsupportedModelError(
-            f"config.json: quantization_config (method {_shown(method)}) is not supported; use the unquantised checkpoint with `--weights int8` or "
-            "`--weights int4`, or a GGUF file"
-        )
     fixed = _FIXED[architecture]
     known = _HARMLESS | _COMMON | set(fixed) | (_MOE if architecture.endswith("_moe") else frozenset())
     if architecture == "qwen2_moe":
         known |= {"qkv_bias"}
     for key, value in config.items():
-        if key == "quantization_config":
-            continue
         if key not in known:
             raise UnsupportedModelError(f"config.json: key {key!r} is not known for {architecture}; it could change what the model computes")
         if key in fixed and value is not fixed[key]:

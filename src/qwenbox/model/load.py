@@ -19,13 +19,14 @@ import numpy as np
 from qwenbox.errors import ModelFormatError, NotFoundError, NumericalError, UsageError
 from qwenbox.kernels.native import Native, NativeProgram
 from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
 from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
-from qwenbox.kernels.quants import round_tensor
 from qwenbox.kernels.reference import ReferenceRunner, sample_row
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf, from_hf
 from qwenbox.model.costs import Costs, costs, page_bytes
 from qwenbox.model.qwen import Prepare, Qwen, Role
 from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
+from qwenbox.weights.awq import AwqTensor
 from qwenbox.weights.gguf import read_gguf
 from qwenbox.weights.safetensors import read_directory
 
@@ -158,12 +159,14 @@ def load_model(
 ) -> Model:
     """The model of a checkpoint directory or a `.gguf` file.
 
-    `weights` None keeps every tensor as it is stored; a kind of `WEIGHTS` rounds the matrices (a GGUF file a second time, with a second
-    loss). Raises NotFoundError, ModelFormatError, UnsupportedModelError, and UsageError where something asked for cannot be had.
+    `weights` "stored" keeps every tensor as it is stored; a kind of `WEIGHTS` rounds the matrices (quantised ones a second time, with a
+    second loss). None is "stored", except that the 16-bit head of an AWQ checkpoint becomes int8. Raises NotFoundError, ModelFormatError,
+    UnsupportedModelError, and UsageError where something asked for cannot be had.
     """
+    if weights not in (None, "stored", *WEIGHTS):
+        raise UsageError(f"weights {weights!r} is unknown; choose one of stored, {', '.join(WEIGHTS)}", param="weights")
     config, tensors = _read(Path(path))
-    if weights is not None and Path(path).suffix == ".gguf":
-        _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", Path(path).name, weights)
+    weights = _form(weights, Path(path), tensors)
     positions = _positions(config, context_length)
     network = Qwen(config, tensors, positions=positions, prepare=rounding(weights, threads=threads or _processors()))
     model_costs = costs(network, lambda tensor, role: rounded_kind(weights, tensor, role))
@@ -193,23 +196,40 @@ def _read(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
     return from_gguf(file.metadata), file.tensors
 
 
-def rounded_kind(weights: str | None, tensor: Tensor, role: Role) -> str:
+_INT8_HEAD = "int8 head"
+"""As stored, but a 16-bit head (or the embedding that is one) as int8: beside 4-bit matrices it would be most of what a token reads."""
+
+
+def _form(weights: str | None, path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """What `rounded_kind` goes by. Says in the log what a user might not expect."""
+    awq = any(isinstance(tensor, AwqTensor) for tensor in tensors.values())
+    if weights is None and awq:
+        _log.info("%s: the head is rounded to int8; --weights stored keeps it as it is", path.name)
+        return _INT8_HEAD
+    if weights in WEIGHTS and (path.suffix == ".gguf" or (awq and weights != "int4")):
+        _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", path.name, weights)
+    return weights or "stored"
+
+
+def rounded_kind(weights: str, tensor: Tensor, role: Role) -> str:
     """The kind a tensor has after loading. Routers stay as they are: they are small, and a wrong choice of expert costs most.
 
     `int4` keeps the embedding and the head, which every token's probability hangs on, at int8.
     """
-    if weights is None or role in ("router", "vector"):
+    if weights == "stored" or role in ("router", "vector"):
         return tensor.kind
+    if weights == _INT8_HEAD:
+        return "int8" if role == "head" and tensor.kind in DENSE_KINDS else tensor.kind
     return "int8" if weights == "int4" and role in ("embedding", "head") else weights
 
 
-def rounding(weights: str | None, *, threads: int) -> Prepare:
-    """What `Qwen` asks for each tensor so that the matrices have the kind `weights`."""
-    if weights is not None and weights not in WEIGHTS:
-        raise UsageError(f"weights {weights!r} is unknown; choose one of {', '.join(WEIGHTS)}", param="weights")
+def rounding(weights: str, *, threads: int) -> Prepare:
+    """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says."""
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
         kind = rounded_kind(weights, tensor, role)
+        if isinstance(tensor, AwqTensor):
+            tensor = tensor.unpack()
         return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads)
 
     return prepare

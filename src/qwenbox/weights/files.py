@@ -6,11 +6,28 @@ import mmap
 import os
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import ModelFormatError
-from ..types import ByteArray
+from ..errors import ModelFormatError, UnsupportedModelError
+from ..types import ByteArray, Tensor
+
+_KINDS = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
+
+
+class StoredArray(NamedTuple):
+    """An array of a safetensors file; `data` is flat and of exactly the size that type and shape need."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: ByteArray
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the numbers themselves. Raises UnsupportedModelError for integers."""
+        if self.dtype not in _KINDS:
+            raise UnsupportedModelError(f"tensor {name!r} has the unsupported type {self.dtype[:40]}; supported are {', '.join(_KINDS)}")
+        return Tensor(name, _KINDS[self.dtype], self.shape, self.data)
 
 
 def map_file(path: Path) -> ByteArray:

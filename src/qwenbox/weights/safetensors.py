@@ -7,6 +7,7 @@ format's own library the tensors cover the data without overlap or gap; unlike t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFormatError, UnsupportedModelError
-from ..types import Tensor, tensor_nbytes
-from .files import map_file
+from ..types import Tensor
+from .awq import awq_tensors, check_quantization
+from .files import StoredArray, map_file
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format's own library."""
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES, MAX_TOKENIZER_CONFIG_BYTES = 1 << 20, 64 << 20, 32 << 20
 
-_KINDS = {"BF16": "bf16", "F16": "f16", "F32": "f32"}
+_SIZES = {"BF16": 2, "F16": 2, "F32": 4}
+_AWQ_SIZES = _SIZES | {"I32": 4}
+"""Element types that are read, and their bytes."""
 _MAX_DIMS = 8
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\.safetensors")
 
@@ -35,7 +39,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any]
     """Empty where there is no such file."""
     tensors: Mapping[str, Tensor]
-    """Of all shards, in the order of the shards' names."""
+    """Of all shards, in the order of the shards' names; the quantised matrices of an AWQ checkpoint are `awq.AwqTensor`."""
     chat_template: str | None
     """From chat_template.jinja, else from tokenizer_config.json."""
     tokenizer_path: Path | None
@@ -44,7 +48,10 @@ class Checkpoint:
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Map one file. Raises ModelFormatError (what is wrong, and where), UnsupportedModelError (an element type other than BF16, F16, F32)."""
-    path = Path(path)
+    return {name: array.tensor(name) for name, array in _read_file(Path(path), _SIZES).items()}
+
+
+def _read_file(path: Path, sizes: Mapping[str, int]) -> dict[str, StoredArray]:
     file = map_file(path)
     if len(file) < 8:
         raise ModelFormatError(f"{path}: {len(file)} bytes are too short for a safetensors file")
@@ -60,7 +67,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ModelFormatError(f"{path}: __metadata__ must map texts to texts")
 
-    entries = {name: _entry(path, name, entry) for name, entry in header.items()}
+    entries = {name: _entry(path, name, entry, sizes) for name, entry in header.items()}
     end = 0
     for name, (_, _, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2]):
         if begin != end:
@@ -69,11 +76,11 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         end = stop
     if end != len(file) - start:
         raise ModelFormatError(f"{path}: the tensors end at data byte {end}, the file has {len(file) - start} bytes of data")
-    return {name: Tensor(name, kind, shape, file[start + begin : start + stop]) for name, (kind, shape, begin, stop) in entries.items()}
+    return {name: StoredArray(dtype, shape, file[start + begin : start + stop]) for name, (dtype, shape, begin, stop) in entries.items()}
 
 
-def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """(kind, shape, first byte, byte after the last) of one line of the header; the extent fits the shape, not yet the file."""
+def _entry(path: Path, name: str, entry: Any, sizes: Mapping[str, int]) -> tuple[str, tuple[int, ...], int, int]:
+    """(type, shape, first byte, byte after the last) of one line of the header; the extent fits the shape, not yet the file."""
 
     def wrong(problem: str) -> ModelFormatError:
         return ModelFormatError(f"{path}: tensor {name!r} {problem}")
@@ -83,16 +90,16 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[str, tuple[int, ...], int
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
         raise wrong("has a dtype that is no text")
-    if dtype not in _KINDS:
-        raise UnsupportedModelError(f"{path}: tensor {name!r} has the unsupported type {dtype[:40]}; supported are {', '.join(_KINDS)}")
+    if dtype not in sizes:
+        raise UnsupportedModelError(f"{path}: tensor {name!r} has the unsupported type {dtype[:40]}; supported are {', '.join(sizes)}")
     if not isinstance(shape, list) or not 1 <= len(shape) <= _MAX_DIMS or not all(type(extent) is int and 0 < extent < 1 << 63 for extent in shape):
         raise wrong(f"has the shape {_shown(shape)}; 1 to {_MAX_DIMS} positive extents are possible")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int and 0 <= offset < 1 << 63 for offset in offsets):
         raise wrong(f"has the data_offsets {_shown(offsets)}; expected two whole numbers")
-    kind, (begin, stop) = _KINDS[dtype], offsets
-    if stop - begin != tensor_nbytes(kind, shape):
-        raise wrong(f"of {dtype} {shape} needs {tensor_nbytes(kind, shape)} bytes, its data_offsets hold {stop - begin}")
-    return kind, tuple(shape), begin, stop
+    size, (begin, stop) = math.prod(shape) * sizes[dtype], offsets
+    if stop - begin != size:
+        raise wrong(f"of {dtype} {shape} needs {size} bytes, its data_offsets hold {stop - begin}")
+    return dtype, tuple(shape), begin, stop
 
 
 def read_directory(directory: str | Path) -> Checkpoint:
@@ -101,39 +108,42 @@ def read_directory(directory: str | Path) -> Checkpoint:
     config = _read_json(directory, "config.json", MAX_CONFIG_BYTES)
     if config is None:
         raise ModelFormatError(f"{directory}: no config.json; a model is a directory with config.json and *.safetensors, or a .gguf file")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method") if isinstance(config["quantization_config"], dict) else None
-        raise UnsupportedModelError(f"{directory}: quantised by {str(method)[:40]!r}, which is not supported; take the bf16 model or a GGUF of it")
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        tensors = {name: array.tensor(name) for name, array in _read_shards(directory, _SIZES).items()}
+    else:
+        check_quantization(quantization, directory / "config.json")
+        tensors = awq_tensors(_read_shards(directory, _AWQ_SIZES))
     return Checkpoint(
         path=directory,
         config=config,
         generation_config=_read_json(directory, "generation_config.json", MAX_CONFIG_BYTES) or {},
-        tensors=_read_shards(directory),
+        tensors=tensors,
         chat_template=_chat_template(directory),
         tokenizer_path=_member(directory, "tokenizer.json"),
     )
 
 
-def _read_shards(directory: Path) -> dict[str, Tensor]:
+def _read_shards(directory: Path, sizes: Mapping[str, int]) -> dict[str, StoredArray]:
     single, index_name = _member(directory, "model.safetensors"), "model.safetensors.index.json"
     index = _read_json(directory, index_name, MAX_INDEX_BYTES)
     if single is not None and index is not None:
         raise ModelFormatError(f"{directory}: both model.safetensors and {index_name} are there; remove the one that is stale")
     if single is not None:
-        return read_safetensors(single)
+        return _read_file(single, sizes)
     if index is None:
         raise ModelFormatError(f"{directory}: neither model.safetensors nor {index_name} is there")
     placed = index.get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
         raise ModelFormatError(f"{directory / index_name}: weight_map must map names of tensors to names of files")
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredArray] = {}
     for shard in sorted(set(placed.values())):
         if not _SHARD.fullmatch(shard):
             raise ModelFormatError(f"{directory / index_name}: {shard[:200]!r} is not the plain name of a .safetensors file")
         path = _member(directory, shard)
         if path is None:
             raise ModelFormatError(f"{directory / index_name}: the file {shard} is missing")
-        for name, tensor in read_safetensors(path).items():
+        for name, tensor in _read_file(path, sizes).items():
             if placed.get(name) != shard:
                 raise ModelFormatError(f"{path}: holds the tensor {name!r}, which the index places in {placed.get(name, 'no file')}")
             tensors[name] = tensor
