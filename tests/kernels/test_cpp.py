@@ -35,11 +35,11 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def build(name: str, *options: str, targets: tuple[str, ...] = ("test_linear",)) -> Path:
+def build(name: str, *options: str, target: str = "test_linear", others: tuple[str, ...] = ()) -> Path:
     folder = ROOT / "build" / name
     run("cmake", "-S", ".", "-B", folder, "-G", "Ninja", "-DQWENBOX_CPP_TESTS=ON", "-DQWENBOX_WERROR=ON", *options)
-    run("cmake", "--build", folder, "--target", *targets, "-j2")
-    return folder / "tests" / "cpp" / "test_linear"
+    run("cmake", "--build", folder, "--target", target, *others, "-j2")
+    return folder / "tests" / "cpp" / target
 
 
 def variants_that_agree(*command: str | Path) -> list[str]:
@@ -54,6 +54,24 @@ def variants_that_agree(*command: str | Path) -> list[str]:
 def test_every_variant_of_this_processor_equals_the_scalar_twin() -> None:
     require("c++")
     assert variants_that_agree(build("cpp"))[-1] == "generic"
+
+
+def test_packed_panels_equal_the_scalar_twin() -> None:
+    require("c++")
+    assert run(build("cpp", target="test_pack")).endswith(" passed, 0 failed\n")
+
+
+@pytest.mark.long
+def test_packing_stays_inside_its_memory_and_the_language() -> None:
+    require("c++")
+    assert run(build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON", target="test_pack")).endswith(" passed, 0 failed\n")
+
+
+@pytest.mark.long
+def test_an_arm_processor_packs_the_same_panels() -> None:
+    require("aarch64-linux-gnu-g++", "qemu-aarch64-static")
+    program = build("cpp-aarch64", *AARCH64, target="test_pack")
+    assert run("qemu-aarch64-static", program).endswith(" passed, 0 failed\n")
 
 
 @pytest.mark.long
@@ -71,5 +89,5 @@ def test_an_x86_without_avx_equals_the_scalar_twin() -> None:
 @pytest.mark.long
 def test_an_arm_processor_equals_the_scalar_twin() -> None:
     require("aarch64-linux-gnu-g++", "qemu-aarch64-static")
-    program = build("cpp-aarch64", *AARCH64, targets=("test_linear", "qwenbox_native"))
+    program = build("cpp-aarch64", *AARCH64, others=("qwenbox_native",))
     assert variants_that_agree("qemu-aarch64-static", program, "quick") == ["generic"]

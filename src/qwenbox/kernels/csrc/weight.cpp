@@ -1,173 +1,67 @@
-// Repacking raw blocks into panels, without loss, and reading rows back. Raw block layouts: GGUF's are ggml's block_q* structs, int4 and
-// int8 are described in types.TENSOR_KINDS; all little-endian.
+// Repacking raw blocks into panels, without loss, and reading rows back.
+#include <algorithm>
 #include <cstring>
 
+#include "blocks.h"
 #include "kernels.h"
 #include "layout.h"
 
 namespace qwenbox {
 namespace {
 
-struct RawBlock {
-  int inputs, bytes;
-};
+typedef uint32_t Words4 __attribute__((vector_size(16)));
 
-RawBlock raw_block(Kind kind) {
-  switch (kind) {
-    case Kind::f32:
-      return {1, 4};
-    case Kind::f16:
-    case Kind::bf16:
-      return {1, 2};
-    case Kind::q4_0:
-      return {32, 18};
-    case Kind::q4_1:
-      return {32, 20};
-    case Kind::q5_0:
-      return {32, 22};
-    case Kind::q8_0:
-      return {32, 34};
-    case Kind::q4_k:
-      return {256, 144};
-    case Kind::q5_k:
-      return {256, 176};
-    case Kind::q6_k:
-      return {256, 210};
-    case Kind::int4:
-      return {128, 67};
-    case Kind::int8:
-      return {128, 130};
-  }
-  return {1, 0};
-}
+inline Words4 interleave_low(Words4 a, Words4 b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+inline Words4 interleave_high(Words4 a, Words4 b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+inline Shorts8 interleave_low(Shorts8 a, Shorts8 b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+inline Shorts8 interleave_high(Shorts8 a, Shorts8 b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 
-template <class T>
-T read(const uint8_t* p) {
-  T value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
-}
-template <class T>
-void write(uint8_t* p, T value) {
-  std::memcpy(p, &value, sizeof value);
-}
-
-float from_f16(uint16_t h) {
-  uint32_t sign = uint32_t(h & 0x8000) << 16, magnitude = uint32_t(h & 0x7FFF) << 13, bits;
-  float value;
-  std::memcpy(&value, &magnitude, 4);
-  value *= 0x1p112f;
-  std::memcpy(&bits, &value, 4);
-  if (magnitude >= 0x0F800000) bits = magnitude | 0x7F800000;
-  bits |= sign;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-// The 6-bit scale and minimum of sub-block j of a q4_k or q5_k block, from its 12 bytes.
-void read_k_scales(const uint8_t* p, int j, uint8_t& scale, uint8_t& minimum) {
-  scale = j < 4 ? p[j] & 63 : (p[j + 4] & 15) | (p[j - 4] >> 6) << 4;
-  minimum = j < 4 ? p[j + 4] & 63 : p[j + 4] >> 4 | (p[j] >> 6) << 4;
-}
-
-// One channel of one group: unsigned codes and the numbers that belong to them.
-struct Group {
-  uint8_t codes[kGroup];
-  uint16_t d[4], m[4];  // fp16; K-quants and ours use the first
-  int8_t sub[8], sub_min[4];
-  int zero;  // int4
-};
-
-Group read_group(Kind kind, const uint8_t* row, int row_blocks, int g) {
-  Group group{};
-  uint8_t* codes = group.codes;
-  auto block = raw_block(kind);
-  if (block.inputs == 32) {
-    for (int j = 0; j < 4 && 4 * g + j < row_blocks; ++j, codes += 32) {
-      const uint8_t* p = row + size_t(4 * g + j) * block.bytes;
-      group.d[j] = read<uint16_t>(p);
-      p += 2;
-      if (kind == Kind::q8_0) {
-        for (int i = 0; i < 32; ++i) codes[i] = p[i] ^ 0x80;
-        continue;
-      }
-      if (kind == Kind::q4_1) group.m[j] = read<uint16_t>(p), p += 2;
-      uint32_t fifth = 0;
-      if (kind == Kind::q5_0) fifth = read<uint32_t>(p), p += 4;
-      for (int i = 0; i < 16; ++i) {
-        codes[i] = uint8_t((p[i] & 15) | (fifth >> i & 1) << 4);
-        codes[i + 16] = uint8_t(p[i] >> 4 | (fifth >> (i + 16) & 1) << 4);
-      }
+// A square block of 4 rows of 4-byte elements or 8 rows of 2-byte ones, transposed; strides in bytes.
+template <class Vector, int rows>
+inline void transpose(const uint8_t* __restrict src, size_t src_stride, uint8_t* __restrict dst, size_t dst_stride) {
+  Vector v[rows], w[rows];
+  for (int i = 0; i < rows; ++i) v[i] = read<Vector>(src + i * src_stride);
+  for (int step = 1; step < rows; step *= 2) {  // a perfect shuffle each
+    for (int i = 0; i < rows / 2; ++i) {
+      w[2 * i] = interleave_low(v[i], v[i + rows / 2]);
+      w[2 * i + 1] = interleave_high(v[i], v[i + rows / 2]);
     }
-    return group;
+    for (int i = 0; i < rows; ++i) v[i] = w[i];
   }
-  if (kind == Kind::int4 || kind == Kind::int8) {
-    const uint8_t* p = row + size_t(g) * block.bytes;
-    group.d[0] = read<uint16_t>(p);
-    if (kind == Kind::int8) {
-      for (int i = 0; i < kGroup; ++i) codes[i] = p[2 + i] ^ 0x80;
-      return group;
-    }
-    group.zero = p[2];
-    for (int i = 0; i < 64; ++i) codes[i] = p[3 + i] & 15, codes[i + 64] = p[3 + i] >> 4;
-    return group;
-  }
-  int half = g % 2;
-  if (g / 2 >= row_blocks) return group;
-  const uint8_t* p = row + size_t(g / 2) * block.bytes;
-  if (kind == Kind::q6_k) {
-    const uint8_t *low = p + 64 * half, *high = p + 128 + 32 * half;
-    for (int i = 0; i < 32; ++i) {
-      codes[i] = uint8_t((low[i] & 15) | (high[i] & 3) << 4);
-      codes[i + 32] = uint8_t((low[i + 32] & 15) | (high[i] >> 2 & 3) << 4);
-      codes[i + 64] = uint8_t(low[i] >> 4 | (high[i] >> 4 & 3) << 4);
-      codes[i + 96] = uint8_t(low[i + 32] >> 4 | (high[i] >> 6) << 4);
-    }
-    std::memcpy(group.sub, p + 192 + 8 * half, 8);
-    group.d[0] = read<uint16_t>(p + 208);
-    return group;
-  }
-  group.d[0] = read<uint16_t>(p);
-  group.m[0] = read<uint16_t>(p + 2);
-  const uint8_t* fifth = kind == Kind::q5_k ? p + 16 : nullptr;
-  const uint8_t* nibbles = p + (fifth ? 48 : 16) + 64 * half;
-  for (int j = 0; j < 4; ++j) {
-    uint8_t scale, minimum;
-    read_k_scales(p + 4, 4 * half + j, scale, minimum);
-    group.sub[j] = int8_t(scale), group.sub_min[j] = int8_t(minimum);
-    for (int i = 0; i < 32; ++i) {
-      int nibble = nibbles[32 * (j / 2) + i] >> 4 * (j % 2) & 15;
-      codes[32 * j + i] = uint8_t(nibble | (fifth ? (fifth[i] >> (4 * half + j) & 1) << 4 : 0));
-    }
-  }
-  return group;
+  for (int i = 0; i < rows; ++i) write(dst + i * dst_stride, v[i]);
 }
 
-// Codes of channel c to and from the packed form; quad q holds inputs 4 q .. 4 q + 3.
-void pack_codes(int bits, const uint8_t* codes, int c, uint8_t* dst) {
-  uint32_t quads[32];
-  std::memcpy(quads, codes, sizeof quads);
-  dst += 4 * c;
+// Codes of a group, channel by channel, to the packed form; quad q of a channel holds inputs 4 q .. 4 q + 3.
+template <int bits>
+void pack_codes(const uint8_t (&codes)[kPanel][kGroup], uint8_t* dst) {
   if (bits == 8) {
-    for (int q = 0; q < 32; ++q) write(dst + 256 * q, quads[q]);
+    for (int c = 0; c < kPanel; c += 4)
+      for (int q = 0; q < 32; q += 4) transpose<Words4, 4>(codes[c] + 4 * q, kGroup, dst + 256 * q + 4 * c, 256);
     return;
   }
+  alignas(64) uint8_t quads[32][4 * kPanel];
+  for (int c = 0; c < kPanel; c += 4)
+    for (int q = 0; q < 32; q += 4) transpose<Words4, 4>(codes[c] + 4 * q, kGroup, quads[q] + 4 * c, 256);
   for (int t = 0; t < 2; ++t) {
-    const uint32_t* q = quads + 16 * t;
-    for (int r = 0; r < 8; ++r) write(dst + 256 * (8 * t + r), (q[r] & 0x0F0F0F0F) | (q[r + 8] & 0x0F0F0F0F) << 4);
+    const auto* q = quads + 16 * t;
     uint8_t* planes = dst + 4096;
+    for (int r = 0; r < 8; ++r)
+      for (int i = 0; i < 256; i += 16)
+        store16(dst + 256 * (8 * t + r) + i, (load16(q[r] + i) & 15) | (Bytes16)((Shorts8)load16(q[r + 8] + i) << 4 & 0xF0F0));
     if (bits == 5)
-      for (int plane = 0; plane < 2; ++plane) {
-        uint32_t word = 0;
-        for (int r = 0; r < 8; ++r) word |= (q[8 * plane + r] >> 4 & 0x01010101) << r;
-        write(planes + 256 * (2 * t + plane), word);
-      }
+      for (int plane = 0; plane < 2; ++plane)
+        for (int i = 0; i < 256; i += 16) {
+          Shorts8 word{};
+          for (int r = 0; r < 8; ++r) word |= ((Shorts8)load16(q[8 * plane + r] + i) >> 4 & 0x0101) << r;
+          store16(planes + 256 * (2 * t + plane) + i, (Bytes16)word);
+        }
     if (bits == 6)
-      for (int plane = 0; plane < 4; ++plane) {
-        uint32_t word = 0;
-        for (int i = 0; i < 4; ++i) word |= (q[4 * plane + i] >> 4 & 0x03030303) << 2 * i;
-        write(planes + 256 * (4 * t + plane), word);
-      }
+      for (int plane = 0; plane < 4; ++plane)
+        for (int i = 0; i < 256; i += 16) {
+          Shorts8 word{};
+          for (int r = 0; r < 4; ++r) word |= ((Shorts8)load16(q[4 * plane + r] + i) >> 4 & 0x0303) << 2 * r;
+          store16(planes + 256 * (4 * t + plane) + i, (Bytes16)word);
+        }
   }
 }
 
@@ -188,44 +82,64 @@ void unpack_codes(int bits, const uint8_t* src, int c, uint8_t* codes) {
   }
 }
 
-void pack_group(Kind kind, const Group& group, int c, uint8_t* codes, uint8_t* scales, bool first_of_unit) {
-  const Layout layout = layout_of(kind);
-  pack_codes(layout.bits, group.codes, c, codes);
-  uint8_t* sub = codes + layout.code_bytes();
-  switch (kind) {
-    case Kind::q4_0:
-    case Kind::q5_0:
-    case Kind::q8_0:
-    case Kind::q4_1:
-      for (int j = 0; j < 4; ++j) write(scales + 2 * (64 * j + c), group.d[j]);
-      if (kind == Kind::q4_1)
-        for (int j = 0; j < 4; ++j) write(scales + 2 * (64 * (4 + j) + c), group.m[j]);
-      return;
-    case Kind::q4_k:
-    case Kind::q5_k:
-      for (int j = 0; j < 4; ++j) {
-        write(sub + 128 * (j / 2) + 2 * c + j % 2, group.sub[j]);
-        write(sub + 256 + 128 * (j / 2) + 2 * c + j % 2, group.sub_min[j]);
-      }
-      break;
-    case Kind::q6_k:
-      for (int j = 0; j < 8; ++j) write(sub + 128 * (j / 2) + 2 * c + j % 2, group.sub[j]);
-      break;
-    default:
-      break;
+// The numbers of channel c to their places.
+template <Kind kind>
+inline void pack_numbers(const Numbers& numbers, int c, uint8_t* sub, uint8_t* scales, bool first_of_unit) {
+  constexpr RawBlock block = raw_block(kind);
+  if (block.inputs == 32) {
+    for (int j = 0; j < 4; ++j) write(scales + 2 * (64 * j + c), numbers.d[j]);
+    if (kind == Kind::q4_1)
+      for (int j = 0; j < 4; ++j) write(scales + 2 * (64 * (4 + j) + c), numbers.m[j]);
+    return;
   }
-  if (!first_of_unit) return;
-  write(scales + 2 * c, group.d[0]);
-  if (kind == Kind::q4_k || kind == Kind::q5_k) write(scales + 128 + 2 * c, group.m[0]);
-  if (kind == Kind::int4) write(scales + 128 + 2 * c, int16_t(-group.zero));
+  if (block.inputs == 256) {
+    const int pairs = kind == Kind::q6_k ? 4 : 2;
+    for (int j = 0; j < pairs; ++j) std::memcpy(sub + 128 * j + 2 * c, numbers.sub + 2 * j, 2);
+    if (kind != Kind::q6_k)
+      for (int j = 0; j < pairs; ++j) std::memcpy(sub + 256 + 128 * j + 2 * c, numbers.sub_min + 2 * j, 2);
+    if (!first_of_unit) return;
+  }
+  write(scales + 2 * c, numbers.d[0]);
+  if (kind == Kind::q4_k || kind == Kind::q5_k) write(scales + 128 + 2 * c, numbers.m[0]);
+  if (kind == Kind::int4) write(scales + 128 + 2 * c, int16_t(-numbers.zero));
 }
 
-void pack_dense(Kind kind, int n, int k, const uint8_t* raw, int panel, uint8_t* dst) {
-  size_t size = size_t(raw_block(kind).bytes);
-  std::memset(dst, 0, size_t(k) * kPanel * size);
-  for (int c = 0; c < kPanel && panel * kPanel + c < n; ++c) {
-    const uint8_t* row = raw + size_t(panel * kPanel + c) * k * size;
-    for (int i = 0; i < k; ++i) std::memcpy(dst + (size_t(i) * kPanel + c) * size, row + i * size, size);
+template <Kind kind>
+void pack_quantised(int channels, int groups, int row_blocks, const uint8_t* rows, size_t row_bytes, uint8_t* dst) {
+  constexpr Layout layout = layout_of(kind);
+  alignas(64) uint8_t codes[kPanel][kGroup];
+  std::memset(codes[0] + channels * kGroup, 0, size_t(kPanel - channels) * kGroup);
+  for (int g = 0; g < groups; ++g) {
+    uint8_t *group = dst + group_offset(layout, g), *scales = dst + scale_offset(layout, g);
+    for (int c = 0; c < channels; ++c) {
+      Numbers numbers;
+      read_group<kind>(rows + size_t(c) * row_bytes, row_blocks, g, codes[c], numbers);
+      pack_numbers<kind>(numbers, c, group + layout.code_bytes(), scales, g % layout.unit_groups == 0);
+    }
+    pack_codes<layout.bits>(codes, group);
+  }
+}
+
+// Rows of plain numbers to [k][64 channels]; a cache line of each of the block's channels at a time.
+template <class Vector, int size>
+void pack_dense(int channels, int k, const uint8_t* rows, uint8_t* dst) {
+  constexpr int square = 16 / size, line = 64 / size;
+  const size_t row_bytes = size_t(k) * size, out_bytes = size_t(kPanel) * size;
+  const auto one = [&](int c, int i) {
+    std::memcpy(dst + i * out_bytes + size_t(c) * size, rows + c * row_bytes + size_t(i) * size, size);
+  };
+  const int whole = channels / square * square;
+  for (int begin = 0; begin < k; begin += line) {
+    const int end = std::min(k, begin + line);
+    for (int c = 0; c < whole; c += square) {
+      int i = begin;
+      for (; i + square <= end; i += square)
+        transpose<Vector, square>(rows + c * row_bytes + size_t(i) * size, row_bytes, dst + i * out_bytes + size_t(c) * size, out_bytes);
+      for (; i < end; ++i)
+        for (int j = 0; j < square; ++j) one(c + j, i);
+    }
+    for (int c = whole; c < channels; ++c)
+      for (int i = begin; i < end; ++i) one(c, i);
   }
 }
 
@@ -252,18 +166,46 @@ void pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, i
   const size_t row_bytes = raw_row_bytes(kind, k);
   const int row_blocks = int(row_bytes / raw_block(kind).bytes);
   for (int panel = panel_begin; panel < panel_end; ++panel) {
+    const uint8_t* rows = raw + size_t(panel) * kPanel * row_bytes;
     uint8_t* base = dst + size_t(panel) * out.panel_bytes;
-    if (is_dense(kind)) {
-      pack_dense(kind, n, k, raw, panel, base);
-      continue;
+    const int channels = std::min(kPanel, n - panel * kPanel);
+    if (channels < kPanel || out.groups % layout.unit_groups) std::memset(base, 0, out.panel_bytes);  // what nothing below writes
+    switch (kind) {
+      case Kind::f32:
+        pack_dense<Words4, 4>(channels, k, rows, base);
+        break;
+      case Kind::f16:
+      case Kind::bf16:
+        pack_dense<Shorts8, 2>(channels, k, rows, base);
+        break;
+      case Kind::q4_0:
+        pack_quantised<Kind::q4_0>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::q4_1:
+        pack_quantised<Kind::q4_1>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::q5_0:
+        pack_quantised<Kind::q5_0>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::q8_0:
+        pack_quantised<Kind::q8_0>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::q4_k:
+        pack_quantised<Kind::q4_k>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::q5_k:
+        pack_quantised<Kind::q5_k>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::q6_k:
+        pack_quantised<Kind::q6_k>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::int4:
+        pack_quantised<Kind::int4>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
+      case Kind::int8:
+        pack_quantised<Kind::int8>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        break;
     }
-    std::memset(base, 0, out.panel_bytes);
-    for (int g = 0; g < out.groups; ++g)
-      for (int c = 0; c < kPanel && panel * kPanel + c < n; ++c) {
-        const uint8_t* row = raw + size_t(panel * kPanel + c) * row_bytes;
-        pack_group(kind, read_group(kind, row, row_blocks, g), c, base + group_offset(layout, g), base + scale_offset(layout, g),
-                   g % layout.unit_groups == 0);
-      }
   }
 }
 
