@@ -17,12 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from qwenbox.evaluate.speed import steal_seconds
 from qwenbox.kernels import ceiling
-
-
-def steal_seconds() -> float:
-    """Processor time, so far, that the host gave to somebody else."""
-    return int(Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[8]) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

@@ -1,138 +1,195 @@
-"""How fast is qwenbox beside llama.cpp? Same GGUF, same threads, interleaved A B A B; prints both, their medians and the ratio.
+"""How fast is qwenbox beside the others? Every row a measurement of its own, engines in turn (A B A B), on weights made from one GGUF file.
 
-    python bench/peers.py [MODEL ...] [--llama DIR] [--threads N] [--rounds 5] [--prompt-tokens 512] [--new-tokens 64] [--json]
+    python bench/peers.py [MODEL] [--rows R,R] [--engines E,E] [--rounds N] [--minutes M] [--threads N] [--peers DIR] [--json]
+    python bench/peers.py [MODEL] --prepare llama.cpp|llama.cpp@avx2|openvino|vllm
 
-MODEL is a catalogue name or a `.gguf` file. Both engines decode after a prompt of the same length. llama.cpp is taken from `--llama` (a
-directory that holds `llama-bench`), or built once for this processor from the sources that the package llama-cpp-python brings.
-Each measurement becomes a row of bench/results/<machine>.csv at once; a run that was interrupted goes on where it stopped (same commit,
-model, threads and lengths). The picture is drawn beside the rows.
+MODEL is a catalogue name or a `.gguf` file. Rows are in order of importance; engines are named PROGRAM[@VARIANT]:WEIGHTS (engines.py).
+Each measurement becomes a row of bench/results/peers-<machine>.csv at once, so an interrupted run goes on where it stopped: same sources, model and
+threads. The table (.md) and the picture (.png) are made anew at the end. `--prepare` installs a peer under build/peers.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import re
-import shutil
-import statistics
-import subprocess
+import signal
 import sys
-import tarfile
-import textwrap
-from collections.abc import Iterator
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-LLAMA_PACKAGE = "llama-cpp-python==0.3.36"
-CMAKE_OPTIONS = [
-    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_COMMIT=none", "-DLLAMA_BUILD_NUMBER=0",
-]  # fmt: skip
-FIELDS = ["date", "commit", "model", "engine", "round", "threads", "prompt_tokens", "new_tokens", "prefill_tok_s", "decode_tok_s", "note"]
-ENGINES = ("qwenbox", "llama.cpp")
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+from bench import engines  # noqa: E402
+from bench.engines import Engine, Places, Row  # noqa: E402
+from bench.machine import commit, machine_name, run, say  # noqa: E402
+from bench.table import Table, markdown, number, quartiles  # noqa: E402
+from qwenbox.evaluate.speed import steal_seconds  # noqa: E402
+
+ROWS = [
+    Row("prefill-512", 512),
+    Row("decode-128", 128, 48),
+    Row("batch-16", 32, 16, 16),
+    Row("prefill-4096", 4096, rounds=3),
+    Row("batch-32", 32, 16, 32),
+    Row("batch-8", 32, 16, 8),
+    Row("decode-8192", 8192, 24, samples=3, rounds=3),
+    Row("batch-4", 32, 32, 4),
+    Row("batch-1", 32, 32, 1),
+]
+ENGINES = ["qwenbox:int4", "llama.cpp:q4_0", "qwenbox:file", "llama.cpp:file", "openvino:int4", "openvino@f32:int4", "vllm:int4"]
+NEEDED = ("llama.cpp", "openvino")
+FIELDS = ["date", "commit", "model", "threads", "row", "engine", "round", "tok_s", "samples", "fraction", "seconds", "steal_seconds"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["qwen2.5-coder-1.5b", "qwen2.5-coder-0.5b"], metavar="MODEL")
-    parser.add_argument("--llama", type=Path, help="directory that holds llama-bench; otherwise it is built under build/llama")
+    parser.add_argument("model", nargs="?", default="qwen2.5-coder-1.5b", metavar="MODEL")
+    parser.add_argument("--rows", default=",".join(row.name for row in ROWS))
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--rounds", type=int, help=f"at most so many of each row; otherwise {max(row.rounds for row in ROWS)}, long rows fewer")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no measurement after so many")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--peers", type=Path, default=ROOT / "build" / "peers", help="where the other engines are")
+    parser.add_argument("--prepare", metavar="PEER", help="install a peer and do nothing else")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--json", action="store_true", help="only the JSON line on standard output")
-    arguments = parser.parse_args()
+    asked = parser.parse_args()
 
-    bench = find_bench(arguments.llama) if arguments.llama else build_llama(ROOT / "build" / "llama")
-    table = Table(arguments.results / f"{machine_name()}.csv")
-    shared = {"threads": arguments.threads, "prompt_tokens": arguments.prompt_tokens, "new_tokens": arguments.new_tokens, "commit": commit()}
-    summary: dict[str, Any] = {"machine": machine_name(), **shared, "models": {}}
-    for model in arguments.models:
-        path = local_file(model)
-        for number in range(arguments.rounds):
-            for engine in ENGINES:
-                key = {"model": path.name, "engine": engine, "round": number, **shared}
-                row = table.find(key)
-                if row is None:
-                    measured = measure_qwenbox(path, **shared) if engine == "qwenbox" else measure_llama(bench, path, **shared)
-                    row = table.add({"date": datetime.now(UTC).isoformat(timespec="seconds"), **key, **measured})
-                say(
-                    f"{path.name} round {number} {engine:9}: prefill {float(row['prefill_tok_s']):7.1f} tok/s, "
-                    f"decode {float(row['decode_tok_s']):6.2f} tok/s"
-                )
-        summary["models"][path.name] = summarise(table, {"model": path.name, **shared})
-    plot(summary, table.path.with_suffix(".png"))
-    if not arguments.json:
-        for model, numbers in summary["models"].items():
-            for what in ("prefill", "decode"):
-                ours, theirs = (numbers[engine][f"{what}_tok_s"] for engine in ENGINES)
-                print(
-                    f"{model}: {what} {ours:.2f} tok/s, llama.cpp {theirs:.2f} tok/s, "
-                    f"ratio {numbers[f'{what}_ratio']:.3f} (medians of {arguments.rounds})"
-                )
-    print(json.dumps(summary))
-
-
-class Table:
-    """The rows of one machine's CSV file, appended one at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.rows = list(csv.DictReader(file))
-
-    def matching(self, key: dict[str, Any]) -> Iterator[dict[str, str]]:
-        return (row for row in self.rows if all(row[name] == str(value) for name, value in key.items()))
-
-    def find(self, key: dict[str, Any]) -> dict[str, str] | None:
-        return next(self.matching(key), None)
-
-    def add(self, row: dict[str, Any]) -> dict[str, str]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-        self.rows.append({name: str(value) for name, value in row.items()})
-        return self.rows[-1]
+    places = Places(local_file(asked.model), asked.peers.resolve())
+    if asked.prepare:
+        engines.prepare(asked.prepare, places)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    known = {row.name: row for row in ROWS}
+    if unknown := [name for name in asked.rows.split(",") if name not in known]:
+        raise SystemExit(f"unknown rows {', '.join(unknown)}: {', '.join(known)}")
+    rows = [known[name] for name in asked.rows.split(",")]
+    comparison = Comparison(Table(asked.results / f"peers-{machine_name()}.csv", FIELDS), places.file.name, asked.threads)
+    found = {name: engines.find(name, places, threads=asked.threads, rows=rows) for name in asked.engines.split(",")}
+    absent = {name: why for name, engine in found.items() if (why := engine.missing())}
+    for name, why in absent.items():
+        say(f"absent: {name}: {why}; python bench/peers.py {asked.model} --prepare {name.split(':')[0]}")
+    present = {name: engine for name, engine in found.items() if name not in absent}
+    try:
+        about = {name: engine.about() for name, engine in present.items()}
+        comparison.measure(rows, present, rounds=asked.rounds, until=time.monotonic() + 60 * asked.minutes)
+    finally:
+        for engine in present.values():
+            engine.close()
+    summary = comparison.summary([row.name for row in rows], list(found))
+    report = markdown_report(summary, about, absent)
+    comparison.table.path.with_suffix(".md").write_text(report, encoding="utf-8")
+    plot(summary, comparison.table.path.with_suffix(".png"))
+    if not asked.json:
+        print(report)
+    print(json.dumps(summary | {"about": about, "absent": absent}))
 
 
-def measure_qwenbox(path: Path, *, threads: int, prompt_tokens: int, new_tokens: int, commit: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "qwenbox", "bench", str(path), "--threads", str(threads), "--repeat", "1", "--json"]
-    command += ["--prompt-tokens", str(prompt_tokens), "--new-tokens", str(new_tokens)]
-    result = json.loads(run(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}).splitlines()[-1])
-    note = f"{result['isa']}, {result['bandwidth_fraction']:.2f} of bandwidth, {result['compute_fraction']:.3f} of compute"
-    return {"prefill_tok_s": result["prefill_tok_s"], "decode_tok_s": result["decode_tok_s"], "note": note}
+def local_file(model: str) -> Path:
+    if model.endswith(".gguf"):
+        return Path(model).resolve()
+    out = run([sys.executable, "-m", "qwenbox", "pull", model, "--json"], env={"PYTHONPATH": str(ROOT / "src")})
+    return Path(json.loads(out.splitlines()[-1])["path"])
 
 
-def measure_llama(bench: Path, path: Path, *, threads: int, prompt_tokens: int, new_tokens: int, commit: str) -> dict[str, Any]:
-    common = [str(bench), "-m", str(path), "-t", str(threads), "-r", "1", "-o", "json"]
-    # Its libraries lie beside it, wherever the directory was moved to.
-    env = {**os.environ, "LD_LIBRARY_PATH": str(bench.parent)}
-    prefill = json.loads(run([*common, "-p", str(prompt_tokens), "-n", "0"], env=env))[0]
-    decode = json.loads(run([*common, "-p", "0", "-n", str(new_tokens), "-d", str(prompt_tokens)], env=env))[0]
-    return {"prefill_tok_s": prefill["avg_ts"], "decode_tok_s": decode["avg_ts"], "note": prefill["model_type"]}
+class Comparison:
+    """Measurements of one model on these sources with these threads."""
+
+    def __init__(self, table: Table, model: str, threads: int) -> None:
+        self.table = table
+        self.key: dict[str, Any] = {"commit": commit(), "model": model, "threads": threads}
+
+    def measure(self, rows: list[Row], present: dict[str, Engine], *, rounds: int | None, until: float) -> None:
+        """What the table lacks, until `until` on the monotonic clock."""
+        for row in rows:
+            for count in range(min(row.rounds, rounds or row.rounds)):
+                for name, engine in present.items():
+                    key = {**self.key, "row": row.name, "engine": name, "round": count}
+                    if self.table.find(key):
+                        continue
+                    if time.monotonic() > until:
+                        return
+                    began, stolen = time.monotonic(), steal_seconds()
+                    measured = engine.measure(row)
+                    now = datetime.now(UTC).isoformat(timespec="seconds")
+                    entry = self.table.add(
+                        {
+                            "date": now,
+                            **key,
+                            "tok_s": f"{quartiles(measured.tok_s)[1]:.2f}",
+                            "samples": " ".join(f"{value:.2f}" for value in measured.tok_s),
+                            "fraction": "" if measured.fraction is None else f"{measured.fraction:.3f}",
+                            "seconds": f"{time.monotonic() - began:.1f}",
+                            "steal_seconds": f"{steal_seconds() - stolen:.2f}",
+                        }
+                    )
+                    say(
+                        f"{row.name:12} round {count} {name:20} {entry['tok_s']:>8} tok/s {entry['fraction']:>6}"
+                        f"   took {entry['seconds']} s, steal {entry['steal_seconds']} s"
+                    )
+
+    def summary(self, rows: list[str], names: list[str]) -> dict[str, Any]:
+        """Median, quartiles, count, share of the ceiling and steal time of every row and engine that was measured; the ratios."""
+        result: dict[str, Any] = {"machine": machine_name(), **self.key, "rows": {}}
+        for row in rows:
+            cells = {}
+            for name in names:
+                found = list(self.table.matching({**self.key, "row": row, "engine": name}))
+                values = [float(value) for entry in found for value in entry["samples"].split()]
+                if values:
+                    first, median, third = quartiles(values)
+                    fractions = [float(entry["fraction"]) for entry in found if entry["fraction"]]
+                    cells[name] = {
+                        "median": median, "quartiles": [first, third], "count": len(values),
+                        "fraction": quartiles(fractions)[1] if fractions else None,
+                        "steal_seconds": sum(float(entry["steal_seconds"]) for entry in found),
+                    }  # fmt: skip
+            result["rows"][row] = {"engines": cells, "ratios": ratios(cells)}
+        return result
 
 
-def summarise(table: Table, key: dict[str, Any]) -> dict[str, Any]:
-    """Medians and every single value of each engine, and the ratio of the medians."""
-    numbers: dict[str, Any] = {}
-    for engine in ENGINES:
-        rows = list(table.matching({**key, "engine": engine}))
-        values = {what: [float(row[what]) for row in rows] for what in ("prefill_tok_s", "decode_tok_s")}
-        numbers[engine] = {what: statistics.median(of) for what, of in values.items()} | {f"{what}_runs": of for what, of in values.items()}
-    for what in ("prefill", "decode"):
-        numbers[f"{what}_ratio"] = numbers["qwenbox"][f"{what}_tok_s"] / numbers["llama.cpp"][f"{what}_tok_s"]
-    return numbers
+def ratios(cells: dict[str, Any]) -> dict[str, float]:
+    """Our medians over the best peer's, and on the same file over llama.cpp's."""
+    peers = [cell["median"] for name, cell in cells.items() if not name.startswith("qwenbox")]
+    result = {}
+    for name, cell in cells.items():
+        if name.startswith("qwenbox") and peers:
+            result[f"{name} / best peer"] = cell["median"] / max(peers)
+        if name.startswith("qwenbox") and name.endswith(":file"):
+            same = [other["median"] for peer, other in cells.items() if peer.startswith("llama.cpp") and peer.endswith(":file")]
+            if same:
+                result[f"{name} / llama.cpp:file"] = cell["median"] / max(same)
+    return result
+
+
+def markdown_report(summary: dict[str, Any], about: dict[str, str], absent: dict[str, str]) -> str:
+    names = list(dict.fromkeys(name for row in summary["rows"].values() for name in row["engines"]))
+    kinds = list(dict.fromkeys(kind for row in summary["rows"].values() for kind in row["ratios"]))
+    lines = []
+    for row, found in summary["rows"].items():
+        cells = [cell_text(found["engines"].get(name)) for name in names]
+        lines.append([row, *cells, *(f"{found['ratios'][kind]:.2f}" if kind in found["ratios"] else "" for kind in kinds)])
+    text = f"# {summary['model']} on {summary['machine']}, {summary['threads']} threads, sources {summary['commit']}\n\n"
+    text += "Tokens per second over all streams: median (quartiles) number of values, share of the measured ceiling where known.\n\n"
+    text += markdown(["row", *names, *kinds], lines) + "\n"
+    text += "".join(f"* {name}: {words}\n" for name, words in about.items())
+    text += "".join(f"* **absent**: {name}: {why}\n" for name, why in absent.items())
+    stolen = sum(cell["steal_seconds"] for row in summary["rows"].values() for cell in row["engines"].values())
+    text += f"* the host took {stolen:.1f} s of processor time meanwhile\n"
+    if lost := [program for program in NEEDED if not any(name.startswith(program) for name in names)]:
+        text += f"\n**Without {' and '.join(lost)} this is not a result.**\n"
+    return text
+
+
+def cell_text(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    share = "" if cell["fraction"] is None else f", {cell['fraction']:.2f}"
+    return f"**{number(cell['median'])}** ({number(cell['quartiles'][0])}–{number(cell['quartiles'][1])}) {cell['count']}{share}"
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
@@ -141,93 +198,29 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, what in zip(axes, ("prefill", "decode"), strict=True):
-        for offset, (engine, colour) in enumerate(zip(ENGINES, ("#3451b2", "#b0b4c0"), strict=True)):
-            places = [place + 0.4 * offset for place in range(len(summary["models"]))]
-            numbers = [model[engine] for model in summary["models"].values()]
-            axis.bar(places, [n[f"{what}_tok_s"] for n in numbers], 0.38, color=colour, label=engine)
-            for place, n in zip(places, numbers, strict=True):
-                axis.plot([place] * len(n[f"{what}_tok_s_runs"]), n[f"{what}_tok_s_runs"], "k.", markersize=4)
-        names = ["\n".join(textwrap.wrap(name.removesuffix(".gguf"), 24)) for name in summary["models"]]
-        axis.set_xticks([place + 0.2 for place in range(len(names))], names)
-        axis.set_title(f"{what}, tokens per second")
-        axis.legend()
-    figure.suptitle(f"{summary['machine']}, {summary['threads']} threads, {summary['prompt_tokens']} + {summary['new_tokens']} tokens; bars: medians")
-    figure.savefig(path, dpi=120)
-
-
-def build_llama(folder: Path) -> Path:
-    """llama-bench, built for this processor; minutes at the first call, nothing later."""
-    bench = folder / "build" / "bin" / "llama-bench"
-    if bench.exists():
-        return bench
-    say(f"building llama.cpp from {LLAMA_PACKAGE} under {folder}: some minutes, once")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    name = LLAMA_PACKAGE.split("==")[0]
-    run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", name, LLAMA_PACKAGE, "-d", str(folder)])
-    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
-    source = next(folder.glob("llama_cpp_python-*/vendor/llama.cpp"))
-    if "amx_tile" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
-        repair_amx(source / "ggml" / "src" / "ggml-cpu" / "amx" / "mmq.cpp")
-    cmake, build = tool("cmake"), folder / "build"
-    run([cmake, "-S", str(source), "-B", str(build), *CMAKE_OPTIONS])
-    run([cmake, "--build", str(build), f"-j{len(os.sched_getaffinity(0))}", "--target", "llama-bench", "llama-quantize"])
-    return bench
-
-
-def repair_amx(path: Path) -> None:
-    """GCC 12 believes that `_tile_loadconfig` reads 8 bytes and drops the stores to the other 56; a barrier over the struct keeps them."""
-    text = path.read_text(encoding="utf-8")
-    call = "_tile_loadconfig(&tc);"
-    if text.count(call) != 1:
-        raise SystemExit(f"{path}: expected one {call}: this is not the llama.cpp that the repair was written for")
-    path.write_text(text.replace(call, 'asm volatile("" : "+m"(tc)); ' + call), encoding="utf-8")
-
-
-def find_bench(folder: Path) -> Path:
-    for place in (folder, folder / "bin", folder / "build" / "bin"):
-        if (place / "llama-bench").exists():
-            return (place / "llama-bench").resolve()
-    raise SystemExit(f"no llama-bench in {folder}, its bin or its build/bin")
-
-
-def local_file(model: str) -> Path:
-    if model.endswith(".gguf"):
-        return Path(model).resolve()
-    out = run([sys.executable, "-m", "qwenbox", "pull", model, "--json"], env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    return Path(json.loads(out.splitlines()[-1])["path"])
-
-
-def machine_name() -> str:
-    """Like intel-xeon-processor-2cpu."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    words = re.sub(r"\(R\)|\(TM\)|CPU|@.*", " ", found[1] if found else os.uname().machine)
-    return "-".join(re.findall(r"[a-z0-9.]+", words.lower())) + f"-{len(os.sched_getaffinity(0))}cpu"
-
-
-def commit() -> str:
-    return run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]).strip()
-
-
-def tool(name: str) -> str:
-    """A program of this Python environment, else of the path."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else name
-
-
-def run(command: list[str], env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    rows = {name: row["engines"] for name, row in summary["rows"].items() if row["engines"]}
+    if not rows:
+        return
+    names = list(dict.fromkeys(name for cells in rows.values() for name in cells))
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(4.5 * columns, 0.6 + (0.6 + 0.3 * len(names)) * lines), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(rows) :]:
+        axis.axis("off")
+    for axis, (row, cells) in zip(axes.flat, rows.items(), strict=False):
+        medians = [cells[name]["median"] if name in cells else 0 for name in names]
+        spreads = [[abs(cells[name]["quartiles"][side] - cells[name]["median"]) if name in cells else 0 for name in names] for side in (0, 1)]
+        colours = ["#3451b2" if name.startswith("qwenbox") else "#b0b4c0" for name in names]
+        axis.barh(names, medians, 0.8, xerr=spreads, color=colours)
+        axis.bar_label(axis.containers[-1], [f" {number(median)}" if median else " -" for median in medians], label_type="center", fontsize=8)
+        axis.invert_yaxis()
+        axis.tick_params(labelsize=8)
+        axis.set_title(row, fontsize=9)
+    figure.suptitle(f"{summary['model']}: tokens per second, medians and quartiles\n{summary['machine']}, {summary['threads']} threads", fontsize=9)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":

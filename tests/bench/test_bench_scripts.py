@@ -6,99 +6,198 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
-from bench import peers
+from bench import engines, machine, peers
+from bench.engines import Measured, Places, Row
+from bench.table import Table
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "m.gguf"
-    path.touch()
-    return path
+ROWS = [Row("prefill-8", 8, rounds=2), Row("batch-2", 4, 3, 2, samples=2, rounds=1)]
+NAMES = ["qwenbox:file", "llama.cpp:file", "openvino:int4"]
 
 
-class Engines:
-    """Both measurements, scripted: each call is a little faster than the one before."""
+class Scripted:
+    """An engine whose speed grows by one each time; `calls` is shared by all."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_after: int = 1000) -> None:
-        self.calls: list[str] = []
-        self.stop_after = stop_after
-        monkeypatch.setattr(peers, "measure_qwenbox", lambda path, **_: self.measured("qwenbox", 10.0))
-        monkeypatch.setattr(peers, "measure_llama", lambda bench, path, **_: self.measured("llama.cpp", 20.0))
-        monkeypatch.setattr(peers, "commit", lambda: "abc1234")
-        monkeypatch.setattr(peers, "machine_name", lambda: "box")
+    def __init__(self, name: str, speed: float, calls: list[str], stop_after: int, why: str | None) -> None:
+        self.name, self.speed, self.calls, self.stop_after, self.why = name, speed, calls, stop_after, why
+        self.closed = False
 
-    def measured(self, engine: str, base: float) -> dict[str, Any]:
+    def missing(self) -> str | None:
+        return self.why
+
+    def about(self) -> str:
+        return f"{self.name} of today"
+
+    def measure(self, row: Row) -> Measured:
         if len(self.calls) == self.stop_after:
             raise KeyboardInterrupt
-        self.calls.append(engine)
-        return {"prefill_tok_s": base * 10, "decode_tok_s": base + self.calls.count(engine), "note": "n"}
+        self.calls.append(f"{row.name} {self.name}")
+        self.speed += 1
+        return Measured([self.speed] * row.samples, 0.5 if self.name.startswith("qwenbox") else None)
+
+    def close(self) -> None:
+        self.closed = True
 
 
-def run_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path) -> None:
-    (tmp_path / "llama-bench").touch()
-    words = [str(model), "--llama", str(tmp_path), "--rounds", "3", "--results", str(tmp_path / "results"), "--json"]
-    monkeypatch.setattr(sys, "argv", ["peers.py", *words])
-    peers.main()
+@pytest.fixture
+def run_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs the comparison of scripted engines; what was measured."""
+    model = tmp_path / "m.gguf"
+    model.touch()
+    monkeypatch.setattr(peers, "ROWS", ROWS)
+    monkeypatch.setattr(peers, "ENGINES", NAMES)
+    monkeypatch.setattr(peers, "commit", lambda: "abc1234")
+    monkeypatch.setattr(peers, "machine_name", lambda: "box")
+
+    def run(*words: str, stop_after: int = 1000, absent: str = "") -> list[str]:
+        calls: list[str] = []
+        made: list[Scripted] = []
+
+        def find(name: str, places: Places, *, threads: int, rows: list[Row]) -> Scripted:
+            made.append(Scripted(name, 10.0 * (len(NAMES) - NAMES.index(name)), calls, stop_after, "no such file" if name == absent else None))
+            return made[-1]
+
+        monkeypatch.setattr(peers.engines, "find", find)
+        monkeypatch.setattr(sys, "argv", ["peers.py", str(model), "--results", str(tmp_path), *words])
+        try:
+            peers.main()
+        finally:
+            assert all(engine.closed for engine in made if engine.name != absent)
+        return calls
+
+    return run
 
 
-def test_engines_take_turns_and_medians_and_ratio_are_reported(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+def test_engines_take_turns_and_medians_quartiles_and_ratios_are_reported(
+    run_peers: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    engines = Engines(monkeypatch)
-    run_peers(monkeypatch, tmp_path, model)
-    assert engines.calls == ["qwenbox", "llama.cpp"] * 3
-    numbers = json.loads(capsys.readouterr().out)["models"]["m.gguf"]
-    assert numbers["qwenbox"]["decode_tok_s"] == 12
-    assert numbers["llama.cpp"]["decode_tok_s_runs"] == [21, 22, 23]
-    assert numbers["decode_ratio"] == pytest.approx(12 / 22)
-    assert numbers["prefill_ratio"] == pytest.approx(0.5)
-    with (tmp_path / "results" / "box.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["engine"], row["round"]) for row in rows] == [(engine, str(n)) for n in range(3) for engine in ("qwenbox", "llama.cpp")]
-    assert (tmp_path / "results" / "box.png").stat().st_size > 1000
+    assert run_peers("--json") == [f"prefill-8 {name}" for name in NAMES] * 2 + [f"batch-2 {name}" for name in NAMES]
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    ours = rows["prefill-8"]["engines"]["qwenbox:file"]
+    assert (ours["median"], ours["quartiles"], ours["count"], ours["fraction"]) == (31.5, [31.25, 31.75], 2, 0.5)
+    assert rows["batch-2"]["engines"]["openvino:int4"]["count"] == 2
+    assert rows["prefill-8"]["ratios"] == pytest.approx({"qwenbox:file / best peer": 31.5 / 21.5, "qwenbox:file / llama.cpp:file": 31.5 / 21.5})
+    report = (tmp_path / "peers-box.md").read_text(encoding="utf-8")
+    assert "| prefill-8 | **31.5** (31.2–31.8) 2, 0.50 | **21.5** (21.2–21.8) 2 |" in report
+    assert "* qwenbox:file: qwenbox:file of today" in report
+    assert "not a result" not in report
+    assert (tmp_path / "peers-box.png").stat().st_size > 1000
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Engines(monkeypatch, stop_after=3)
+def test_an_interrupted_comparison_goes_on_where_it_stopped(run_peers: Callable[..., list[str]], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_peers(monkeypatch, tmp_path, model)
-    engines = Engines(monkeypatch)
-    run_peers(monkeypatch, tmp_path, model)
-    assert engines.calls == ["llama.cpp", "qwenbox", "llama.cpp"]
-    run_peers(monkeypatch, tmp_path, model)
-    assert len(engines.calls) == 3
+        run_peers(stop_after=4)
+    assert run_peers() == ["prefill-8 llama.cpp:file", "prefill-8 openvino:int4"] + [f"batch-2 {name}" for name in NAMES]
+    assert run_peers() == []
+    with (tmp_path / "peers-box.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 9
 
 
-def test_a_directory_without_llama_bench_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=str(tmp_path)):
-        peers.find_bench(tmp_path)
-    (tmp_path / "build" / "bin").mkdir(parents=True)
-    (tmp_path / "build" / "bin" / "llama-bench").touch()
-    assert peers.find_bench(tmp_path).name == "llama-bench"
+def test_an_absent_engine_is_named_and_takes_away_the_standing_of_a_result(run_peers: Callable[..., list[str]], tmp_path: Path) -> None:
+    assert run_peers("--rows", "batch-2", absent="openvino:int4") == ["batch-2 qwenbox:file", "batch-2 llama.cpp:file"]
+    report = (tmp_path / "peers-box.md").read_text(encoding="utf-8")
+    assert "**absent**: openvino:int4: no such file" in report
+    assert "Without openvino this is not a result" in report
+
+
+def test_rounds_and_minutes_limit_a_comparison(run_peers: Callable[..., list[str]]) -> None:
+    assert run_peers("--minutes", "0") == []
+    assert run_peers("--rounds", "1", "--rows", "prefill-8") == [f"prefill-8 {name}" for name in NAMES]
+    with pytest.raises(SystemExit, match="unknown rows prefill-9"):
+        run_peers("--rows", "prefill-9")
+
+
+def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"t\.csv has the columns \['a', 'b'\]"):
+        Table(tmp_path / "t.csv", ["a", "c"])
+
+
+def program(path: Path, body: str) -> None:
+    path.write_text(f"#!{sys.executable}\nimport json, sys\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_the_programs_of_llama_cpp_are_asked_for_what_a_row_says(tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    engine = engines.Llama(tmp_path, model, 2)
+    assert str(tmp_path / "llama-bench") in (engine.missing() or "")
+    asked = "float(sys.argv[sys.argv.index('{}') + 1].split(',')[-1])"
+    program(tmp_path / "llama-bench", f"print(json.dumps([{{'samples_ts': [1.0]}}, {{'samples_ts': [{asked.format('-p')}, 7.0]}}]))")
+    program(tmp_path / "llama-batched-bench", f"print('noise'); print(json.dumps({{'speed_tg': {asked.format('-npl')}}}))")
+    model.touch()
+    assert engine.missing() is None
+    assert engine.measure(ROWS[0]).tok_s == [8.0, 7.0]
+    assert engine.measure(ROWS[1]).tok_s == [2.0]
+
+
+def test_a_resident_engine_answers_stands_still_and_is_ended(tmp_path: Path) -> None:
+    worker = "import json, sys\nprint(json.dumps({'version': 1}), flush=True)\n"
+    worker += "for line in sys.stdin: print(json.dumps({'tok_s': [json.loads(line)['prompt']]}), flush=True)"
+    engine = engines.Resident("any", Path(sys.executable), {}, needs=[], threads=1, log=tmp_path / "log")
+    engine.command = [sys.executable, "-c", worker]
+    try:
+        assert engine.about() == "version 1"
+        process = engine.process
+        assert process is not None
+        assert engine.measure(ROWS[0]) == Measured([8])
+        assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+    finally:
+        engine.close()
+    assert process.returncode is not None
+
+
+def test_a_resident_engine_that_fails_is_reported_with_its_words(tmp_path: Path) -> None:
+    engine = engines.Resident("any", Path(sys.executable), {}, needs=[], threads=1, log=tmp_path / "log")
+    engine.command = [sys.executable, "-c", "import sys; sys.exit('no memory left')"]
+    with pytest.raises(SystemExit, match="no memory left"):
+        engine.measure(ROWS[0])
+
+
+@pytest.mark.parametrize("name", ["qwenbox", "qwenbox:int3", "llama.cpp@386:file", "openvino:file", "vllm@f32:int4", "mlc:int4"])
+def test_an_engine_that_means_nothing_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="unknown engine"):
+        engines.find(name, Places(tmp_path / "m.gguf", tmp_path), threads=1, rows=ROWS)
+
+
+@pytest.mark.parametrize("name", [*peers.ENGINES, "qwenbox@avx2:int4", "llama.cpp@avx2:q4_0"])
+def test_an_engine_that_is_not_installed_says_what_it_lacks(name: str, tmp_path: Path) -> None:
+    assert str(tmp_path) in (engines.find(name, Places(tmp_path / "m.gguf", tmp_path), threads=1, rows=ROWS).missing() or "")
+
+
+def test_the_worker_measures_a_small_model(tmp_path: Path) -> None:
+    engine = engines.find("qwenbox:file", Places(ROOT / "tests" / "golden" / "qwen3", tmp_path), threads=2, rows=ROWS)
+    try:
+        assert "isa" in engine.about()
+        for row in ROWS:
+            measured = engine.measure(row)
+            assert len(measured.tok_s) == row.samples and min(measured.tok_s) > 0
+            assert measured.fraction is not None and measured.fraction > 0
+    finally:
+        engine.close()
 
 
 def test_the_amx_repair_needs_exactly_one_place(tmp_path: Path) -> None:
     source = tmp_path / "mmq.cpp"
     source.write_text("tc.rows[7] = 16;\n_tile_loadconfig(&tc);\n", encoding="utf-8")
-    peers.repair_amx(source)
+    engines.repair_amx(source)
     assert 'asm volatile("" : "+m"(tc)); _tile_loadconfig(&tc);' in source.read_text(encoding="utf-8")
     source.write_text("nothing", encoding="utf-8")
     with pytest.raises(SystemExit):
-        peers.repair_amx(source)
+        engines.repair_amx(source)
 
 
 def test_a_failing_program_is_reported_with_its_words() -> None:
     with pytest.raises(SystemExit, match="out of luck"):
-        peers.run([sys.executable, "-c", "import sys; sys.exit('out of luck')"])
+        machine.run([sys.executable, "-c", "import sys; sys.exit('out of luck')"])
 
 
 def test_the_ceiling_script_prints_a_row_for_every_question() -> None:

@@ -84,11 +84,14 @@ def measure(
             f"{work.batch} streams of {work.prompt_tokens} + {work.new_tokens} tokens need {work.num_pages} pages and {work.batch} rows of logits; "
             f"the model was opened with {model.num_pages} and {model.max_logits}"
         )
-    _Streams(model, Workload(min(work.prompt_tokens, PAGE_TOKENS), 1, work.batch)).run()
+    warm = Streams(model, Workload(min(work.prompt_tokens, PAGE_TOKENS), 1, work.batch))
+    warm.prefill()
+    warm.decode()
     repetitions = []
     before = ceilings()
     for _ in range(repeat):
-        prefill, decode = _Streams(model, work).run()
+        streams = Streams(model, work)
+        prefill, decode = streams.prefill(), streams.decode()
         rss = rss_bytes()
         after = ceilings()
         repetitions.append(Repetition(prefill, decode, rss, before, after))
@@ -133,8 +136,8 @@ def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs) -> 
     }
 
 
-class _Streams:
-    """The sequences of one repetition, driven directly: no engine, the same prompts each time."""
+class Streams:
+    """The sequences of one workload, driven directly: no engine, the same prompts each time."""
 
     def __init__(self, model: Timed, work: Workload) -> None:
         self._model = model
@@ -142,17 +145,23 @@ class _Streams:
         random = np.random.default_rng(0)
         self._prompts = random.integers(0, model.vocab_limit, (work.batch, work.prompt_tokens), dtype=np.int32)
         self._pages = np.arange(work.num_pages, dtype=np.int32).reshape(work.batch, work.pages_a_stream)
+        self._first = np.zeros(work.batch, np.int32)
 
-    def run(self) -> tuple[float, float]:
-        """Seconds of prefill, first token included, and of decode."""
+    def prefill(self) -> float:
+        """Seconds of the prompts, first tokens included."""
         start = time.perf_counter()
-        ids = self._prefill()
-        middle = time.perf_counter()
+        self._first = self._prefill()
+        return time.perf_counter() - start
+
+    def decode(self) -> float:
+        """Seconds of the answers. They end where they began, so they can be decoded again after the same prompts."""
+        start = time.perf_counter()
+        ids = self._first
         for step in range(self._work.new_tokens):
             spans = [self._span(stream, stream, self._work.prompt_tokens + step, 1) for stream in range(self._work.batch)]
             logits = self._model.run(Batch(ids, spans, np.arange(self._work.batch, dtype=np.int32)))
             ids = self._choose(logits, self._work.prompt_tokens + step + 1)
-        return middle - start, time.perf_counter() - middle
+        return time.perf_counter() - start
 
     def _prefill(self) -> IntArray:
         chosen = np.zeros(self._work.batch, np.int32)
