@@ -6,14 +6,16 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench import synth
 from qwenbox.chat.tokenizer import Tokenizer
 from qwenbox.kernels.native import isa_available
+from qwenbox.model.config import from_gguf
 from qwenbox.model.load import Backend, Model, load_model
 from qwenbox.types import Batch, FloatArray, IntArray, Span
 from qwenbox.weights.gguf import read_gguf
@@ -29,9 +31,11 @@ MODELS = ["qwen2.5-coder-0.5b", pytest.param("qwen2.5-coder-1.5b", marks=pytest.
 
 
 @contextmanager
-def opened(path: Path, isa: str | None = None, backend: Backend = "native", context: int = CONTEXT) -> Iterator[Model]:
+def opened(path: Path, isa: str | None = None, backend: Backend = "native", context: int = CONTEXT, weights: str | None = None) -> Iterator[Model]:
     with closing(
-        load_model(path, isa=isa, backend=backend, context_length=context, num_pages=20 * PAGES, max_batch_tokens=512, max_sequences=512)
+        load_model(
+            path, isa=isa, backend=backend, weights=weights, context_length=context, num_pages=20 * PAGES, max_batch_tokens=512, max_sequences=512
+        )
     ) as model:
         yield model
 
@@ -118,14 +122,46 @@ def test_64_greedy_tokens_of_20_prompts_are_the_oracles_and_logits_are_equal_in_
 def test_perplexity_of_10000_tokens_is_that_of_transformers_on_dequantised_weights(name: str, real_model: Callable[[str], Path]) -> None:
     """Within 0.5 %. tests/golden/perplexity.py made the numbers and the ids; the text is this repository's own."""
     with np.load(DATA / "perplexity.npz") as stored:
-        ids, golden = stored["ids"], float(stored[name])
+        golden = float(stored[name])
+    with opened(real_model(name), context=512) as model:
+        assert abs(np.exp(loss(model, 20)) / golden - 1) <= 0.005
+
+
+def loss(model: Model, lines: int) -> float:
+    """Mean negative log-probability of the text's first lines; its exponential is the perplexity."""
+    with np.load(DATA / "perplexity.npz") as stored:
+        ids = stored["ids"]
     assert ids.shape == (20, 512)
     total = 0.0
-    with opened(real_model(name), context=512) as model:
-        for line in ids:
-            logits = model.run(Batch(line, [Span(0, 512, 0, np.arange(16, dtype=np.int32))], np.arange(512, dtype=np.int32)))
-            top = logits[:-1].max(axis=1, keepdims=True)
-            mass = np.exp(logits[:-1] - top).sum(axis=1, dtype=np.float64)
-            total += float((top[:, 0] + np.log(mass) - logits[np.arange(511), line[1:]]).sum())
-    perplexity = np.exp(total / (20 * 511))
-    assert abs(perplexity / golden - 1) <= 0.005
+    for line in ids[:lines]:
+        logits = model.run(Batch(line, [Span(0, 512, 0, np.arange(16, dtype=np.int32))], np.arange(512, dtype=np.int32)))
+        top = logits[:-1].max(axis=1, keepdims=True)
+        mass = np.exp(logits[:-1] - top).sum(axis=1, dtype=np.float64)
+        total += float((top[:, 0] + np.log(mass) - logits[np.arange(511), line[1:]]).sum())
+    return total / (lines * 511)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
+def test_a_model_written_as_awq_answers_as_the_oracle_and_reads_text_as_after_rounding_on_load(
+    name: str, real_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """bench/synth.py rounds the file's matrices into AutoAWQ's layout; `--weights int4` makes the same numbers without it, but for fp16 biases."""
+    file = read_gguf(real_model(name))
+    config = replace(from_gguf(file.metadata), tied_head="output.weight" not in file.tensors)
+    directory = tmp_path / name
+    synth.write(directory, "awq", config, synth.RealWeights(config, file.tensors), file.metadata)
+    with opened(directory) as model:
+        sequences, _ = greedy(model, prompts(file.path)[:2])
+    whole = forced(sequences)
+    with opened(directory, backend="reference") as oracle:
+        expected = oracle.run(whole.batch)
+    for sequence, rows in zip(sequences, whole.rows, strict=True):
+        np.testing.assert_array_equal(expected[rows].argmax(axis=1), sequence[-NEW_TOKENS:])
+    with opened(directory, context=512) as model:
+        np.testing.assert_array_equal(model.run(whole.batch), expected)
+        rounded = loss(model, 4)
+    with opened(file.path, context=512, weights="int4") as model:
+        assert abs(rounded - loss(model, 4)) <= 0.002
+    with opened(file.path, context=512) as model:
+        assert rounded - loss(model, 4) <= 0.2, "plain rounding to 4 bits costs this much at most"
