@@ -268,7 +268,7 @@ def prepare(program: str, places: Places) -> None:
         environment(places.peers / name, ["torch==2.13.0"], [VLLM_PACKAGE])
         if not places.form("int4").exists():
             part = places.form("int4").with_suffix(".part")
-            run([sys.executable, str(ROOT / "bench" / "synth.py"), "--real", str(places.file), "--as", "awq", str(part)])
+            run([sys.executable, str(ROOT / "bench" / "synth.py"), "--real", str(places.file), "--as", "awq", "--out", str(part)])
             part.rename(places.form("int4"))
     else:
         raise SystemExit(f"unknown peer {program}: llama.cpp[@{'|'.join(filter(None, LLAMA_BUILDS))}], openvino, vllm")

@@ -459,7 +459,7 @@ def main() -> None:
         parser.error("give a shape or --real MODEL")
     if arguments.layers is not None and arguments.layers < 1:
         parser.error("at least one layer is needed")
-    if arguments.out.exists():
+    if arguments.out.is_file() or (arguments.out / "config.json").exists():  # a directory without one was not finished
         parser.error(f"{arguments.out} is there already")
     file = read_gguf(hub.resolve(arguments.real or arguments.tokenizer, load_settings()))
     weights: Weights

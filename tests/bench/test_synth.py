@@ -133,6 +133,7 @@ def test_the_mixture_has_as_many_tensors_of_each_kind_as_a_real_file(real_model:
 
 
 def test_a_command_that_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").touch()
     for words, message in (
         (["--as", "awq", "--out", str(tmp_path / "x")], "give a shape or --real MODEL"),
         (["8b", "--as", "awq", "--out", str(tmp_path)], "is there already"),
