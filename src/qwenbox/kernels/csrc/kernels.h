@@ -82,7 +82,12 @@ struct Kernels {
   void (*store_kv)(const float* k, const float* v, int head_dim, int slot, uint16_t* keys,
                    uint16_t* values);  // one token of one kv head into its page
   void (*attention)(const AttentionTask& task);
+  // The same in two halves: what each of the blocks [begin, end) of 256 tokens contributes, attention_partial() floats a block, computed
+  // anywhere; then all of them in order.
+  void (*attention_blocks)(const AttentionTask& task, int begin, int end, float* partials);
+  void (*attention_merge)(const AttentionTask& task, const float* partials);
   size_t (*attention_scratch)(int rows, int group, int head_dim);  // floats
+  size_t (*attention_partial)(int rows, int group, int head_dim);
   // logits[i] -> exp(logits[i] - max), and log-sum-exp pieces for the sampler: returns max; *sum in float64, 16 lanes as the contract says
   float (*exp_sum)(const float* logits, int n, float* out_or_null, double* sum);
 };

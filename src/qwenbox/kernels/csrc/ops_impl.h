@@ -147,8 +147,8 @@ void store_kv(const float* k, const float* v, int head_dim, int slot, uint16_t* 
 
 constexpr int kQueries = 2 * kTileRows;  // query vectors that a tile keeps in registers
 
-// Blocks of 16 tokens or dimensions beside `queries` query vectors, so that enough sums are under way at a time.
-constexpr int tile_width(int queries) { return queries > 4 ? 1 : queries > 2 ? kQueries / 4 : kQueries / 2; }
+// Blocks of 16 tokens or dimensions beside `queries` query vectors: enough sums under way at a time, few enough for the registers.
+constexpr int tile_width(int queries) { return queries > kTileRows ? kTileRows / 2 : kTileRows; }
 
 // f(u, t) for all u < Q, t < T, unrolled, so that arrays of vectors live in registers.
 template <int Q, int T, class F>
@@ -159,57 +159,68 @@ QWENBOX_INLINE void each_pair(const F& f) {
     for (int t = 0; t < T; ++t) f(u, t);
 }
 
-// Scores of Q queries against T blocks of 16 tokens; lanes are tokens. scores[query][kBlockTokens]. The keys after next and the values of
-// the same tokens are on their way while this computes: pages are too short for the processor to foresee them.
+// Scores of Q queries, [head_dim][Q], against T blocks of 16 tokens; lanes are tokens. scores[query][kBlockTokens]. The values of the same
+// tokens are on their way while this computes: the processor does not foresee pages.
 template <int Q, int T>
-void score_tile(const float* const* queries, const uint16_t* const* keys, ptrdiff_t values, int head_dim, float scale, float* scores) {
+void score_tile(const float* queries, const uint16_t* const* keys, ptrdiff_t values, int head_dim, float scale, float* scores) {
   Floats acc[Q][T];
+  const uint16_t* key[T];
+  each_pair<1, T>([&](int, int t) { key[t] = keys[t]; });
   each_pair<Q, T>([&](int u, int t) { acc[u][t] = splat(0.0f); });
-  for (int i = 0; i < head_dim; i += 2) {
+  for (int i = 0; i < head_dim; i += 2, queries += 2 * Q) {
     Floats even[T], odd[T];
     each_pair<1, T>([&](int, int t) {
-      load_bf16_pairs(keys[t] + i * 16, even[t], odd[t]);
-      prefetch(keys[t + T] + i * 16);
-      prefetch(keys[t] + values + i * 16);
+      load_bf16_pairs(key[t] + i * 16, even[t], odd[t]);
+      prefetch_far(key[t] + values + i * 16);
     });
-    each_pair<Q, T>([&](int u, int t) { acc[u][t] = fma(splat(queries[u][i]), even[t], acc[u][t]); });
-    each_pair<Q, T>([&](int u, int t) { acc[u][t] = fma(splat(queries[u][i + 1]), odd[t], acc[u][t]); });
+#pragma GCC unroll 16
+    for (int u = 0; u < Q; ++u) {
+      const Floats q = splat(queries[u]);
+      each_pair<1, T>([&](int, int t) { acc[u][t] = fma(q, even[t], acc[u][t]); });
+    }
+#pragma GCC unroll 16
+    for (int u = 0; u < Q; ++u) {
+      const Floats q = splat(queries[Q + u]);
+      each_pair<1, T>([&](int, int t) { acc[u][t] = fma(q, odd[t], acc[u][t]); });
+    }
   }
   each_pair<Q, T>([&](int u, int t) { store(scores + u * kBlockTokens + t * 16, acc[u][t] * splat(scale)); });
 }
 
 // out[query][head_dim] += weights x values over the tokens [begin, end) of a block, for D blocks of 16 dimensions; lanes are dimensions.
+// Meanwhile what lies at the same places of the pages `ahead`, the keys of the next block, is on its way.
 template <int Q, int D>
-void value_tile(const float* weights, const uint16_t* const* pages, int begin, int end, int head_dim, float* out) {
+void value_tile(const float* weights, const uint16_t* const* pages, const uint16_t* const* ahead, int offset, int begin, int end,
+                int head_dim, float* out) {
   Floats acc[Q][D];
   each_pair<Q, D>([&](int u, int j) { acc[u][j] = load(out + u * head_dim + j * 16); });
   int t = begin;
-  const auto token = [&](bool second) {
-    each_pair<1, D>([&](int, int j) {
-      Floats even, odd;
-      load_bf16_pairs(pages[t / kPageTokens] + j * 512 + t % kPageTokens / 2 * 32, even, odd);
-      const Floats v = second ? odd : even;
-      each_pair<Q, 1>([&](int u, int) { acc[u][j] = fma(splat(weights[u * kBlockTokens + t]), v, acc[u][j]); });
-    });
+  const auto add = [&](const Floats(&v)[D]) {
+#pragma GCC unroll 16
+    for (int u = 0; u < Q; ++u) {
+      const Floats weight = splat(weights[u * kBlockTokens + t]);
+      each_pair<1, D>([&](int, int j) { acc[u][j] = fma(weight, v[j], acc[u][j]); });
+    }
     ++t;
   };
-  if (t % 2 && t < end) token(true);
-  while (t + 2 <= end) {
-    const int stop = (t / kPageTokens + 1) * kPageTokens < end ? (t / kPageTokens + 1) * kPageTokens : end;
-    const uint16_t* v = pages[t / kPageTokens] + t % kPageTokens / 2 * 32;
-    for (; t + 2 <= stop; t += 2, v += 32) {
+  while (t < end) {
+    const int page = t / kPageTokens, stop = (page + 1) * kPageTokens < end ? (page + 1) * kPageTokens : end;
+    const uint16_t *v = pages[page] + offset + t % kPageTokens / 2 * 32, *next = ahead[page] + offset + t % kPageTokens / 2 * 32;
+    for (; t < stop; v += 32, next += 32) {
       Floats even[D], odd[D];
-      each_pair<1, D>([&](int, int j) { load_bf16_pairs(v + j * 512, even[j], odd[j]); });
-      each_pair<Q, D>([&](int u, int j) { acc[u][j] = fma(splat(weights[u * kBlockTokens + t]), even[j], acc[u][j]); });
-      each_pair<Q, D>([&](int u, int j) { acc[u][j] = fma(splat(weights[u * kBlockTokens + t + 1]), odd[j], acc[u][j]); });
+      each_pair<1, D>([&](int, int j) {
+        load_bf16_pairs(v + j * 512, even[j], odd[j]);
+        prefetch_far(next + j * 512);
+      });
+      if (t % 2 == 0) add(even);
+      if (t < stop) add(odd);
     }
   }
-  if (t < end) token(false);
   each_pair<Q, D>([&](int u, int j) { store(out + u * head_dim + j * 16, acc[u][j]); });
 }
 
 template <int Q>
-void score_queries(const float* const* queries, const uint16_t* const* keys, ptrdiff_t values, int blocks, int head_dim, float scale,
+void score_queries(const float* queries, const uint16_t* const* keys, ptrdiff_t values, int blocks, int head_dim, float scale,
                    float* scores) {
   constexpr int T = tile_width(Q);
   int t = 0;
@@ -218,21 +229,17 @@ void score_queries(const float* const* queries, const uint16_t* const* keys, ptr
 }
 
 template <int Q>
-void value_queries(const float* weights, const uint16_t* const* pages, int begin, int end, int head_dim, float* out) {
+void value_queries(const float* weights, const uint16_t* const* pages, const uint16_t* const* ahead, int begin, int end, int head_dim,
+                   float* out) {
   constexpr int D = tile_width(Q);
-  const uint16_t* moved[kBlockTokens / kPageTokens];
-  const int first = begin / kPageTokens, last = (end + kPageTokens - 1) / kPageTokens;
   int i = 0;
-  const auto move = [&] {
-    for (int p = first; p < last; ++p) moved[p] = pages[p] + i * 32;
-  };
-  for (; i + 16 * D <= head_dim; i += 16 * D) move(), value_tile<Q, D>(weights, moved, begin, end, head_dim, out + i);
-  for (; i < head_dim; i += 16) move(), value_tile<Q, 1>(weights, moved, begin, end, head_dim, out + i);
+  for (; i + 16 * D <= head_dim; i += 16 * D) value_tile<Q, D>(weights, pages, ahead, i * 32, begin, end, head_dim, out + i);
+  for (; i < head_dim; i += 16) value_tile<Q, 1>(weights, pages, ahead, i * 32, begin, end, head_dim, out + i);
 }
 
 // The tile functions by number of queries, [Q - 1].
-using ScoreFunction = void (*)(const float* const*, const uint16_t* const*, ptrdiff_t, int, int, float, float*);
-using ValueFunction = void (*)(const float*, const uint16_t* const*, int, int, int, float*);
+using ScoreFunction = void (*)(const float*, const uint16_t* const*, ptrdiff_t, int, int, float, float*);
+using ValueFunction = void (*)(const float*, const uint16_t* const*, const uint16_t* const*, int, int, int, float*);
 template <int... q>
 struct TileTable {
   static constexpr ScoreFunction scores[] = {score_queries<q + 1>...};
@@ -244,88 +251,160 @@ constexpr TileTable<q...> tile_table(std::integer_sequence<int, q...>) {
 }
 using Tiles = decltype(tile_table(std::make_integer_sequence<int, kQueries>()));
 
-size_t attention_scratch(int rows, int group, int head_dim) { return size_t(rows) * group * (kBlockTokens + head_dim + 4); }
+// The query vectors of a task, rows ascending, and where its working memory stands.
+struct AttentionView {
+  const AttentionTask& task;
+  const int d, vectors;
+  float* const queries;              // tiles of kQueries vectors, [head_dim][vectors of the tile] each
+  float* const scores;               // [vector][kBlockTokens]
+  float *const maxima, *const sums;  // of the blocks merged so far
+
+  explicit AttentionView(const AttentionTask& t)
+      : task(t),
+        d(t.head_dim),
+        vectors((t.row_end - t.row_begin) * t.group),
+        queries(t.scratch),
+        scores(queries + size_t(vectors) * d),
+        maxima(scores + size_t(vectors) * kBlockTokens),
+        sums(maxima + vectors) {}
+
+  int limit(int vector) const { return task.position + task.row_begin + vector / task.group + 1; }  // tokens that it sees
+  int visible(int vector, int block) const {                                                        // those of one block
+    const int left = limit(vector) - block * kBlockTokens;
+    return left < kBlockTokens ? left : kBlockTokens;
+  }
+  int first(int block) const {  // the first vector that sees anything of it
+    int u = 0;
+    while (limit(u) <= block * kBlockTokens) u += task.group;
+    return u;
+  }
+  size_t offset(int vector, size_t stride) const {
+    return (task.row_begin + vector / task.group) * stride + size_t(vector % task.group) * d;
+  }
+  int tile(int u) const { return vectors - u < kQueries ? vectors - u : kQueries; }
+};
+
+size_t attention_partial(int rows, int group, int head_dim) { return size_t(rows) * group * (size_t(head_dim) + 2); }
+
+size_t attention_scratch(int rows, int group, int head_dim) {
+  return size_t(rows) * group * (kBlockTokens + size_t(head_dim) + 2) + attention_partial(rows, group, head_dim);
+}
+
+void pack_queries(const AttentionView& view) {
+  for (int u = 0; u < view.vectors; u += kQueries) {
+    const int count = view.tile(u);
+    float* const packed = view.queries + size_t(u) * view.d;
+    for (int j = 0; j < count; ++j) {
+      const float* const q = view.task.q + view.offset(u + j, view.task.q_stride);
+      for (int i = 0; i < view.d; ++i) packed[i * count + j] = q[i];
+    }
+  }
+}
+
+// (o, m, l) of one block for every vector that sees any of it: partial [vector][head_dim], [vector], [vector].
+void attend_block(const AttentionView& view, int block, float* partial) {
+  const AttentionTask& task = view.task;
+  const int d = view.d, vectors = view.vectors, context = view.limit(vectors - 1), start = block * kBlockTokens;
+  float *const maxima = partial + size_t(vectors) * d, *const sums = maxima + vectors;
+  constexpr int pages = kBlockTokens / kPageTokens;
+  const uint16_t *keys[2 * pages], *values[pages], *ahead[pages];
+  for (int p = 0; p < pages; ++p) {
+    const int here = start + p * kPageTokens, next = here + kBlockTokens;
+    if (here >= context) break;
+    keys[2 * p] = task.keys + size_t(task.pages[here / kPageTokens]) * task.page_stride;
+    keys[2 * p + 1] = keys[2 * p] + size_t(16) * d;
+    values[p] = keys[2 * p] + (task.values - task.keys);
+    ahead[p] = next < context ? task.keys + size_t(task.pages[next / kPageTokens]) * task.page_stride : values[p];
+  }
+  const int first = view.first(block);
+  for (int u = first / kQueries * kQueries; u < vectors; u += kQueries) {
+    const int count = view.tile(u);
+    Tiles::scores[count - 1](view.queries + size_t(u) * d, keys, task.values - task.keys, (view.visible(u + count - 1, block) + 15) / 16, d,
+                             task.scale, view.scores + size_t(u) * kBlockTokens);
+  }
+
+  for (int u = first; u < vectors; ++u) {
+    float* const s = view.scores + size_t(u) * kBlockTokens;
+    const int n = view.visible(u, block);
+    const float m = largest(s, n);
+    Floats sum = splat(0.0f);
+    for (int t = 0; t < n; t += 16) {
+      Floats e = exponential(load(s + t) - splat(m));
+      if (t + 16 > n) e = keep_first(e, n - t, splat(0.0f));
+      store(s + t, e);
+      sum = sum + e;
+    }
+    maxima[u] = m;
+    sums[u] = reduce_add(sum);
+    for (int i = 0; i < d; i += 16) store(partial + size_t(u) * d + i, splat(0.0f));
+  }
+
+  for (int u = first; u < vectors; u += kQueries) {
+    const int count = view.tile(u);
+    const int shared = view.visible(u, block);  // rows ascend, so the first query of a tile sees least
+    Tiles::values[count - 1](view.scores + size_t(u) * kBlockTokens, values, ahead, 0, shared, d, partial + size_t(u) * d);
+    for (int j = u + 1; j < u + count; ++j)
+      if (view.visible(j, block) > shared)
+        Tiles::values[0](view.scores + size_t(j) * kBlockTokens, values, ahead, shared, view.visible(j, block), d, partial + size_t(j) * d);
+  }
+}
+
+void begin_merge(const AttentionView& view) {
+  for (int u = 0; u < view.vectors; ++u) {
+    view.maxima[u] = -INFINITY;
+    view.sums[u] = 0.0f;
+    float* const out = view.task.out + view.offset(u, view.task.out_stride);
+    for (int i = 0; i < view.d; i += 16) store(out + i, splat(0.0f));
+  }
+}
+
+void merge_block(const AttentionView& view, int block, const float* partial) {
+  const int d = view.d;
+  const float *const maxima = partial + size_t(view.vectors) * d, *const sums = maxima + view.vectors;
+  for (int u = view.first(block); u < view.vectors; ++u) {
+    const float merged = view.maxima[u] > maxima[u] ? view.maxima[u] : maxima[u];
+    const float before = exponential(view.maxima[u] - merged), now = exponential(maxima[u] - merged);
+    view.sums[u] = __builtin_fmaf(view.sums[u], before, sums[u] * now);
+    view.maxima[u] = merged;
+    const float* const part = partial + size_t(u) * d;
+    float* const out = view.task.out + view.offset(u, view.task.out_stride);
+    for (int i = 0; i < d; i += 16) store(out + i, fma(load(out + i), splat(before), load(part + i) * splat(now)));
+  }
+}
+
+void end_merge(const AttentionView& view) {
+  for (int u = 0; u < view.vectors; ++u) {
+    float* const out = view.task.out + view.offset(u, view.task.out_stride);
+    for (int i = 0; i < view.d; i += 16) store(out + i, load(out + i) / splat(view.sums[u]));
+  }
+}
 
 void attention(const AttentionTask& task) {
-  const int d = task.head_dim, group = task.group;
-  const int vectors = (task.row_end - task.row_begin) * group;  // query vectors, rows ascending
-  float* const scores = task.scratch;                           // [vector][kBlockTokens]
-  float* const partial = scores + size_t(vectors) * kBlockTokens;
-  float* const maxima = partial + size_t(vectors) * d;
-  float* const sums = maxima + vectors;
-  float* const before = sums + vectors;  // factors of the merge
-  float* const now = before + vectors;
-  const auto limit = [&](int vector) { return task.position + task.row_begin + vector / group + 1; };  // tokens that it sees
-  const auto offset = [&](int vector, size_t stride) { return (task.row_begin + vector / group) * stride + size_t(vector % group) * d; };
-  for (int u = 0; u < vectors; ++u) {
-    maxima[u] = -INFINITY;
-    sums[u] = 0.0f;
-    float* out = task.out + offset(u, task.out_stride);
-    for (int i = 0; i < d; i += 16) store(out + i, splat(0.0f));
+  const AttentionView view(task);
+  float* const partial = view.sums + view.vectors;
+  pack_queries(view);
+  begin_merge(view);
+  for (int block = 0; block * kBlockTokens < view.limit(view.vectors - 1); ++block) {
+    attend_block(view, block, partial);
+    merge_block(view, block, partial);
   }
-  const int context = limit(vectors - 1);
-  for (int start = 0; start < context; start += kBlockTokens) {
-    int first = 0;
-    while (limit(first) <= start) first += group;
-    const int length = context - start < kBlockTokens ? context - start : kBlockTokens;
-    const uint16_t *keys[kBlockTokens / 16 + kQueries], *values[kBlockTokens / kPageTokens];
-    int blocks = 0;
-    for (int t = 0; t < length; t += kPageTokens) {
-      const size_t page = size_t(task.pages[(start + t) / kPageTokens]) * task.page_stride;
-      keys[blocks++] = task.keys + page;
-      keys[blocks++] = task.keys + page + size_t(16) * d;
-      values[t / kPageTokens] = task.values + page;
-    }
-    for (int i = 0; i < kQueries; ++i) keys[blocks + i] = values[0];  // what is read after the last keys
-    const auto visible = [&](int vector) { return limit(vector) - start < kBlockTokens ? limit(vector) - start : kBlockTokens; };
+  end_merge(view);
+}
 
-    for (int u = first; u < vectors; u += kQueries) {
-      const int count = vectors - u < kQueries ? vectors - u : kQueries;
-      const float* queries[kQueries];
-      for (int j = 0; j < count; ++j) queries[j] = task.q + offset(u + j, task.q_stride);
-      Tiles::scores[count - 1](queries, keys, task.values - task.keys, (visible(u + count - 1) + 15) / 16, d, task.scale,
-                               scores + size_t(u) * kBlockTokens);
-    }
+void attention_blocks(const AttentionTask& task, int begin, int end, float* partials) {
+  const AttentionView view(task);
+  pack_queries(view);
+  for (int block = begin; block < end; ++block)
+    attend_block(view, block,
+                 partials + size_t(block - begin) * attention_partial(task.row_end - task.row_begin, task.group, task.head_dim));
+}
 
-    for (int u = first; u < vectors; ++u) {
-      float* const s = scores + size_t(u) * kBlockTokens;
-      const int n = visible(u);
-      const float m = largest(s, n);
-      Floats sum = splat(0.0f);
-      for (int t = 0; t < n; t += 16) {
-        Floats e = exponential(load(s + t) - splat(m));
-        if (t + 16 > n) e = keep_first(e, n - t, splat(0.0f));
-        store(s + t, e);
-        sum = sum + e;
-      }
-      const float merged = maxima[u] > m ? maxima[u] : m;
-      before[u] = exponential(maxima[u] - merged);
-      now[u] = exponential(m - merged);
-      sums[u] = __builtin_fmaf(sums[u], before[u], reduce_add(sum) * now[u]);
-      maxima[u] = merged;
-      float* const part = partial + size_t(u) * d;
-      for (int i = 0; i < d; i += 16) store(part + i, splat(0.0f));
-    }
-
-    for (int u = first; u < vectors; u += kQueries) {
-      const int count = vectors - u < kQueries ? vectors - u : kQueries;
-      const int shared = visible(u);  // rows ascend, so the first query of a tile sees least
-      Tiles::values[count - 1](scores + size_t(u) * kBlockTokens, values, 0, shared, d, partial + size_t(u) * d);
-      for (int j = u + 1; j < u + count; ++j)
-        if (visible(j) > shared)
-          Tiles::values[0](scores + size_t(j) * kBlockTokens, values, shared, visible(j), d, partial + size_t(j) * d);
-    }
-
-    for (int u = first; u < vectors; ++u) {
-      const float* const part = partial + size_t(u) * d;
-      float* const out = task.out + offset(u, task.out_stride);
-      for (int i = 0; i < d; i += 16) store(out + i, fma(load(out + i), splat(before[u]), load(part + i) * splat(now[u])));
-    }
-  }
-  for (int u = 0; u < vectors; ++u) {
-    float* const out = task.out + offset(u, task.out_stride);
-    for (int i = 0; i < d; i += 16) store(out + i, load(out + i) / splat(sums[u]));
-  }
+void attention_merge(const AttentionTask& task, const float* partials) {
+  const AttentionView view(task);
+  begin_merge(view);
+  for (int block = 0; block * kBlockTokens < view.limit(view.vectors - 1); ++block)
+    merge_block(view, block, partials + size_t(block) * attention_partial(task.row_end - task.row_begin, task.group, task.head_dim));
+  end_merge(view);
 }
 
 }  // namespace

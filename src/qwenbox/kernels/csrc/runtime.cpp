@@ -17,6 +17,7 @@ namespace {
 constexpr size_t kHugePage = size_t(2) << 20;
 constexpr size_t kChunk = size_t(64) << 20;
 constexpr int kAttentionRows = 16;     // query rows of one attention task
+constexpr int kAttentionTasks = 8;     // that attention cuts into for each thread
 constexpr int kGatheredRows = 1024;    // rows that pass through experts at a time, unless one expert has more
 constexpr int64_t kElements = 4096;    // of an elementwise task
 constexpr int64_t kTaskBytes = 65536;  // weights that one claim of a memory-bound product should read
@@ -361,8 +362,17 @@ void Program::allocate() {
   for (size_t floats : buffer_floats_) buffers_.push_back(floats ? arena_.array<float>(floats, "activations") : nullptr);
   size_t attention = 0;
   for (const Step& step : steps_)
-    if (step.code == Code::attention)
+    if (step.code == Code::attention) {
       attention = std::max(attention, kernels_.attention_scratch(kAttentionRows, step.heads / step.kv_heads, step.segment));
+      kv_heads_ = std::max(kv_heads_, step.kv_heads);
+      partial_floats_ = std::max(partial_floats_, kernels_.attention_partial(1, step.heads / step.kv_heads, step.segment));
+    }
+  if (kv_heads_) {  // room for as many rows as a task has, at the longest context
+    const int64_t context = std::min<int64_t>(max_positions_, int64_t(num_pages_) * kPageTokens);
+    partials_floats_ = size_t(context / kBlockTokens + 1) * size_t(kv_heads_) * kAttentionRows * partial_floats_;
+    partials_ = arena_.array<float>(partials_floats_, "attention");
+    left_ = std::make_unique<std::atomic<int>[]>(size_t(max_tokens_) * size_t(kv_heads_));
+  }
   const size_t linear = kernels_.linear_scratch(std::max({max_tokens_, max_logits_, kGatheredRows}));
   for (int i = 0; i < pool_.threads(); ++i) {
     linear_scratch_.push_back(arena_.allocate(linear, "scratch"));
@@ -434,15 +444,9 @@ int Program::run(const qw_batch& batch, int first, const int32_t* cancel, double
   const FloatMode mode;
   batch_ = &batch;
   logits_ = logits;
-  blocks_.clear();
-  blocks_split_ = false;
-  for (int s = 0; s < batch.num_spans; ++s) {
-    const qw_span& span = batch.spans[s];
-    for (int i = 0; i < span.length; ++i) positions_[size_t(span.start + i)] = span.position + i;
-    for (int end = span.length; end > 0; end -= kAttentionRows)  // the longest context first
-      blocks_.push_back({s, std::max(0, end - kAttentionRows), end});
-    blocks_split_ |= span.length > kAttentionRows;
-  }
+  for (int s = 0; s < batch.num_spans; ++s)
+    for (int i = 0; i < batch.spans[s].length; ++i) positions_[size_t(batch.spans[s].start + i)] = batch.spans[s].position + i;
+  plan_attention();
   for (int i = first; i < steps(); ++i) {
     if (cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED)) return i;
     if (deadline > 0) {
@@ -591,41 +595,88 @@ void Program::multiply(const float* gate, const float* up, size_t n, float* out)
 
 // --- attention ---------------------------------------------------------------------------------------------------
 
-// Keys and values of one kv head of a span go to their pages; a page whose first token is written starts as zeros.
-void Program::store(const Step& step, const qw_span& span, int head) {
-  const int d = step.segment;
+// Tasks of about equal length: up to 16 rows of a span each, over a part of the context where there are few rows.
+void Program::plan_attention() {
+  attention_rows_.clear();
+  attention_parts_.clear();
+  store_first_ = false;
+  if (!kv_heads_) return;
+  // A block costs the reading of its keys and values and as much again for each row.
+  const auto cost = [](const Rows& r) { return int64_t(r.end - r.begin) + 1; };
+  int64_t total = 0;
+  for (int s = 0; s < batch_->num_spans; ++s) {
+    const qw_span& span = batch_->spans[s];
+    store_first_ |= span.length > kAttentionRows;
+    for (int end = span.length; end > 0; end -= kAttentionRows) {  // the longest context first
+      const int blocks = (span.position + end + kBlockTokens - 1) / kBlockTokens;
+      attention_rows_.push_back({s, std::max(0, end - kAttentionRows), end, blocks, 1, nullptr, nullptr});
+      total += cost(attention_rows_.back()) * blocks;
+    }
+  }
+  const int64_t wanted = total * kv_heads_ / (kAttentionTasks * pool_.threads()) + 1;
+  float* partials = partials_;
+  std::atomic<int>* left = left_.get();
+  for (Rows& r : attention_rows_) {
+    const int index = int(&r - attention_rows_.data()), length = int(std::max<int64_t>(1, wanted / cost(r)));
+    const int parts = (r.blocks + length - 1) / length;
+    const size_t floats = size_t(kv_heads_) * size_t(r.blocks) * size_t(r.end - r.begin) * partial_floats_;
+    if (pool_.threads() == 1 || parts < 2 || floats > partials_floats_ - size_t(partials - partials_)) {
+      attention_parts_.push_back({index, 0, r.blocks});
+      continue;
+    }
+    r.parts = parts;
+    r.partials = partials;
+    r.left = left;
+    partials += floats;
+    for (int head = 0; head < kv_heads_; ++head) *left++ = parts;
+    for (int i = 0; i < parts; ++i)
+      attention_parts_.push_back({index, int(int64_t(r.blocks) * i / parts), int(int64_t(r.blocks) * (i + 1) / parts)});
+  }
+}
+
+// Keys and values of one kv head of a span go to their pages, those at positions [begin, end); a page whose first token is written starts
+// as zeros.
+void Program::store(const Step& step, const qw_span& span, int head, int begin, int end) {
+  const int d = step.segment, first = std::max(begin, span.position), last = std::min(end, span.position + span.length);
   const size_t width = size_t(step.inputs[1].width), half_page = size_t(kPageTokens) * size_t(d);
   uint16_t* const base = step.kv + size_t(head) * size_t(num_pages_) * 2 * half_page;
-  const float* k = data(step.inputs[1]) + size_t(span.start) * width + size_t(head) * size_t(d);
-  const float* v = data(step.inputs[2]) + size_t(span.start) * width + size_t(head) * size_t(d);
-  for (int i = 0; i < span.length; ++i, k += width, v += width) {
-    const int position = span.position + i, at = position % kPageTokens;
+  for (int position = first; position < last; ++position) {
+    const size_t from = size_t(span.start + position - span.position) * width + size_t(head) * size_t(d);
+    const int at = position % kPageTokens;
     uint16_t* const page = base + size_t(span.pages[position / kPageTokens]) * 2 * half_page;
     if (at == 0) std::fill(page, page + 2 * half_page, uint16_t(0));
-    kernels_.store_kv(k, v, d, at, page, page + half_page);
+    kernels_.store_kv(data(step.inputs[1]) + from, data(step.inputs[2]) + from, d, at, page, page + half_page);
   }
 }
 
 void Program::attend(const Step& step) {
   const int d = step.segment, group = step.heads / step.kv_heads, kv_heads = step.kv_heads;
   const size_t half_page = size_t(kPageTokens) * size_t(d);
-  if (blocks_split_)
-    pool_.run(int64_t(batch_->num_spans) * kv_heads, 1, [&](int, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) store(step, batch_->spans[i / kv_heads], int(i % kv_heads));
-    });
-  pool_.run(int64_t(blocks_.size()) * kv_heads, 1, [&](int worker, int64_t begin, int64_t end) {
+  if (store_first_)
+    for (int s = 0; s < batch_->num_spans; ++s) {
+      const qw_span& span = batch_->spans[s];
+      const int page = span.position / kPageTokens, pages = (span.position + span.length - 1) / kPageTokens + 1 - page;
+      pool_.run(int64_t(pages) * kv_heads, 2, [&](int, int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int at = (page + int(i / kv_heads)) * kPageTokens;
+          store(step, span, int(i % kv_heads), at, at + kPageTokens);
+        }
+      });
+    }
+  pool_.run(int64_t(attention_parts_.size()) * kv_heads, 1, [&](int worker, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const RowBlock& block = blocks_[size_t(i / kv_heads)];
-      const qw_span& span = batch_->spans[block.span];
+      const Part& part = attention_parts_[size_t(i / kv_heads)];
+      const Rows& rows = attention_rows_[size_t(part.rows)];
+      const qw_span& span = batch_->spans[rows.span];
       const int head = int(i % kv_heads);
-      if (!blocks_split_) store(step, span, head);
+      if (!store_first_) store(step, span, head, part.begin * kBlockTokens, part.end * kBlockTokens);
       AttentionTask task{};
       task.q_stride = task.out_stride = size_t(step.output.width);
       const size_t first = size_t(span.start) * task.q_stride + size_t(head) * size_t(group) * size_t(d);
       task.q = data(step.inputs[0]) + first;
       task.out = data(step.output) + first;
-      task.row_begin = block.begin;
-      task.row_end = block.end;
+      task.row_begin = rows.begin;
+      task.row_end = rows.end;
       task.position = span.position;
       task.group = group;
       task.head_dim = d;
@@ -635,7 +686,18 @@ void Program::attend(const Step& step) {
       task.keys = step.kv + size_t(head) * size_t(num_pages_) * task.page_stride;
       task.values = task.keys + half_page;
       task.scratch = attention_scratch_[size_t(worker)];
-      kernels_.attention(task);
+      if (!rows.partials) {
+        kernels_.attention(task);
+        continue;
+      }
+      const size_t partial = kernels_.attention_partial(rows.end - rows.begin, group, d);
+      float* const partials = rows.partials + size_t(head) * size_t(rows.blocks) * partial;
+      kernels_.attention_blocks(task, part.begin, part.end, partials + size_t(part.begin) * partial);
+      std::atomic<int>& left = rows.left[head];
+      if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        kernels_.attention_merge(task, partials);
+        left.store(rows.parts, std::memory_order_relaxed);
+      }
     }
   });
 }

@@ -1,6 +1,8 @@
 // Weights, and programs that run batches over them. All errors are exceptions (std::runtime_error with a message for a person).
 #pragma once
+#include <atomic>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -137,8 +139,14 @@ class Program {
     float* out;
     size_t stride;
   };
-  struct RowBlock {
+  struct Rows {  // of a span, that attend together
     int span, begin, end;
+    int blocks, parts;       // of 256 tokens; tasks that share them, for each kv head
+    float* partials;         // [kv_heads][blocks], where there are several parts
+    std::atomic<int>* left;  // parts that are not done, for each kv head
+  };
+  struct Part {
+    int rows, begin, end;  // index of the rows, blocks
   };
   struct Segment {  // rows of one expert in the gathered buffers
     int expert, begin, rows;
@@ -167,7 +175,8 @@ class Program {
   void norm(const Step& step);
   void rotate(const Step& step);
   void attend(const Step& step);
-  void store(const Step& step, const qw_span& span, int head);
+  void plan_attention();
+  void store(const Step& step, const qw_span& span, int head, int begin, int end);
   void multiply(const float* gate, const float* up, size_t n, float* out);
   void moe(const Step& step);
   void route(const Moe& moe, int tokens);
@@ -186,14 +195,20 @@ class Program {
   std::vector<size_t> buffer_floats_;
   std::vector<uint8_t*> linear_scratch_;
   std::vector<float*> attention_scratch_;
-  Activations codes_{};  // of the value that was quantised last
+  float* partials_ = nullptr;
+  size_t partials_floats_ = 0;
+  std::unique_ptr<std::atomic<int>[]> left_;
+  int kv_heads_ = 0;           // the most of any attention
+  size_t partial_floats_ = 0;  // of one query row, kv head and block, the most of any attention
+  Activations codes_{};        // of the value that was quantised last
   MoeBuffers moe_;
   // The batch that runs.
   const qw_batch* batch_ = nullptr;
   float* logits_ = nullptr;
   std::vector<int> positions_;
-  std::vector<RowBlock> blocks_;
-  bool blocks_split_ = false;  // some span has more than one row block
+  std::vector<Rows> attention_rows_;
+  std::vector<Part> attention_parts_;
+  bool store_first_ = false;  // some span has rows in several tasks that read what one of them would write
   std::vector<Segment> segments_;
 };
 

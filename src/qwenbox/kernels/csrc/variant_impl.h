@@ -10,8 +10,27 @@ namespace qwenbox {
 namespace {
 
 constexpr Kernels make_kernels(const char* name) {
-  return {name, quantize_rows, linear,  linear_scratch, linear_dense, unpack_row, rms_norm,          rope,   silu_mul, add,
-          axpy, fused,         sigmoid, softmax,        store_kv,     attention,  attention_scratch, exp_sum};
+  return {name,
+          quantize_rows,
+          linear,
+          linear_scratch,
+          linear_dense,
+          unpack_row,
+          rms_norm,
+          rope,
+          silu_mul,
+          add,
+          axpy,
+          fused,
+          sigmoid,
+          softmax,
+          store_kv,
+          attention,
+          attention_blocks,
+          attention_merge,
+          attention_scratch,
+          attention_partial,
+          exp_sum};
 }
 
 }  // namespace

@@ -149,6 +149,7 @@ QWENBOX_INLINE Ints load_i16(const int16_t* p) {
   return {_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+QWENBOX_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
 template <bool wide>
 QWENBOX_INLINE __m256i dot4_half(__m256i acc, __m256i w, __m256i a) {
