@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <stdexcept>
 #include <string>
 
@@ -31,6 +32,12 @@ std::string gib(size_t bytes) {
 }
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+void shape(Activations& a, int rows, int k) {
+  a.rows = rows;
+  a.k = k;
+  a.groups = (k + kGroup - 1) / kGroup;
+}
 
 bool quantised(const Weight& weight) { return weight.kind > Kind::bf16; }
 
@@ -297,6 +304,7 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
     steps_.push_back(std::move(step));
   }
   if (!done) fail("a program without output");
+  join_rows();
 
   buffer_floats_.assign(size_t(num_values), 0);
   for (int i = 0; i < num_values; ++i) {
@@ -306,6 +314,30 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
     floats = std::max(floats, size_t(v.width) * size_t(v.narrow ? max_logits_ : max_tokens_));
   }
   if (codes_width) codes_ = activations(std::max(max_tokens_, max_logits_), codes_width);
+}
+
+// Neighbours that work row by row become one job, if each buffer that they touch has rows of one width: no row then touches another.
+void Program::join_rows() {
+  const auto by_row = [](const Step& step) {
+    return step.code == Code::quantize || step.code == Code::rms_norm || step.code == Code::rope || step.code == Code::silu_mul ||
+           step.code == Code::add;
+  };
+  for (size_t begin = 0; begin < steps_.size(); begin += size_t(steps_[begin].chain)) {
+    std::map<int, int> widths;  // of the buffers of the chain
+    bool codes = false;
+    size_t end = begin;
+    for (; end < steps_.size() && by_row(steps_[end]); ++end) {
+      const Step& step = steps_[end];
+      std::vector<Slot> slots{step.inputs[0]};
+      if (step.code == Code::silu_mul || step.code == Code::add) slots.push_back(step.inputs[1]);
+      if (step.code != Code::quantize) slots.push_back(step.output);
+      bool fits = step.inputs[0].narrow == steps_[begin].inputs[0].narrow && !(codes && step.code == Code::quantize);
+      for (const Slot& slot : slots) fits &= widths.emplace(slot.buffer, slot.width).first->second == slot.width;
+      if (!fits) break;
+      codes |= step.code == Code::quantize;
+    }
+    steps_[begin].chain = int(std::max<size_t>(1, end - begin));
+  }
 }
 
 Program::Moe Program::compile_moe(const qw_op& op, const Slot& x, const Slot& y) {
@@ -454,19 +486,22 @@ int Program::run(const qw_batch& batch, int first, const int32_t* cancel, double
       clock_gettime(CLOCK_MONOTONIC, &t);
       if (double(t.tv_sec) + double(t.tv_nsec) * 1e-9 >= deadline) return i;
     }
-    execute(steps_[size_t(i)]);
+    if (steps_[size_t(i)].chain > 1) {
+      const int length = steps_[size_t(i)].chain;
+      run_rows(&steps_[size_t(i)], length);
+      i += length - 1;
+    } else {
+      execute(steps_[size_t(i)]);
+    }
   }
   return steps();
 }
 
 void Program::execute(const Step& step) {
   const int n = rows(step.output);
-  const size_t elements = size_t(n) * size_t(step.output.width);
   switch (step.code) {
     case Code::embed:
       return embed(step);
-    case Code::quantize:
-      return quantize(data(step.inputs[0]), size_t(step.inputs[0].width), rows(step.inputs[0]), codes_);
     case Code::linear: {
       Target targets[8];
       const size_t count = step.linears.size();
@@ -481,20 +516,14 @@ void Program::execute(const Step& step) {
       }
       return;
     }
+    case Code::quantize:
     case Code::rms_norm:
-      return norm(step);
     case Code::rope:
-      return rotate(step);
+    case Code::silu_mul:
+    case Code::add:
+      return run_rows(&step, 1);
     case Code::attention:
       return attend(step);
-    case Code::silu_mul:
-      return multiply(data(step.inputs[0]), data(step.inputs[1]), elements, data(step.output));
-    case Code::add: {
-      const float *a = data(step.inputs[0]), *b = data(step.inputs[1]);
-      float* const out = data(step.output);
-      return pool_.run(int64_t(elements), 4 * kElements,
-                       [&](int, int64_t begin, int64_t end) { kernels_.add(a + begin, b + begin, size_t(end - begin), out + begin); });
-    }
     case Code::moe:
       return moe(step);
     case Code::logits_rows: {
@@ -516,9 +545,7 @@ void Program::embed(const Step& step) {
 }
 
 void Program::quantize(const float* x, size_t stride, int rows, Activations& out) {
-  out.rows = rows;
-  out.k = int(stride);
-  out.groups = (out.k + kGroup - 1) / kGroup;
+  shape(out, rows, int(stride));
   pool_.run(rows, 4, [&](int, int64_t begin, int64_t end) { kernels_.quantize_rows(x, stride, int(begin), int(end), out); });
 }
 
@@ -566,26 +593,41 @@ void Program::linears(const Target* targets, int count, const Input& input, int 
   });
 }
 
-void Program::norm(const Step& step) {
-  const int n = step.segment;
-  const int64_t segments = int64_t(rows(step.output)) * (step.output.width / n);
-  const float* const x = data(step.inputs[0]);
-  float* const out = data(step.output);
-  pool_.run(segments, std::max<int64_t>(1, 2 * kElements / n), [&](int, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) kernels_.rms_norm(x + i * n, step.vector, n, step.eps, out + i * n);
+// Operations that work row by row, as one job: a row is still in the cache when the next operation reads it.
+void Program::run_rows(const Step* steps, int count) {
+  int64_t width = 0;
+  for (int i = 0; i < count; ++i) {
+    const Slot& x = steps[i].inputs[0];
+    width += x.width;
+    if (steps[i].code == Code::quantize) shape(codes_, rows(x), x.width);
+  }
+  pool_.run(rows(steps[0].inputs[0]), std::max<int64_t>(1, kElements / width), [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int i = 0; i < count; ++i) run_row(steps[i], size_t(row));
   });
 }
 
-void Program::rotate(const Step& step) {
-  const int width = step.output.width, half = step.rope->half;
-  const float* const x = data(step.inputs[0]);
-  float* const out = data(step.output);
-  pool_.run(rows(step.output), std::max<int64_t>(1, 2 * kElements / width), [&](int, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const size_t at = size_t(positions_[size_t(i)]) * size_t(half);
-      kernels_.rope(x + i * width, step.rope->cos + at, step.rope->sin + at, width / step.segment, step.segment, out + i * width);
+void Program::run_row(const Step& step, size_t row) {
+  const size_t width = size_t(step.inputs[0].width), at = row * width;
+  const float* const x = data(step.inputs[0]) + at;
+  float* const out = step.code == Code::quantize ? nullptr : data(step.output) + at;
+  switch (step.code) {
+    case Code::quantize:
+      return kernels_.quantize_rows(x - at, width, int(row), int(row) + 1, codes_);
+    case Code::rms_norm:
+      for (size_t i = 0; i < width; i += size_t(step.segment)) kernels_.rms_norm(x + i, step.vector, step.segment, step.eps, out + i);
+      return;
+    case Code::rope: {
+      const size_t angles = size_t(positions_[row]) * size_t(step.rope->half);
+      return kernels_.rope(x, step.rope->cos + angles, step.rope->sin + angles, int(width) / step.segment, step.segment, out);
     }
-  });
+    case Code::silu_mul:
+      return kernels_.silu_mul(x, data(step.inputs[1]) + at, width, out);
+    case Code::add:
+      return kernels_.add(x, data(step.inputs[1]) + at, width, out);
+    default:
+      return;
+  }
 }
 
 void Program::multiply(const float* gate, const float* up, size_t n, float* out) {
@@ -773,13 +815,8 @@ void Program::experts(const Moe& m, const Segment* segments, int count, const St
   for (int i = 0; i < tokens * k; ++i)
     if (here(moe_.chosen[i])) moe_.place[i] = next[size_t(moe_.chosen[i])]++;
 
-  const auto shape = [](Activations& a, int rows, size_t width) {
-    a.rows = rows;
-    a.k = int(width);
-    a.groups = (a.k + kGroup - 1) / kGroup;
-  };
-  shape(moe_.input, moe_.capacity, width);
-  shape(moe_.hidden, moe_.capacity, inner);
+  shape(moe_.input, moe_.capacity, int(width));
+  shape(moe_.hidden, moe_.capacity, int(inner));
   const int groups = moe_.input.groups;
   pool_.run(int64_t(tokens) * k, 8, [&](int, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
