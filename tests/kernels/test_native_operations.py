@@ -119,6 +119,33 @@ def test_rows_are_the_same_however_a_sequence_is_cut_and_wherever_its_pages_lie(
         assert_equal(np.concatenate(parts), whole)
 
 
+@each_isa
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_long_context_that_threads_share_gives_the_bits_of_one_that_they_do_not(isa: str, threads: int) -> None:
+    rows = 1100
+    network = attention_network(np.random.default_rng(5), rows, 6, 2, 48)
+    whole = compiled(network, threads=1, tokens=rows, pages=80).run(rows_batch(rows))
+    program = compiled(network, isa=isa, threads=threads, tokens=rows, pages=80)
+    first, second = np.arange(40)[::-1].astype(np.int32), np.arange(40, 80).astype(np.int32)
+
+    def run(*parts: tuple[np.ndarray, int, int]) -> None:
+        """(pages, begin, end) of each span; every row is compared."""
+        ids = np.concatenate([np.arange(begin, end, dtype=np.int32) for _, begin, end in parts])
+        starts = np.cumsum([0] + [end - begin for _, begin, end in parts])
+        spans = [Span(int(start), end - begin, begin, pages) for start, (pages, begin, end) in zip(starts, parts, strict=False)]
+        assert_equal(program.run(Batch(ids, spans, np.arange(len(ids), dtype=np.int32))), whole[ids])
+
+    run((first, 0, 254))
+    for begin in (254, 255, 256, 257):  # contexts of 255, 256, 257 and 258 tokens
+        run((first, begin, begin + 1))
+    run((first, 258, 1000))
+    run((first, 1000, 1001))
+    run((first, 1001, 1017), (second, 0, 1))  # rows on both sides of a multiple of 256 write what they read
+    run((second, 1, 700), (first, 1017, 1018))
+    run((second, 700, 701), (first, 1018, 1020))
+    run((first, 1020, 1036), (second, 701, 714))
+
+
 @pytest.mark.parametrize("experts", [0, 6])
 def test_all_variants_and_thread_counts_give_the_same_bits(experts: int) -> None:
     network = Tiny(kinds=("q5_0", "q4_1", "bf16", "q5_k"), experts=experts, shared=bool(experts))

@@ -286,6 +286,33 @@ def test_a_process_that_is_stopped_and_continued_again_and_again_finishes() -> N
             process.kill()
 
 
+def test_helpers_that_hardly_ever_run_change_nothing() -> None:
+    code = """
+        import os, numpy as np
+        from tests.kernels.networks import Tiny, compiled
+        from tests.kernels.test_native_runtime import small_steps
+        from qwenbox.types import Batch, Span
+        meetings, batch = small_steps(4)
+        want = meetings.run(batch)
+        pages = np.arange(20, dtype=np.int32)
+        ids = np.arange(600, dtype=np.int32) % 90
+        filled, one = Batch(ids, [Span(0, 600, 0, pages)], ids[:1]), Batch(ids[:1], [Span(0, 1, 600, pages)], ids[:1])
+        single, shared = (compiled(Tiny(kinds=("q8_0",)), threads=threads, tokens=600) for threads in (1, 4))
+        single.run(filled), shared.run(filled)
+        row = single.run(one)
+        processor = {min(os.sched_getaffinity(0))}
+        for task in map(int, os.listdir("/proc/self/task")):
+            os.sched_setaffinity(task, processor)
+            if task != os.getpid():
+                os.setpriority(os.PRIO_PROCESS, task, 19)
+        for _ in range(50):
+            assert np.array_equal(meetings.run(batch), want)
+            assert np.array_equal(shared.run(one), row)
+        print("same")
+    """
+    assert in_a_new_process(code).split() == ["same"]
+
+
 def test_a_forked_child_gets_an_error_instead_of_waiting_for_threads_that_it_has_not() -> None:
     code = """
         import os, sys, warnings

@@ -120,10 +120,13 @@ void Pool::publish(const Job& job) {
 
 void Pool::work(int worker) {
   const Job job = job_;
-  for (;;) {
-    const int64_t begin = next_.word.fetch_add(job.grain);
-    if (begin >= job.count) return;
-    job.call(job.body, worker, begin, begin + job.grain < job.count ? begin + job.grain : job.count);
+  int64_t begin = next_.word.load();
+  while (begin < job.count) {
+    const int64_t left = job.count - begin, share = left / (2 * threads_), size = share > job.grain ? share : job.grain;
+    const int64_t end = size < left ? begin + size : job.count;
+    if (!next_.word.compare_exchange_weak(begin, end)) continue;
+    job.call(job.body, worker, begin, end);
+    begin = next_.word.load();
   }
 }
 

@@ -20,7 +20,8 @@ class Pool {
   int threads() const { return threads_; }
   void check() const;  // throws in a forked child, where the helpers do not exist
 
-  // body(worker, begin, end) over [0, count) in pieces of at most `grain`; body must not throw. One caller at a time.
+  // body(worker, begin, end) over [0, count): long pieces first, so that each worker reads on where it is, then ever shorter ones down to
+  // `grain`, so that all end together. body must not throw. One caller at a time.
   template <class Body>
   void run(int64_t count, int64_t grain, const Body& body) {
     if (count <= 0) return;
