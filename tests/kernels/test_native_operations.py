@@ -140,10 +140,10 @@ def test_a_long_context_that_threads_share_gives_the_bits_of_one_that_they_do_no
         run((first, begin, begin + 1))
     run((first, 258, 1000))
     run((first, 1000, 1001))
-    run((first, 1001, 1017), (second, 0, 1))  # rows on both sides of a multiple of 256 write what they read
+    run((first, 1001, 1017), (second, 0, 1))
     run((second, 1, 700), (first, 1017, 1018))
     run((second, 700, 701), (first, 1018, 1020))
-    run((first, 1020, 1036), (second, 701, 714))
+    run((first, 1020, 1036), (second, 701, 714))  # rows on both sides of 1024 write what they read
 
 
 @pytest.mark.parametrize("experts", [0, 6])
