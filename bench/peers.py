@@ -40,7 +40,7 @@ ROWS = [
     Row("batch-4", 32, 32, 4),
     Row("batch-1", 32, 32, 1),
 ]
-ENGINES = ["qwenbox:int4", "llama.cpp:q4_0", "qwenbox:file", "llama.cpp:file", "openvino:int4", "openvino@f32:int4", "vllm:int4"]
+ENGINES = ["qwenbox:int4", "llama.cpp:q4_0", "qwenbox:file", "llama.cpp:file", "openvino:int4", "openvino:q4_0", "vllm:int4"]
 NEEDED = ("llama.cpp", "openvino")
 FIELDS = ["date", "commit", "model", "threads", "row", "engine", "round", "tok_s", "samples", "fraction", "seconds", "steal_seconds"]
 
