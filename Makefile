@@ -25,7 +25,10 @@ format: $(VENV)/lint
 	$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i src/qwenbox/kernels/csrc/*.cpp src/qwenbox/kernels/csrc/*.h
 
-bench: $(VENV)/test native models
+bench: $(VENV)/test native models  ## every kernel beside its ceiling, then qwenbox beside llama.cpp and OpenVINO: about two hours
+	$(PY) bench/kernels.py
+	$(PY) bench/peers.py --prepare llama.cpp
+	$(PY) bench/peers.py --prepare openvino
 	$(PY) bench/peers.py
 
 native: $(VENV)/base            ## the C++ library, into the source tree, for tests that run from there

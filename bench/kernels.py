@@ -147,7 +147,9 @@ def sampler(isa: str, threads: int, *, repeat: int) -> list[Line]:
                 rates, limits, fractions = [], [], []
                 for _ in range(repeat):
                     ours, limit = rows / seconds_of(sample), min(rows, threads) / seconds_of(logits[0].max)
-                    rates.append(ours), limits.append(limit), fractions.append(ours / limit)
+                    rates.append(ours)
+                    limits.append(limit)
+                    fractions.append(ours / limit)
                 lines.append(
                     {
                         "what": f"{name}, {rows} rows", "rate": statistics.median(rates), "ceiling": statistics.median(limits), "unit": "rows/s",

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import engines, machine, peers
+from bench import engines, kernels, machine, peers
 from bench.engines import Measured, Places, Row
 from bench.table import Table
 
@@ -206,3 +206,39 @@ def test_the_ceiling_script_prints_a_row_for_every_question() -> None:
     rows = json.loads(done.stdout)["rows"]
     assert {(row["what"], row["threads"]) for row in rows} == {(what, threads) for what in ("read", "int8", "bf16") for threads in (1, 2)}
     assert all(row["gb_s"] > 0 for row in rows if row["what"] == "read")
+
+
+FEW = {"kind": "int4", "n": 64, "k": 256, "rows": 1, "bytes": 2e10, "operations": 8e10, "read_ceiling": 2.5e10, "l1_ceiling": 1e12}
+MANY = {**FEW, "rows": 512, "bytes": 1e9, "operations": 9e11, "of_read": 0.04, "of_l1": 0.9, "of_registers": 0.6}
+FEW |= {"of_read": 0.8, "of_l1": 0.08, "of_registers": 0.05}
+COPY = {"kernel": "rms_norm", "variant": "v", "threads": 2, "rows": 512, "rate": 44.9, "ceiling": 55.0, "unit": "GB/s", "ceiling_method": "copy"}
+
+
+def test_kernels_are_shown_beside_the_nearer_of_their_ceilings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"linear": [FEW, MANY], "operations": [COPY | {"fraction": 0.82}]}
+    monkeypatch.setattr(kernels, "SHAPES", ("64x256",))
+    monkeypatch.setattr(kernels, "built", Path)
+    monkeypatch.setattr(kernels, "run", lambda command: "words\n" + "\n".join(json.dumps(line) for line in words[command[0]]))
+    monkeypatch.setattr(kernels, "commit", lambda: "abc1234")
+    monkeypatch.setattr(kernels, "machine_name", lambda: "box")
+    for section in ("linear", "operations"):
+        monkeypatch.setattr(sys, "argv", ["kernels.py", section, "--results", str(tmp_path)])
+        kernels.main()
+    shown = capsys.readouterr().out
+    assert "| int4 64x256, 1 rows | 20.0 GB/s | 25.0 | memory read | **0.80** |  |" in shown
+    assert "| int4 64x256, 512 rows | 900 GOP/s | 1000 | products fed from L1 | **0.90** | 0.60 |" in shown
+    assert "| rms_norm threads 2 rows 512 | 44.9 GB/s | 55.0 | copy | **0.82** |  |" in shown
+    assert set(json.loads((tmp_path / "kernels-box.json").read_text(encoding="utf-8"))) == {"linear", "operations"}
+    assert (tmp_path / "kernels-box.png").stat().st_size > 1000
+    monkeypatch.setattr(sys, "argv", ["kernels.py", "quadratic"])
+    with pytest.raises(SystemExit, match="unknown sections quadratic"):
+        kernels.main()
+
+
+def test_the_sampler_is_timed_beside_finding_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "VOCABULARY", 1000)
+    lines = kernels.sampler("generic", 2, repeat=1)
+    assert len(lines) == 6
+    assert all(line["rate"] > 0 and line["fraction"] > 0 for line in lines)
