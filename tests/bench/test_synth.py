@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -93,7 +92,7 @@ def test_the_head_of_an_awq_checkpoint_is_int8_unless_it_shall_stay_stored(tmp_p
     path = made(tmp_path, "awq")
     sizes = {}
     for weights in (None, "stored", "int4"):
-        with caplog.at_level(logging.INFO), closing(load_model(path, weights=weights, **SMALL)) as model:
+        with closing(load_model(path, weights=weights, **SMALL)) as model:
             sizes[weights] = model.weights_bytes
     elements = DENSE.vocab_size * DENSE.hidden_size
     assert sizes["stored"] - sizes[None] == elements * 2 - elements // 128 * 130

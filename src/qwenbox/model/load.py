@@ -204,7 +204,7 @@ def _form(weights: str | None, path: Path, tensors: Mapping[str, Tensor]) -> str
     """What `rounded_kind` goes by. Says in the log what a user might not expect."""
     awq = any(isinstance(tensor, AwqTensor) for tensor in tensors.values())
     if weights is None and awq:
-        _log.info("%s: the head is rounded to int8; --weights stored keeps it as it is", path.name)
+        _log.warning("%s: the head is rounded to int8; --weights stored keeps it as it is", path.name)
         return _INT8_HEAD
     if weights in WEIGHTS and (path.suffix == ".gguf" or (awq and weights != "int4")):
         _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", path.name, weights)
