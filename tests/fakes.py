@@ -74,6 +74,7 @@ class FakeEngine:
     context_length: int = 4096
     vocab_limit: int = 256 + len(CONTROL)
     num_pages: int = 1024
+    max_requests: int = 160
     step_seconds: float = 0.0
     tokens_per_step: int = 1
     state_now: EngineState = field(default_factory=lambda: EngineState("ready", 1.0))
@@ -114,7 +115,10 @@ class FakeEngine:
         if self.state_now.name == "loading":
             return None
         limits = {"vocab_size": self.vocab_limit, "vocab_limit": self.vocab_limit, "num_pages": self.num_pages, "max_sequences": 32}
-        return ModelInfo("fake", "", self.context_length, **limits, max_batch_tokens=512, isa="generic", threads=1, weights_bytes=0)
+        limits |= {"max_batch_tokens": 512, "max_requests": self.max_requests}
+        return ModelInfo(
+            "fake", "", self.context_length, **limits, isa="generic", threads=1, weights_bytes=0
+        )
 
     def state(self) -> EngineState:
         return self.state_now

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.chat.stream import EventStream, starts_in_reasoning, text_logprob
-from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, WorkerEngine
+from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
 from qwenbox.hub import resolve
 from qwenbox.metrics import Metrics
@@ -49,8 +49,6 @@ MAX_COMPLETION_TOKENS = 16
 """The same for a plain completion, as OpenAI has it."""
 MAX_UNREAD = 1024
 """Outputs of one choice that may wait for their reader. A reader that is further behind is cut off, so memory stays bounded."""
-MAX_BATCH = 128
-"""Conversations of a `batch` that are in the engine at once."""
 READY_POLL_SECONDS = 0.05
 TICK_SECONDS = 10.0
 """How often a reader looks at the clock while nothing comes."""
@@ -304,8 +302,9 @@ class LocalLLM:
         asked = request_params(params)
         prompts = [self.encode_chat(as_messages(messages), (), asked) for messages in conversations]
         events: list[list[Event]] = [[] for _ in prompts]
-        for first in range(0, len(prompts), MAX_BATCH):
-            for index, event in self._indexed_events(prompts[first : first + MAX_BATCH], asked, chat=True):
+        room = self._info.max_requests
+        for first in range(0, len(prompts), room):
+            for index, event in self._indexed_events(prompts[first : first + room], asked, chat=True):
                 events[first + index].append(event)
         return [reply(own) for own in events]
 
@@ -324,10 +323,13 @@ class LocalLLM:
     @property
     def context_length(self) -> int:
         """Tokens that a prompt and its answer have together: the model's window, or the KV pages where they hold less."""
-        info = self.engine.info()
-        if info is None:
-            raise OverloadedError("The model is loading.", retry_after=5)
-        return min(info.context_length, info.num_pages * PAGE_TOKENS)
+        return min(self._info.context_length, self._info.num_pages * PAGE_TOKENS)
+
+    @property
+    def _info(self) -> ModelInfo:
+        if (info := self.engine.info()) is None:
+            raise self.loading_error()
+        return info
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Returns when the model answers. Raises the error that keeps it from loading, or OverloadedError after `timeout` seconds."""

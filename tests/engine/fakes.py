@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput
 
 VOCAB = 97
@@ -49,11 +49,14 @@ class FakeModel:
         self.keep_batches = True
         self.batches: list[Batch] = []
         self.before_run: Callable[[Batch], None] | None = None
+        self.cancel: CancelFlag | None = None
+        """The flag that the running step looks at."""
         self.nan_after: set[int] = set()
         """Ids after which the logits are NaN."""
         self.closed = False
 
-    def run(self, batch: Batch) -> FloatArray:
+    def run(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+        self.cancel = cancel
         if self.keep_batches:
             self.batches.append(Batch(batch.ids.copy(), batch.spans, batch.logits_rows))
         if self.before_run is not None:
@@ -71,6 +74,8 @@ class FakeModel:
             for fresh in pages[positions % PAGE_TOKENS == 0]:
                 self.store[fresh] = 0
             self.store[pages, positions % PAGE_TOKENS] = batch.ids[span.start : span.start + span.length] + 1
+            if cancel is not None and cancel.is_set():
+                raise Interrupted(1)  # half of the step has been written
             context: np.ndarray[Any, np.dtype[np.uint64]] | None = None
             while row < len(batch.logits_rows) and batch.logits_rows[row] < span.start + span.length:
                 if context is None:

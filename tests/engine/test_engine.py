@@ -11,7 +11,7 @@ import pytest
 
 from qwenbox.engine.engine import Engine
 from qwenbox.errors import ContextLengthError, OverloadedError, QwenboxError, RequestError
-from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.program import Interrupted, SampleResult, SampleRow
 from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams
 from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
 
@@ -239,8 +239,8 @@ def test_a_request_id_can_run_once_at_a_time() -> None:
 
 
 def test_a_full_queue_refuses_with_a_time_to_retry() -> None:
-    engine = Engine(FakeModel(max_sequences=1), max_waiting=2)
-    for i in range(3):  # one that the next step takes, and two that wait
+    engine = Engine(FakeModel(max_sequences=1), max_requests=3)
+    for i in range(3):
         engine.add(plan(f"r{i}", 5))
     with pytest.raises(OverloadedError) as caught:
         engine.add(plan("r3", 5))
@@ -258,6 +258,49 @@ def test_cancelling_waiting_running_and_unknown_requests_is_safe() -> None:
     assert [(output.request_id, output.finish_reason) for output in outputs] == [("running", "cancelled"), ("waiting", "cancelled")]
     assert outputs[0].usage.completion_tokens == 1
     assert not engine.has_work
+    engine.check_integrity()
+
+
+def test_a_step_that_everybody_left_is_interrupted_and_counts_for_nothing() -> None:
+    model = FakeModel(max_sequences=2, max_batch_tokens=40)
+    engine = Engine(model)
+    for name in ("a", "b"):
+        engine.add(plan(name, 33, 20, seed=1))
+    engine.step()
+
+    def leave(*names: str) -> Callable[[Batch], None]:
+        return lambda batch: [engine.leave(name) for name in names] and None
+
+    before = engine.stats()
+    model.before_run = leave("a")
+    assert not model.cancel.is_set()
+    engine.step()
+    assert engine.stats().steps == before.steps + 1, "somebody else was in this step"
+    engine.check_integrity()
+    before = engine.stats()
+    model.before_run = leave("b")
+    assert engine.step() == []
+    assert model.cancel.is_set()
+    assert engine.stats().computed_tokens == before.computed_tokens
+    engine.check_integrity()
+    model.before_run = None
+    engine.cancel("a")
+    engine.cancel("b")
+    assert [output.finish_reason for output in engine.step()] == ["cancelled", "cancelled"]
+    engine.check_integrity()
+    assert run(engine, [plan("next", 33, 20, seed=1)])["next"].same_as(run(Engine(FakeModel()), [plan("next", 33, 20, seed=1)])["next"])
+    assert engine.stats().used_pages == 0
+
+
+def test_nothing_runs_after_an_interrupt() -> None:
+    model = FakeModel()
+    engine = Engine(model)
+    engine.add(plan("a", 33))
+    engine.interrupt()
+    assert engine.step() == []
+    assert engine.stats().computed_tokens == 0
+    with pytest.raises(Interrupted):
+        engine.logits([1, 2])
     engine.check_integrity()
 
 

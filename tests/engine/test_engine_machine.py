@@ -61,10 +61,26 @@ class EngineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.requests)))
+        self.cancel_one(data.draw(st.sampled_from(sorted(self.requests))))
+
+    def cancel_one(self, name: str) -> None:
         if self.answers[name].last is None:
             self.cancelled.add(name)
         self.engine.cancel(name)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def leave_during_a_step(self, data: st.DataObject) -> None:
+        names = data.draw(st.sets(st.sampled_from(sorted(self.requests)), min_size=1))
+        self.engine.model.before_run = lambda batch: [self.engine.leave(name) for name in names]
+        outputs = self.engine.step()
+        self.engine.model.before_run = None
+        self.engine.check_integrity()
+        for output in outputs:
+            self.answers[output.request_id].feed(output)
+        for name in names:
+            self.cancel_one(name)
+        self.engine.check_integrity()
 
     @rule(steps=st.integers(1, 30))
     def step(self, steps: int) -> None:

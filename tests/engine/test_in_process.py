@@ -172,6 +172,62 @@ def test_closing_ends_what_runs_with_an_error(model: FakeModel) -> None:
     engine.close()
 
 
+def until_interrupted(model: FakeModel) -> Callable[[Batch], None]:
+    """A step that lasts until somebody interrupts it."""
+    return lambda batch: eventually(lambda: model.cancel.is_set(), 10)
+
+
+def test_a_long_step_that_nobody_waits_for_is_interrupted(engine: InProcessEngine, model: FakeModel) -> None:
+    model.before_run = until_interrupted(model)
+    receiver = ask(engine, "a")["a"]
+    eventually(lambda: model.cancel is not None)
+    engine.cancel("a")
+    assert receiver.wait(10).reason == "cancelled"
+    model.before_run = None
+    assert ask(engine, "b")["b"].wait().reason == "length"
+
+
+def test_a_step_goes_on_while_one_of_its_requests_is_wanted(engine: InProcessEngine, model: FakeModel) -> None:
+    hold, held, go = threading.Event(), threading.Event(), threading.Event()
+
+    def before_run(batch: Batch) -> None:
+        if hold.is_set() and len(batch.spans) == 2:
+            held.set()
+            assert go.wait(10)
+
+    model.before_run = before_run
+    receivers = ask(engine, "a", "b", max_tokens=4000)
+    assert receivers["b"].first.wait(10)
+    hold.set()
+    assert held.wait(10)
+    engine.cancel("a")
+    assert not model.cancel.is_set()
+    engine.cancel("b")
+    assert model.cancel.is_set()
+    go.set()
+    assert [receiver.wait().reason for receiver in receivers.values()] == ["cancelled", "cancelled"]
+
+
+def test_closing_interrupts_a_long_step(model: FakeModel) -> None:
+    engine = InProcessEngine(OPTIONS, lambda options, progress: model)
+    model.before_run = until_interrupted(model)
+    receiver = ask(engine, "a")["a"]
+    eventually(lambda: model.cancel is not None)
+    engine.close()
+    assert receiver.wait().last.error["code"] == "engine_closed"
+    assert model.cancel.is_set()
+
+
+def test_closing_ends_logits_that_are_computed(model: FakeModel) -> None:
+    engine = InProcessEngine(OPTIONS, lambda options, progress: model)
+    model.before_run = until_interrupted(model)
+    closer = threading.Timer(0, lambda: (eventually(lambda: model.cancel is not None), engine.close()))
+    closer.start()
+    with pytest.raises(EngineError, match="closed"):
+        engine.logits([1, 2, 3])
+    closer.join()
+
+
 def test_logits_of_ids_wait_for_their_turn(engine: InProcessEngine) -> None:
     receiver = ask(engine, "a", max_tokens=200)["a"]
     logits = engine.logits([1, 2, 3])

@@ -40,8 +40,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(supervisor, "_LAUNCH", LAUNCH)
     engines: list[WorkerEngine] = []
 
-    def begin(kind: str = "fast", *, beat_seconds: float = 30.0, ready: bool = True, max_waiting: int = 64) -> WorkerEngine:
-        engine = WorkerEngine(EngineOptions(model=kind, max_waiting=max_waiting), beat_seconds=beat_seconds)
+    def begin(kind: str = "fast", *, beat_seconds: float = 30.0, ready: bool = True, **options: int) -> WorkerEngine:
+        engine = WorkerEngine(EngineOptions(model=kind, **{"max_waiting": 64, **options}), beat_seconds=beat_seconds)
         engines.append(engine)
         if ready:
             eventually(lambda: engine.state().name == "ready")
@@ -124,15 +124,15 @@ def test_a_killed_worker_ends_its_streams_with_errors_and_comes_back(start: Star
 
 
 def test_requests_wait_for_a_restart_in_a_bounded_queue(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = start(max_waiting=4)
+    engine = start(max_waiting=4, max_sequences=1)
     monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.5)
     monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", 0.5)
     os.kill(engine.pid, signal.SIGKILL)
     eventually(lambda: engine.state().name == "restarting")
-    receivers = ask(engine, *(f"r{i}" for i in range(6)))
+    receivers = ask(engine, *(f"r{i}" for i in range(7)))
     engine.cancel("r0")
-    assert [receiver.wait().reason for receiver in receivers] == ["cancelled", "length", "length", "length", "error", "error"]
-    assert receivers[5].answer.last.error["class"] == "OverloadedError"
+    assert [receiver.wait().reason for receiver in receivers] == ["cancelled", *["length"] * 4, "error", "error"]
+    assert receivers[6].answer.last.error["class"] == "OverloadedError"
     assert receivers[5].answer.last.error["retry_after"] >= 1
 
 
@@ -321,6 +321,30 @@ def test_one_frame_carries_all_streams_of_a_step() -> None:
     go.set()
     sizes = [len(wire.receive("step")[0]) for _ in range(3)]
     assert max(sizes) == 5
+    wire.close()
+    assert isinstance(wire.join(), EOFError)
+
+
+def test_a_cancellation_reaches_a_step_that_runs() -> None:
+    model = FakeModel()
+    model.before_run = lambda batch: eventually(lambda: model.cancel.is_set(), 10)
+    wire = Wire(model)
+    wire.send(msgpack.packb(["submit", plan("a", 3, 3).to_wire()]))
+    eventually(lambda: model.cancel is not None)
+    wire.send(msgpack.packb(["cancel", "a"]))
+    assert unpack_output(wire.receive("step")[0][0]).finish_reason == "cancelled"
+    wire.send(msgpack.packb(["submit", plan("b", 3, 3).to_wire()]))
+    eventually(lambda: not model.cancel.is_set())
+    wire.send(msgpack.packb(["close"]))
+    assert wire.join() is None
+
+
+def test_a_front_that_is_gone_ends_a_step_that_runs() -> None:
+    model = FakeModel()
+    model.before_run = lambda batch: eventually(lambda: model.cancel.is_set(), 10)
+    wire = Wire(model)
+    wire.send(msgpack.packb(["submit", plan("a", 3, 3).to_wire()]))
+    eventually(lambda: model.cancel is not None)
     wire.close()
     assert isinstance(wire.join(), EOFError)
 

@@ -1,4 +1,7 @@
-"""Tokens to tokens over time: requests come in, steps run, outputs go out. Not thread-safe; knows no text, no socket and no process."""
+"""Tokens to tokens over time: requests come in, steps run, outputs go out. Knows no text, no socket and no process.
+
+Not thread-safe, but for `leave` and `interrupt`: they reach a step while it runs.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from typing import Protocol
 
 import numpy as np
 
+from qwenbox.engine.guard import StepGuard
 from qwenbox.engine.pages import PagePool, pages_for
 from qwenbox.engine.sampler import choice_row, score_rows, token_logprob
 from qwenbox.engine.scheduler import Run, Scheduler
 from qwenbox.engine.sequence import Sequence, most_pages
 from qwenbox.errors import ContextLengthError, EngineError, NumericalError, OverloadedError, QwenboxError, RequestError
-from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
 from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput, Span
 
 MAX_LOGPROBS = 128
@@ -41,7 +45,9 @@ class EngineModel(Protocol):
     weights_bytes: int
     costs: Mapping[str, float]
 
-    def run(self, batch: Batch) -> FloatArray: ...
+    def run(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+        """Raises Interrupted at the next operation when `cancel` is set; the same batch may be run again."""
+        ...
 
     def sample(self, logits: FloatArray, rows: AnySequence[SampleRow]) -> list[SampleResult]: ...
 
@@ -75,12 +81,14 @@ class EngineStats:
 class Engine:
     """`add` and `cancel` requests between calls of `step`, which runs one batch and says what each request got from it."""
 
-    def __init__(self, model: EngineModel, *, max_waiting: int = 256, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, model: EngineModel, *, max_requests: int = 288, clock: Callable[[], float] = time.monotonic) -> None:
         self.model = model
-        self.max_waiting = max_waiting
+        self.max_requests = max_requests
+        """Requests that run or wait at once; one more is refused."""
         self._clock = clock
         self._pool = PagePool(model.num_pages)
         self._scheduler = Scheduler(self._pool, max_running=model.max_sequences, max_batch_tokens=model.max_batch_tokens, max_logits=model.max_logits)
+        self._guard = StepGuard()
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
         self._cancelled: list[SequenceOutput] = []
@@ -94,6 +102,11 @@ class Engine:
         return bool(self._sequences or self._cancelled)
 
     @property
+    def num_steps(self) -> int:
+        """Steps that ran to their end."""
+        return self._counts["steps"]
+
+    @property
     def num_outstanding(self) -> int:
         """Tokens that the next step runs at most."""
         return min(self.model.max_batch_tokens, sum(sequence.num_missing for sequence in self._sequences.values()))
@@ -103,10 +116,9 @@ class Engine:
         if plan.request_id in self._sequences:
             raise RequestError(f"request {plan.request_id!r} runs already")
         check_plan(plan, self.model)
-        # A burst arrives between two steps: those whose turn is the next step do not wait.
-        if len(self._scheduler.waiting) + len(self._scheduler.running) >= self.max_waiting + self._scheduler.max_running:
+        if len(self._sequences) >= self.max_requests:
             wait = len(self._scheduler.waiting) * self._request_seconds / self._scheduler.max_running
-            raise OverloadedError(f"{self.max_waiting} requests are waiting already", retry_after=min(max(1, math.ceil(wait)), 600), status=429)
+            raise OverloadedError(f"{len(self._sequences)} requests run or wait already", retry_after=min(max(1, math.ceil(wait)), 600), status=429)
         sequence = Sequence(plan, self._arrivals, self._clock())
         self._arrivals += 1
         self._sequences[plan.request_id] = sequence
@@ -115,11 +127,23 @@ class Engine:
 
     def cancel(self, request_id: str) -> None:
         """Ends a request now; its last output comes with the next step. A request that is unknown or over is no error."""
+        self._guard.forget(request_id)
         if (sequence := self._sequences.get(request_id)) is not None:
             self._cancelled.append(self._finish(sequence, sequence.last_output("cancelled", self._clock()), "cancelled"))
 
+    def leave(self, request_id: str) -> None:
+        """From any thread, and followed by `cancel` from the engine's: a step that runs for nobody else is interrupted at its next operation."""
+        self._guard.leave(request_id)
+
+    def interrupt(self) -> None:
+        """From any thread, before closing: ends the step that runs at its next operation. Steps do nothing from now on."""
+        self._guard.stop()
+
     def step(self) -> list[SequenceOutput]:
-        """Runs one batch. A failure of the model ends the requests in the batch, NaN ends the request it came from; the engine goes on."""
+        """Runs one batch. A failure of the model ends the requests in the batch, NaN ends the request it came from; the engine goes on.
+
+        An interrupted step has never been: nothing it wrote counts, and its tokens are still missing.
+        """
         began = self._clock()
         outputs, self._cancelled = self._cancelled, []
         if runs := self._scheduler.schedule():
@@ -127,6 +151,8 @@ class Engine:
                 run.sequence.start(began)
             try:
                 results = self._run(runs)
+            except Interrupted:
+                return outputs
             except Exception as error:
                 outputs += [self._fail(run.sequence, error) for run in runs]
             else:
@@ -137,7 +163,10 @@ class Engine:
         return outputs
 
     def logits(self, ids: AnySequence[int]) -> FloatArray:
-        """Raw logits after each of `ids`, float32 [len(ids), vocab_size]. Runs between the steps of the requests, whose pages it leaves alone."""
+        """Raw logits after each of `ids`, float32 [len(ids), vocab_size]. Runs between the steps of the requests, whose pages it leaves alone.
+
+        Raises Interrupted where the engine closes meanwhile.
+        """
         ids = list(ids)
         num_tokens = len(ids)
         if not 0 < num_tokens <= self.model.context_length:
@@ -150,11 +179,12 @@ class Engine:
         table = np.array(pages, np.int32)
         rows = np.empty((num_tokens, self.model.vocab_size), np.float32)
         size = min(self.model.max_batch_tokens, self.model.max_logits)
+        self._guard.begin(())
         try:
             for first in range(0, num_tokens, size):
                 end = min(first + size, num_tokens)
                 span = Span(0, end - first, first, table[: pages_for(end)])
-                rows[first:end] = self.model.run(Batch(tokens[first:end], [span], np.arange(end - first, dtype=np.int32)))
+                rows[first:end] = self.model.run(Batch(tokens[first:end], [span], np.arange(end - first, dtype=np.int32)), self._guard.flag)
         finally:
             self._pool.free(pages)
         return rows
@@ -193,7 +223,11 @@ class Engine:
                 rows += score_rows(sequence, length, limit)
                 if length == sequence.num_missing:
                     rows.append(choice_row(sequence, limit))
-        logits = self.model.run(self._scheduler.batch(runs))
+        self._guard.begin(run.sequence.request_id for run in runs)
+        try:
+            logits = self.model.run(self._scheduler.batch(runs), self._guard.flag)
+        finally:
+            self._guard.end()
         results = self.model.sample(logits, rows) if rows else []
         self._model_seconds += self._clock() - began
         return results

@@ -12,6 +12,7 @@ from qwenbox.engine.engine import Engine, EngineModel, EngineStats
 from qwenbox.engine.options import EngineOptions, Progress, open_model
 from qwenbox.engine.protocol import Deliver, EngineState, ModelInfo, closed_error, deliver_safely, model_info, refusal
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError
+from qwenbox.kernels.program import Interrupted
 from qwenbox.types import FloatArray, GenerationPlan, SequenceOutput
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class InProcessEngine:
         self._changed = threading.Condition()
         self._state = EngineState("loading")
         self._info: ModelInfo | None = None
+        self._engine: Engine | None = None
         self._stats = EngineStats()
         self._receivers: dict[str, Deliver] = {}
         self._commands: deque[Callable[[Engine], None]] = deque()
@@ -52,6 +54,8 @@ class InProcessEngine:
         with self._changed:
             if request_id in self._receivers:
                 self._command(lambda engine: engine.cancel(request_id))
+                if self._engine is not None:
+                    self._engine.leave(request_id)
 
     def info(self) -> ModelInfo | None:
         return self._info
@@ -69,6 +73,8 @@ class InProcessEngine:
         def compute(engine: Engine) -> None:
             try:
                 result.set_result(engine.logits(ids))
+            except Interrupted:
+                pass  # the engine closes, which answers whoever still waits
             except Exception as error:
                 result.set_exception(error)
 
@@ -83,6 +89,8 @@ class InProcessEngine:
     def close(self) -> None:
         with self._changed:
             self._closing = True
+            if self._engine is not None:
+                self._engine.interrupt()
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -92,7 +100,7 @@ class InProcessEngine:
             return self._state.error or closed_error()
         if plan.request_id in self._receivers:
             return RequestError(f"request {plan.request_id!r} runs already")
-        if len(self._receivers) >= self._options.max_waiting + self._options.max_sequences:
+        if len(self._receivers) >= self._options.max_requests:
             return OverloadedError(f"{len(self._receivers)} requests run or wait already", retry_after=5, status=429)
         return None
 
@@ -113,7 +121,7 @@ class InProcessEngine:
         error: QwenboxError | None = None
         try:
             model = self._load(self._options, self._note_progress)
-            engine = Engine(model, max_waiting=self._options.max_waiting)
+            engine = self._engine = Engine(model, max_requests=self._options.max_requests)
             self._info = model_info(model, self._options)
             self._set_state(EngineState("ready", 1.0))
             self._serve(engine)

@@ -60,6 +60,11 @@ class EngineOptions:
             **where,
         )
 
+    @property
+    def max_requests(self) -> int:
+        """Requests that run or wait at once; one more is refused. A burst arrives between two steps: those whose turn is the next do not wait."""
+        return self.max_waiting + min(self.max_sequences, self.max_batch_tokens)
+
     def to_wire(self) -> dict[str, Any]:
         return asdict(self)
 

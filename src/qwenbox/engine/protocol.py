@@ -29,6 +29,8 @@ class ModelInfo:
     num_pages: int
     max_sequences: int
     max_batch_tokens: int
+    max_requests: int
+    """Requests that run or wait at once; one more is refused."""
     isa: str
     threads: int
     weights_bytes: int
@@ -95,6 +97,7 @@ def model_info(model: EngineModel, options: EngineOptions) -> ModelInfo:
         num_pages=model.num_pages,
         max_sequences=model.max_sequences,
         max_batch_tokens=model.max_batch_tokens,
+        max_requests=options.max_requests,
         isa=model.isa,
         threads=model.threads,
         weights_bytes=model.weights_bytes,

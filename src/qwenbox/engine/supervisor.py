@@ -163,8 +163,7 @@ class WorkerEngine:
             return RequestError(f"request {plan.request_id!r} runs already")
         if self._suspects.refuses(plan):
             return EngineError("this prompt was running at two crashes of the worker and is not run again", code="poisoned_request")
-        room = self._options.max_waiting + (self._options.max_sequences if self._state.name == "ready" else 0)
-        if len(self._requests) >= room:
+        if len(self._requests) >= self._options.max_requests:
             return OverloadedError(f"{len(self._requests)} requests run or wait already", retry_after=5, status=429)
         return None
 

@@ -1,18 +1,22 @@
-"""The worker process: one engine, one thread, one socket. `supervisor.WorkerEngine` starts it as a new program that inherits the socket.
+"""The worker process: one engine, one socket. `supervisor.WorkerEngine` starts it as a new program that inherits the socket.
 
-Between two steps it reads its socket; after each it writes one frame with the outputs of all requests and the statistics. It ends when the front
-closes the socket, asks it to, or dies, and when the front no longer reads.
+One thread reads the socket, so that a cancellation reaches a step that runs; what it read is obeyed between two steps. After each step the other
+thread writes one frame with the outputs of all requests and the statistics. It ends when the front closes the socket, asks it to, or dies, and
+when the front no longer reads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
 import signal
 import socket
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, astuple
 from typing import Any
@@ -71,16 +75,34 @@ class Worker:
         self._steps = StepClock(weights_bytes)
         self._refused: list[SequenceOutput] = []
         self._closing = False
+        self._inbox: deque[tuple[str, list[Any]] | Exception] = deque()
+        self._bell, self._ringer = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ringer.setblocking(False)
 
     def serve(self) -> None:
         """EOFError where the front is gone, FrameError where it sends nonsense, TimeoutError where it does not read."""
+        reader = threading.Thread(target=self._read, name="qwenbox-worker-reader", daemon=True)
+        reader.start()
+        try:
+            self._serve()
+        finally:
+            self._channel.deafen()
+            reader.join()
+            self._bell.close()
+            self._ringer.close()
+
+    def _serve(self) -> None:
         engine = self._engine
         ready = select.poll()
+        ready.register(self._bell, select.POLLIN)
         while True:
-            ready.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.pending else 0))
+            ready.register(self._channel, select.POLLOUT if self._channel.pending else 0)
             ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000)
-            for payload in self._channel.receive():
-                self._obey(payload)
+            with contextlib.suppress(BlockingIOError):
+                self._bell.recv(4096)
+            while self._inbox:
+                self._obey(self._inbox.popleft())
             if self._closing:
                 return
             outputs, self._refused = self._refused, []
@@ -90,11 +112,36 @@ class Worker:
                 self._send_step(outputs)
             self._wait_for_reader()
 
-    def _obey(self, payload: bytes) -> None:
-        name, items = decode(payload)
+    def _read(self) -> None:
+        """In a thread: takes frames in as they come, and ends with the connection."""
+        ready = select.poll()
+        ready.register(self._channel, select.POLLIN)
+        over = False
+        while not over:
+            ready.poll()
+            try:
+                for payload in self._channel.receive():
+                    name, items = decode(payload)
+                    self._inbox.append((name, items))
+                    # Only after it is in the inbox: the step that this ends is not begun again before the request is gone.
+                    if name == "cancel" and items and isinstance(items[0], str):
+                        self._engine.leave(items[0])
+                    over = over or name == "close"
+            except Exception as error:
+                self._inbox.append(error)
+                over = True
+            if over:
+                self._engine.interrupt()
+            with contextlib.suppress(BlockingIOError):  # a full socket has rung already
+                self._ringer.send(b"!")
+
+    def _obey(self, frame: tuple[str, list[Any]] | Exception) -> None:
+        if isinstance(frame, Exception):
+            raise frame
+        name, items = frame
         if name == "submit" and len(items) == 1:
             self._submit(items[0])
-        elif name == "cancel" and len(items) == 1:
+        elif name == "cancel" and len(items) == 1 and isinstance(items[0], str):
             self._engine.cancel(items[0])
         elif name == "close":
             self._closing = True
@@ -121,9 +168,10 @@ class Worker:
         predicted = self._steps.predict(num_tokens)
         if predicted > LONG_STEP_SECONDS:
             self._channel.send(["patience", predicted])
-        began = time.monotonic()
+        began, steps = time.monotonic(), self._engine.num_steps
         outputs = self._engine.step()
-        self._steps.note(num_tokens, time.monotonic() - began)
+        if self._engine.num_steps > steps:  # an interrupted step says nothing about the next
+            self._steps.note(num_tokens, time.monotonic() - began)
         return outputs
 
     def _send_step(self, outputs: list[SequenceOutput]) -> None:
@@ -211,7 +259,7 @@ def main() -> None:
         if loaded is not None:
             model, options = loaded
             channel.send(["ready", asdict(model_info(model, options))])
-            Worker(channel, Engine(model, max_waiting=options.max_waiting), weights_bytes=model.weights_bytes).serve()
+            Worker(channel, Engine(model, max_requests=options.max_requests), weights_bytes=model.weights_bytes).serve()
     except (EOFError, BrokenPipeError):
         pass
     except (FrameError, TimeoutError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ import numpy as np
 
 from qwenbox.errors import ModelFormatError, NotFoundError, NumericalError, UsageError
 from qwenbox.kernels.native import Native, NativeProgram
-from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
 from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
 from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
 from qwenbox.kernels.reference import ReferenceRunner, sample_row
@@ -46,7 +47,7 @@ _RESERVE = 512 << 20
 class Runner(Protocol):
     """What runs the network; `kernels.native.NativeProgram` is one."""
 
-    def run(self, batch: Batch) -> FloatArray: ...
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray: ...
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]: ...
 
@@ -84,9 +85,13 @@ class Model:
         """The fields of `costs.Costs`."""
         self._runner = runner
 
-    def run(self, batch: Batch) -> FloatArray:
-        """Logits [len(batch.logits_rows), vocab_size]."""
-        return self._runner.run(batch)
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
+        """Logits [len(batch.logits_rows), vocab_size].
+
+        Raises Interrupted at the next operation when `cancel` is set or `deadline` (of time.monotonic()) has passed. The same batch then goes on
+        with `first_op=error.next_op` if no other ran in between, or from its beginning at any time: what it has written is written again.
+        """
+        return self._runner.run(batch, cancel, deadline, first_op=first_op)
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         """One result a row; the id is -1 where the row holds NaN or has no finite maximum."""
@@ -119,9 +124,9 @@ class _NativeRunner:
             self.close()
             raise
 
-    def run(self, batch: Batch) -> FloatArray:
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
         assert self._program is not None
-        return self._program.run(batch)
+        return self._program.run(batch, cancel, deadline, first_op=first_op)
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         return self._runtime.sample(logits, rows)
@@ -133,6 +138,12 @@ class _NativeRunner:
 
 
 class _ReferenceRunner(ReferenceRunner):
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
+        # The oracle keeps no step half done: it is interrupted before its first operation or not at all.
+        if (cancel is not None and cancel.is_set()) or (deadline is not None and time.monotonic() >= deadline):
+            raise Interrupted(0)
+        return super().run(batch)
+
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         return [sample_row(line, row) for line, row in zip(logits, rows, strict=True)]
 
