@@ -116,9 +116,7 @@ class FakeEngine:
             return None
         limits = {"vocab_size": self.vocab_limit, "vocab_limit": self.vocab_limit, "num_pages": self.num_pages, "max_sequences": 32}
         limits |= {"max_batch_tokens": 512, "max_requests": self.max_requests}
-        return ModelInfo(
-            "fake", "", self.context_length, **limits, isa="generic", threads=1, weights_bytes=0
-        )
+        return ModelInfo("fake", "", self.context_length, **limits, isa="generic", threads=1, weights_bytes=0)
 
     def state(self) -> EngineState:
         return self.state_now

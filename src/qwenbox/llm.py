@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -41,6 +42,7 @@ from qwenbox.types import (
 from qwenbox.weights.gguf import read_gguf
 
 if TYPE_CHECKING:
+    from qwenbox.chat.tokenizer import Tokenizer
     from qwenbox.types import FloatArray
 
 MAX_CHAT_TOKENS = 16384
@@ -251,11 +253,21 @@ class LocalLLM:
     """A model that runs on this machine: an engine and the chat format of its model, under the name that clients know it by."""
 
     def __init__(
-        self, engine: EngineClient, chat: ChatFormat, name: str, *, metrics: Metrics | None = None, request_timeout: float | None = None
+        self,
+        engine: EngineClient,
+        chat: ChatFormat | Future[ChatFormat],
+        name: str,
+        *,
+        metrics: Metrics | None = None,
+        request_timeout: float | None = None,
     ) -> None:
+        """`chat` may come later, with the model that the engine fetches: a Future that is done before the engine is ready."""
         self.engine = engine
-        self.chat_format = chat
-        self.tokenizer = chat.tokenizer
+        self._chat: Future[ChatFormat] = Future()
+        if isinstance(chat, Future):
+            self._chat = chat
+        else:
+            self._chat.set_result(chat)
         self.name = name
         self.created = int(time.time())
         self.metrics = metrics or Metrics(lambda: engine_rows(engine))
@@ -310,7 +322,8 @@ class LocalLLM:
 
     def close(self) -> None:
         self.engine.close()
-        self.chat_format.close()
+        if self._chat.done():
+            self._chat.result().close()
 
     def __enter__(self) -> LocalLLM:
         return self
@@ -319,6 +332,18 @@ class LocalLLM:
         self.close()
 
     # --- the parts of a request ---------------------------------------------------------------------------------------
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """Raises OverloadedError while the model is fetched, or the error of a model that never will be there."""
+        if not self._chat.done():
+            self.check_ready()
+            raise self.loading_error()
+        return self._chat.result()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.chat_format.tokenizer
 
     @property
     def context_length(self) -> int:
@@ -357,7 +382,9 @@ class LocalLLM:
 
     def loading_error(self) -> OverloadedError:
         state = self.engine.state()
-        return OverloadedError(f"The model is {state.name} ({state.progress:.0%}).", code="model_loading", retry_after=5)
+        reason = "" if state.error is None else f" The last attempt failed: {state.error.message}"
+        wait = 5 if state.seconds_left is None else min(max(1, math.ceil(state.seconds_left)), 60)
+        return OverloadedError(f"The model is not ready: {state.name} ({state.progress:.0%}).{reason}", code="model_loading", retry_after=wait)
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> list[int]:
         return self.chat_format.encode(messages, tools, **params.template_options)

@@ -32,13 +32,14 @@ class Command:
             check=False,
         )  # fmt: skip
 
-    def start(self, *words: object) -> subprocess.Popen[str]:
+    def start(self, *words: object, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """A running command with pipes for input and output; killed at the end of the test if it still runs then."""
         # Errors go to a file: a pipe that nobody reads would stop a service that logs.
         with self._errors.open("w") as errors:
             process = subprocess.Popen(
-                self.arguments(*words), env=self.env, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-            )
+                self.arguments(*words), env={**self.env, **(env or {})}, cwd=self.folder,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
         self._started.append(process)
         return process
 

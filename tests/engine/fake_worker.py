@@ -13,7 +13,7 @@ import numpy as np
 from qwenbox.engine import worker
 from qwenbox.engine.engine import EngineModel
 from qwenbox.engine.options import EngineOptions, Progress
-from qwenbox.errors import ModelFormatError
+from qwenbox.errors import ModelFormatError, UsageError
 from qwenbox.types import Batch
 from tests.engine.fakes import FakeModel
 
@@ -29,6 +29,12 @@ def open_fake(options: EngineOptions, progress: Progress) -> EngineModel:
         raise ModelFormatError("the file is not what it says")
     if kind == "deadly":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if kind in ("fickle", "hopeless"):
+        starts = Path(str(options.model))
+        with starts.open("a") as file:
+            file.write("x")
+        if 2 <= starts.stat().st_size <= (3 if kind == "fickle" else 1000):
+            raise UsageError("somebody else has the memory")
     progress(0.5)
     model = FakeModel()
     model.keep_batches = False

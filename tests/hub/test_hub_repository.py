@@ -50,12 +50,12 @@ def check_pulled(path: Path) -> None:
 
 
 def test_a_pull_brings_the_data_files_and_only_them_with_a_manifest(entry: Entry, settings: Settings, fake: Fake) -> None:
-    progress: list[tuple[int, int]] = []
-    path = hub.pull(entry, settings, lambda done, total: progress.append((done, total)))
+    progress: list[tuple[str, int, int]] = []
+    path = hub.pull(entry, settings, lambda phase, done, total: progress.append((phase, done, total)))
     check_pulled(path)
     total = sum(len(FILES[name]) for name in WANTED if name != "manifest.json")
-    assert progress[-1] == (total, total)
-    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
+    assert progress[-1] == ("verifying", total, total)
+    assert progress == sorted(progress)  # all of one phase, then all of the other
     manifest = json.loads((path / "manifest.json").read_text())
     assert (manifest["revision"], manifest["source"]) == (REVISION, f"{fake.url}/{REPOSITORY}")
     assert manifest["files"][WEIGHTS]["size"] == len(FILES[WEIGHTS])

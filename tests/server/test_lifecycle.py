@@ -128,6 +128,19 @@ def test_a_client_that_does_not_read_at_all_is_cut_off(start, monkeypatch):
 # --- a model that is not there yet ---------------------------------------------------------------------------------
 
 
+def test_ready_and_health_tell_phase_bytes_time_and_reason(start):
+    reason = EngineError("no model hub can be reached")
+    running = start(FakeEngine(state_now=EngineState("fetching", 0.25, reason, 250_000_000, 1_000_000_000, 33.34)))
+    told = {"state": "fetching", "progress": 0.25, "model": "tiny", "bytes": 250_000_000, "total_bytes": 1_000_000_000, "seconds_left": 33.3}
+    with httpx2.Client(base_url=running.url, trust_env=False) as http:
+        response = http.get("/ready")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "34")
+        assert response.json() == told | {"error": {"message": reason.message}}
+        assert http.get("/health").json() == response.json() | {"status": "ok"}
+        running.engine.state_now = EngineState("ready", 1.0)
+        assert http.get("/ready").json() == {"state": "ready", "progress": 1.0, "model": "tiny", "isa": "generic", "threads": 1}
+
+
 def test_ready_says_how_far_the_model_is(start):
     running = start(FakeEngine(state_now=EngineState("loading", 0.25)))
     with httpx2.Client(base_url=running.url, trust_env=False) as http:
@@ -298,6 +311,20 @@ def test_a_head_that_is_too_large_is_refused(served):
     endless = b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 400_000
     assert answer(served, endless).startswith(b"HTTP/1.1 431")
     assert answer(served, b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n").startswith(b"HTTP/1.1 431")
+
+
+def test_too_many_connections_are_refused_in_our_error_body(served, monkeypatch):
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
+    held = [socket.create_connection(("127.0.0.1", served.service.port), timeout=10) for _ in range(2)]
+    received = answer(served, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 503")
+    assert b"\r\nretry-after: 5\r\n" in received
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]["type"] == "overloaded_error"
+    for connection in held:
+        connection.close()
+    deadline = time.monotonic() + 10
+    while not answer(served, b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").startswith(b"HTTP/1.1 200"):
+        assert time.monotonic() < deadline, "the closed ones still count"
 
 
 def test_a_head_that_does_not_end_is_refused(served, monkeypatch):

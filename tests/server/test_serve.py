@@ -23,10 +23,12 @@ from tests.fakes import FakeEngine, byte_chat
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     """`serve` with an engine without a model, and the loggers as they were afterwards."""
     engine = FakeEngine(state_now=EngineState("loading"))
-    monkeypatch.setattr(module, "resolve", lambda model, settings: Path("tiny.gguf"))
+    monkeypatch.setattr(module, "local", lambda model: Path("tiny.gguf"))
+    monkeypatch.setattr(module, "resolve", lambda model, settings, report: Path("tiny.gguf"))
     monkeypatch.setattr(module, "open_chat", lambda path: byte_chat())
-    monkeypatch.setattr(module, "WorkerEngine", lambda options: engine)
+    monkeypatch.setattr(module, "WorkerEngine", lambda find: find(lambda *_: None) and engine)
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(module, "FAILED_SECONDS", 0.01)
     loggers = [logging.getLogger(name) for name in ("qwenbox", "uvicorn")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield engine

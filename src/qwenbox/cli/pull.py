@@ -27,7 +27,11 @@ def pull(
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=json, transient=True) as bar:
         task = bar.add_task(entry.name, total=None)
-        path = hub.pull(entry, settings, lambda done, total: bar.update(task, completed=done, total=total))
+
+        def report(phase: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{phase} {entry.name}", completed=done, total=total)
+
+        path = hub.pull(entry, settings, report)
     if not json:
         typer.echo(path)
         return

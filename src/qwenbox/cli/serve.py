@@ -1,4 +1,4 @@
-"""`qwenbox serve [MODEL]`: the service, with its address on standard output before the model is loaded."""
+"""`qwenbox serve [MODEL]`: the service, with its address on standard output before the model is fetched or loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import ContextLength, Isa, OptionalModel, Threads, Weights
-from .session import resolve
 
 if TYPE_CHECKING:
     from qwenbox.server.serve import Service
@@ -59,7 +58,6 @@ def serve(
         "log_level": log_level,
     }
     settings = load_settings(overrides)
-    resolve(settings.model, settings)  # with a progress bar; the service then finds it in the cache
     raise typer.Exit(run_service(settings, started=_announce))
 
 

@@ -35,8 +35,12 @@ def resolve(model: str, settings: Settings) -> Path:
     from qwenbox import hub
 
     with progress_bar() as bar:
-        task = bar.add_task(f"fetching {model}", total=None, visible=False)
-        return hub.resolve(model, settings, lambda done, total: bar.update(task, completed=done, total=total, visible=True))
+        task = bar.add_task("", total=None, visible=False)
+
+        def report(phase: str, done: int, total: int) -> None:
+            bar.update(task, description=f"{phase} {model}", completed=done, total=total, visible=True)
+
+        return hub.resolve(model, settings, report)
 
 
 @contextmanager

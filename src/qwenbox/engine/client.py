@@ -8,6 +8,6 @@ from qwenbox.engine.engine import EngineStats
 from qwenbox.engine.in_process import InProcessEngine
 from qwenbox.engine.options import EngineOptions
 from qwenbox.engine.protocol import Deliver, EngineClient, EngineState, ModelInfo
-from qwenbox.engine.supervisor import WorkerEngine
+from qwenbox.engine.supervisor import Report, WorkerEngine
 
-__all__ = ["Deliver", "EngineClient", "EngineOptions", "EngineState", "EngineStats", "InProcessEngine", "ModelInfo", "WorkerEngine"]
+__all__ = ["Deliver", "EngineClient", "EngineOptions", "EngineState", "EngineStats", "InProcessEngine", "ModelInfo", "Report", "WorkerEngine"]

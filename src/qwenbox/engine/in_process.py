@@ -10,16 +10,12 @@ from concurrent.futures import Future
 
 from qwenbox.engine.engine import Engine, EngineModel, EngineStats
 from qwenbox.engine.options import EngineOptions, Progress, open_model
-from qwenbox.engine.protocol import Deliver, EngineState, ModelInfo, closed_error, deliver_safely, model_info, refusal
+from qwenbox.engine.protocol import Closed, Deliver, EngineState, ModelInfo, Pace, closed_error, deliver_safely, model_info, refusal
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError
 from qwenbox.kernels.program import Interrupted
 from qwenbox.types import FloatArray, GenerationPlan, SequenceOutput
 
 log = logging.getLogger(__name__)
-
-
-class _Closed(Exception):
-    """Ends a loading that nobody waits for any more."""
 
 
 class InProcessEngine:
@@ -30,6 +26,7 @@ class InProcessEngine:
         self._load = load
         self._changed = threading.Condition()
         self._state = EngineState("loading")
+        self._pace = Pace()
         self._info: ModelInfo | None = None
         self._engine: Engine | None = None
         self._stats = EngineStats()
@@ -125,7 +122,7 @@ class InProcessEngine:
             self._info = model_info(model, self._options)
             self._set_state(EngineState("ready", 1.0))
             self._serve(engine)
-        except _Closed:
+        except Closed:
             pass
         except Exception as caught:
             log.exception("the engine ended")
@@ -137,8 +134,8 @@ class InProcessEngine:
 
     def _note_progress(self, progress: float) -> None:
         if self._closing:
-            raise _Closed
-        self._state = EngineState("loading", progress)
+            raise Closed
+        self._state = self._pace.state("loading", progress)
 
     def _set_state(self, state: EngineState) -> None:
         with self._changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
@@ -15,6 +16,9 @@ from qwenbox.types import GenerationPlan, SequenceOutput
 log = logging.getLogger(__name__)
 
 Deliver: TypeAlias = Callable[[SequenceOutput], None]
+
+PACE_SECONDS = 0.5
+"""How long a phase lasts before anybody says how much longer it will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,45 @@ class ModelInfo:
     costs: Mapping[str, float] = field(default_factory=dict)
 
 
+StateName: TypeAlias = Literal["fetching", "verifying", "loading", "ready", "restarting", "failed", "closed"]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """`progress` counts 0..1 while loading or restarting; `error` says why it failed."""
+    """`progress` counts 0..1 in each phase before "ready"; `error` says why it failed, or what is tried again."""
 
-    name: Literal["loading", "ready", "restarting", "failed", "closed"]
+    name: StateName
     progress: float = 0.0
     error: QwenboxError | None = None
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+    """Of a model that is fetched or verified."""
+    seconds_left: float | None = None
+    """In this phase, at its average speed so far."""
+
+
+class Pace:
+    """Makes states of reports how far a phase is, with the time that is left of it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._name: StateName | None = None
+        self._first = self._began = 0.0
+
+    def state(
+        self, name: StateName, progress: float, *, done_bytes: int | None = None, total_bytes: int | None = None, error: QwenboxError | None = None
+    ) -> EngineState:
+        now = self._clock()
+        # A phase may begin in the middle, with what an earlier one fetched: only what has been done since says how fast it is.
+        if name != self._name or progress < self._first:
+            self._name, self._first, self._began = name, progress, now
+        done, seconds = progress - self._first, now - self._began
+        left = (1.0 - progress) * seconds / done if done > 0.0 and seconds >= PACE_SECONDS else None
+        return EngineState(name, progress, error, done_bytes, total_bytes, left)
+
+
+class Closed(Exception):
+    """Ends the loading of a model that nobody waits for any more."""
 
 
 class EngineClient(Protocol):

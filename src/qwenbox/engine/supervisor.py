@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import qwenbox
 from qwenbox.engine.engine import EngineStats
 from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, unpack_output
 from qwenbox.engine.options import EngineOptions
-from qwenbox.engine.protocol import Deliver, EngineState, ModelInfo, closed_error, deliver_safely, refusal
+from qwenbox.engine.protocol import Closed, Deliver, EngineState, ModelInfo, Pace, StateName, closed_error, deliver_safely, refusal
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError, WorkerDiedError
 from qwenbox.types import GenerationPlan, SequenceOutput, Usage
 
@@ -44,6 +44,13 @@ CLOSE_SECONDS = 2.0
 """Time to end by itself before it is killed."""
 MAX_LOADING_DEATHS = 4
 """A worker that dies this often before it has been ready is not started again."""
+MAX_FAILED_RESTARTS = 20
+"""A model that was ready and then cannot be loaded again (memory that somebody else holds now, for one) is tried so often in a row."""
+MAX_FETCHES = 8
+"""So often in a row a model is fetched without a byte more before the network is given up."""
+FETCH_PAUSE_SECONDS = 2.0
+"""Pause before the second attempt; it doubles with each one in a row."""
+MAX_FETCH_PAUSE_SECONDS = 60.0
 BACKOFF_SECONDS = 0.1
 """Pause before the first restart; it doubles with each death in a row."""
 MAX_BACKOFF_SECONDS = 5.0
@@ -53,6 +60,11 @@ MAX_SUSPECTS = 256
 
 # -P and the path: the worker runs exactly our own package, and nothing from the working directory.
 _LAUNCH = "import sys; p = sys.argv[1]; p in sys.path or sys.path.insert(0, p); from qwenbox.engine.worker import main; main()"
+
+Report = Callable[[StateName, int, int], None]
+"""Told the phase, bytes done and bytes in all; what it raises ends the finding."""
+Find = Callable[[Report], EngineOptions]
+
 _MOMENTARY = {"running", "waiting", "used_pages", "num_pages"}
 
 
@@ -90,15 +102,19 @@ class Suspects:
 
 
 class WorkerEngine:
-    """An `EngineClient` over a worker process. Requests that run when it dies end with WorkerDiedError; those not sent yet go to the next one."""
+    """An `EngineClient` over a worker process. Requests that run when it dies end with WorkerDiedError; those not sent yet go to the next one.
 
-    def __init__(self, options: EngineOptions, *, beat_seconds: float = BEAT_SECONDS) -> None:
-        if options.model is not None:
-            options = replace(options, model=str(Path(options.model).absolute()))
-        self._options = options
+    `options` may be what finds them, in the engine's own thread: it fetches the model and reports how far it is. It is called again after an error
+    that says when to try again.
+    """
+
+    def __init__(self, options: EngineOptions | Find, *, beat_seconds: float = BEAT_SECONDS) -> None:
+        self._find: Find = (lambda report: options) if isinstance(options, EngineOptions) else options
+        self._options: EngineOptions | None = None
         self._beat_seconds = beat_seconds
         self._lock = threading.Lock()
-        self._state = EngineState("loading")
+        self._state = EngineState("loading" if isinstance(options, EngineOptions) else "fetching")
+        self._pace = Pace()
         self._info: ModelInfo | None = None
         # Of the workers before, and of the one that runs; one tuple, so that a reader never counts a worker twice.
         self._counts = (EngineStats(), EngineStats())
@@ -154,7 +170,8 @@ class WorkerEngine:
             self._closing = True
         self._ring()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            # Somebody who finds a model may wait for a network that says nothing.
+            self._thread.join(CLOSE_SECONDS if self._options is None else None)
 
     def _refuse(self, plan: GenerationPlan) -> QwenboxError | None:
         if self._closing or self._state.name in ("closed", "failed"):
@@ -163,6 +180,8 @@ class WorkerEngine:
             return RequestError(f"request {plan.request_id!r} runs already")
         if self._suspects.refuses(plan):
             return EngineError("this prompt was running at two crashes of the worker and is not run again", code="poisoned_request")
+        if self._options is None:
+            return OverloadedError("the model is not here yet", retry_after=5)
         if len(self._requests) >= self._options.max_requests:
             return OverloadedError(f"{len(self._requests)} requests run or wait already", retry_after=5, status=429)
         return None
@@ -175,21 +194,26 @@ class WorkerEngine:
     # --- in the thread ---
 
     def _supervise(self) -> None:
-        deaths = 0
+        deaths = barren = 0
         error: QwenboxError | None = None
         try:
+            self._options = options = self._found()
+            self._state = EngineState("loading")
             while True:
-                ready_seconds, message = self._run_worker()
+                ready_seconds, message = self._run_worker(options)
                 if self._closing:
                     break
                 log.error("the worker died: %s", message)
                 deaths = 1 if ready_seconds > SETTLED_SECONDS else deaths + 1
-                if self._info is None and deaths >= MAX_LOADING_DEATHS:
-                    error = EngineError(f"the worker died {deaths} times while it loaded the model: {message}")
+                barren = 0 if ready_seconds else barren + 1
+                if barren >= (MAX_LOADING_DEATHS if self._info is None else MAX_FAILED_RESTARTS):
+                    error = EngineError(f"the worker died {barren} times while it loaded the model: {message}")
                     break
                 self._bury(message)
                 if not self._pause(min(BACKOFF_SECONDS * 2.0 ** (deaths - 1), MAX_BACKOFF_SECONDS)):
                     break
+        except Closed:
+            pass
         except QwenboxError as failure:
             error = failure
         except Exception as failure:
@@ -198,8 +222,30 @@ class WorkerEngine:
         finally:
             self._end(error)
 
-    def _run_worker(self) -> tuple[float, str]:
-        """Runs one worker to its end: seconds for which it was ready, and how it died. Raises the error of a model that cannot be loaded."""
+    def _found(self) -> EngineOptions:
+        """The options, with the model fetched if need be. Raises what `find` does when another attempt makes no sense, or Closed."""
+        attempts, most = 0, 0
+        while True:
+            try:
+                options = self._find(self._report)
+                return options if options.model is None else replace(options, model=str(Path(options.model).absolute()))
+            except QwenboxError as error:
+                done = self._state.done_bytes or 0
+                attempts, most = (1, done) if done > most else (attempts + 1, most)
+                if error.retry_after is None or attempts >= MAX_FETCHES:
+                    raise
+                log.warning("the model could not be fetched and is tried again: %s", error.message)
+                self._state = replace(self._state, error=error, seconds_left=None)
+                if not self._pause(min(FETCH_PAUSE_SECONDS * 2.0 ** (attempts - 1), MAX_FETCH_PAUSE_SECONDS)):
+                    raise Closed from None
+
+    def _report(self, name: StateName, done: int, total: int) -> None:
+        if self._closing:
+            raise Closed
+        self._state = self._pace.state(name, done / total if total else 0.0, done_bytes=done, total_bytes=total)
+
+    def _run_worker(self, options: EngineOptions) -> tuple[float, str]:
+        """Runs one worker to its end: seconds for which it was ready, and how it died. Raises the error of a model that never could be loaded."""
         self._ready_at = math.inf
         try:
             process, channel = self._start()
@@ -208,8 +254,10 @@ class WorkerEngine:
         message = ""
         try:
             with contextlib.suppress(EOFError, OSError):
-                message = self._converse(channel)
-        except FrameError as error:
+                message = self._converse(channel, options)
+        except QwenboxError as error:
+            if self._info is None and not isinstance(error, FrameError):
+                raise
             message = error.message
         finally:
             self._pid = None
@@ -233,9 +281,9 @@ class WorkerEngine:
         self._pid = process.pid
         return process, Channel(front)
 
-    def _converse(self, channel: Channel) -> str:
+    def _converse(self, channel: Channel, options: EngineOptions) -> str:
         """Talks with one worker until it is gone (EOFError, OSError), has to be killed (why is returned), or the engine is closed ("")."""
-        channel.send(["open", self._options.to_wire()])
+        channel.send(["open", options.to_wire()])
         ready = select.poll()
         ready.register(self._bell, select.POLLIN)
         deadline = time.monotonic() + LOADING_SECONDS
@@ -271,7 +319,7 @@ class WorkerEngine:
             elif name == "patience":
                 seconds = max(seconds, PATIENCE * items[0])
             elif name == "progress":
-                self._state = EngineState(self._state.name, float(items[0]))
+                self._state = self._pace.state(self._state.name, float(items[0]), error=self._state.error)
                 seconds = LOADING_SECONDS
             elif name == "ready":
                 self._info = ModelInfo(**items[0])
@@ -357,7 +405,7 @@ class WorkerEngine:
             total = self.stats()
             past = replace(total, running=0, waiting=0, used_pages=0, num_pages=0, failed=total.failed + len(sent), restarts=total.restarts + 1)
             self._counts = (past, EngineStats(num_pages=total.num_pages))
-            self._state = EngineState("restarting")
+            self._state = EngineState("restarting", error=EngineError(message))
         error = WorkerDiedError(f"the worker died while the request ran: {message}").to_wire()
         for request in sent:
             deliver_safely(request.deliver, SequenceOutput(request.plan.request_id, finish_reason="error", error=error))

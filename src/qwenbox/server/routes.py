@@ -21,7 +21,7 @@ from qwenbox.llm import LocalLLM
 from qwenbox.server.stream import EventResponse, until_disconnect
 from qwenbox.types import Event, RequestParams
 from qwenbox.wire import openai_chat, openai_completions, sse
-from qwenbox.wire.errors import read_json, validate
+from qwenbox.wire.errors import error_headers, read_json, validate
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_SECONDS = 60.0
@@ -172,22 +172,33 @@ class Routes:
         return JSONResponse(self._model())
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "ok", **self._state()})
 
     async def ready(self, _: Request) -> Response:
-        state = self._llm.engine.state()
-        body: dict[str, Any] = {"state": state.name, "progress": state.progress, "model": self._llm.name}
-        if state.error is not None:
-            body["error"] = {"message": state.error.message}
-        if state.name == "ready":
+        body = self._state()
+        if body["state"] == "ready":
             return JSONResponse(body)
-        return JSONResponse(body, 503, {"retry-after": "5"})
+        return JSONResponse(body, 503, error_headers(self._llm.loading_error()))
 
     async def version(self, _: Request) -> Response:
         return JSONResponse({"version": __version__})
 
     async def metrics(self, _: Request) -> Response:
         return Response(self._llm.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    def _state(self) -> dict[str, Any]:
+        """How far the model is, and what runs it once it is there."""
+        state, info = self._llm.engine.state(), self._llm.engine.info()
+        body: dict[str, Any] = {"state": state.name, "progress": state.progress, "model": self._llm.name}
+        if state.total_bytes is not None:
+            body |= {"bytes": state.done_bytes, "total_bytes": state.total_bytes}
+        if state.seconds_left is not None:
+            body["seconds_left"] = round(state.seconds_left, 1)
+        if state.error is not None:
+            body["error"] = {"message": state.error.message}
+        if info is not None:
+            body |= {"isa": info.isa, "threads": info.threads}
+        return body
 
     def _model(self) -> dict[str, Any]:
         info = self._llm.engine.info()

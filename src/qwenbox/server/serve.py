@@ -10,22 +10,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import uvicorn
 
-from qwenbox.engine.client import EngineOptions, WorkerEngine
-from qwenbox.errors import QwenboxError, UsageError
-from qwenbox.hub import resolve
-from qwenbox.llm import LocalLLM, model_name, open_chat
+from qwenbox.chat.chat import ChatFormat
+from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
+from qwenbox.errors import UsageError
+from qwenbox.hub import find, local, resolve
+from qwenbox.llm import READY_POLL_SECONDS, LocalLLM, model_name, open_chat
 from qwenbox.server.app import create_app
 from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.middleware import LogLines, log
 from qwenbox.server.protocol import Protocol
 from qwenbox.settings import Settings
 
-MAX_CONNECTIONS = 1024
 KEEP_ALIVE_SECONDS = 75
 WATCH_SECONDS = 0.5
+TELL_SECONDS = 5.0
+"""How often the log says how far the model is."""
+FAILED_SECONDS = 2.0
+"""How long a service whose model cannot be had still answers: /ready and the page, which ask every second, say why."""
 DRAIN_SECONDS = 10
 """What running answers get to end when the service stops."""
 
@@ -47,7 +52,6 @@ class Service:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
@@ -112,14 +116,21 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings, *, started: Callable[[Service], None] | None = None) -> int:
-    """Runs the model of the settings as a service until a signal ends it; returns the exit code.
+    """Runs the model of the settings as a service until a signal ends it; returns the exit code. Raises why the model cannot be had.
 
-    The port answers while the worker loads the model. `started` is called when it does: the command line prints what it likes.
+    The port answers while the model is fetched and loaded. `started` is called when it does: the command line prints what it likes.
     """
     set_up_logging(settings.log_level)
-    path = resolve(settings.model, settings)
-    chat = open_chat(path)
-    engine = WorkerEngine(EngineOptions.from_settings(settings, model=str(path), vocab_limit=chat.tokenizer.vocab_limit))
+    if local(settings.model) is None:
+        find(settings.model)  # a wrong name is known before the port is open
+    chat: Future[ChatFormat] = Future()
+
+    def find_model(report: Report) -> EngineOptions:
+        path = resolve(settings.model, settings, report)
+        chat.set_result(open_chat(path))
+        return EngineOptions.from_settings(settings, model=str(path), vocab_limit=chat.result().tokenizer.vocab_limit)
+
+    engine = WorkerEngine(find_model)
     with LocalLLM(engine, chat, model_name(settings.model), request_timeout=settings.request_timeout) as llm:
         service = Service(llm, settings)
         if started is not None:
@@ -132,14 +143,25 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
 
 
 def _watch(llm: LocalLLM, service: Service) -> None:
-    """Says when the model is there, and ends the service when it never will be again."""
-    began = time.monotonic()
-    with contextlib.suppress(QwenboxError):
-        llm.wait_ready()
-        log.info("ready", extra={"fields": {"model": llm.name, "seconds": round(time.monotonic() - began, 1)}})
-        while True:
-            time.sleep(WATCH_SECONDS)
-            llm.check_ready()
+    """Says how far the model is, and ends the service when it never will be there again."""
+    began = told_at = time.monotonic()
+    told = ""
+    while (state := llm.engine.state()).name not in ("failed", "closed"):
+        now = time.monotonic()
+        if state.name != told or (state.name != "ready" and now - told_at >= TELL_SECONDS):
+            fields = {"model": llm.name, "seconds": round(now - began, 1)}
+            if state.name != "ready":
+                fields["done"] = f"{state.progress:.0%}"
+            if state.total_bytes is not None:
+                fields["of"] = f"{state.total_bytes / 1e9:.2f}GB"
+            if state.seconds_left is not None:
+                fields["seconds_left"] = round(state.seconds_left)
+            log.info(state.name, extra={"fields": fields})
+            told, told_at = state.name, now
+        time.sleep(min(WATCH_SECONDS, READY_POLL_SECONDS if state.name != "ready" else WATCH_SECONDS))
+    if state.error is not None:
+        log.error("%s", state.error.message)
+        time.sleep(FAILED_SECONDS)
     service.stop()
 
 

@@ -15,11 +15,14 @@ async function failure(response) {
   return new ApiError(error.message ?? `HTTP ${response.status}`, response.status, error.code ?? null);
 }
 
-/** {state, progress} of the service; throws when it cannot be reached. */
+/** How far the model of the service is; throws when the service cannot be reached. */
 export async function ready() {
   const response = await fetch("ready", { headers: headers() });
   const body = await response.json().catch(() => ({}));
-  return { state: response.ok ? "ready" : body.state ?? "loading", progress: body.progress ?? null, message: body.error?.message ?? null };
+  return {
+    state: response.ok ? "ready" : body.state ?? "loading", progress: body.progress ?? null, reason: body.error?.message ?? null,
+    bytes: body.bytes ?? null, totalBytes: body.total_bytes ?? null, secondsLeft: body.seconds_left ?? null,
+  };
 }
 
 export async function models() {

@@ -45,10 +45,26 @@ $("language").addEventListener("click", () => {
 let service = { state: "loading", progress: null };
 
 function showModel() {
-  document.querySelector(".dot").dataset.state = service.state;
-  const state = { ready: "", failed: t("failed"), unreachable: t("unreachable") }[service.state]
-    ?? (service.progress ? t("loadingPart", { percent: Math.round(service.progress * 100) }) : t("loading"));
-  $("model-name").textContent = [model, state, service.message].filter(Boolean).join(" · ");
+  const { state, progress } = service;
+  const arriving = ["fetching", "verifying", "loading", "restarting"].includes(state);
+  document.querySelector(".dot").dataset.state = state;
+  const words = state === "ready" ? "" : arriving && progress ? `${t(state)} ${Math.floor(progress * 100)} %` : t(state);
+  $("model-name").textContent = [model, words].filter(Boolean).join(" · ");
+  const text = arriving ? arrivalText() : state === "locked" ? t("errorKey") : service.reason ? t("unavailable", { reason: service.reason }) : "";
+  $("arrival").hidden = !text;
+  $("arrival-text").textContent = text;
+  $("arrival-part").hidden = !arriving;
+  if (progress) $("arrival-part").value = progress;
+  else $("arrival-part").removeAttribute("value");
+}
+
+function arrivalText() {
+  const gigabytes = (bytes) => (bytes / 1e9).toFixed(2);
+  const { state, bytes, totalBytes, secondsLeft: left, reason } = service;
+  const parts = [t(`${state}Model`)];
+  if (totalBytes) parts.push(t("bytesOf", { done: gigabytes(bytes), total: gigabytes(totalBytes) }));
+  if (left !== null) parts.push(left < 90 ? t("secondsLeft", { count: Math.ceil(left) }) : t("minutesLeft", { count: Math.round(left / 60) }));
+  return `${parts.join(t("comma"))}${t("period")}${reason ? t("triedAgain", { reason }) : t("writeAlready")}`;
 }
 
 async function watch() {
@@ -56,7 +72,9 @@ async function watch() {
     service = await ready();
     if (service.state === "ready" && model === null) [model] = await models();
   } catch (error) {
-    service = error.status === 401 ? { state: "failed", message: t("errorKey") } : { state: "unreachable" };
+    // A service that ends because its model cannot be had has said why before.
+    const reason = ["failed", "unreachable"].includes(service.state) ? service.reason : null;
+    service = error.status === 401 ? { state: "locked" } : { state: "unreachable", reason };
   }
   showModel();
   setTimeout(watch, service.state === "ready" ? 15000 : 1000);
