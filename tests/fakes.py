@@ -112,7 +112,7 @@ class FakeEngine:
             self._changed.notify_all()
 
     def info(self) -> ModelInfo | None:
-        if self.state_now.name == "loading":
+        if self.state_now.name in ("fetching", "verifying", "loading"):
             return None
         limits = {"vocab_size": self.vocab_limit, "vocab_limit": self.vocab_limit, "num_pages": self.num_pages, "max_sequences": 32}
         limits |= {"max_batch_tokens": 512, "max_requests": self.max_requests}

@@ -193,6 +193,14 @@ def test_a_notebook_has_chat_stream_batch_and_logits(real_model):
         assert llm.complete(ids, max_tokens=1, temperature=0, repetition_penalty=1.0).text == llm.tokenizer.decode([int(logits[-1].argmax())])
 
 
+def test_a_batch_never_asks_more_of_the_engine_than_it_takes(llm, engine, monkeypatch):
+    engine.max_requests = 7
+    running, submit = [], engine.submit
+    monkeypatch.setattr(engine, "submit", lambda plan, deliver: (submit(plan, deliver), running.append(engine.num_running)))
+    assert len(llm.batch([f"question {i}" for i in range(20)])) == 20
+    assert max(running) <= 7
+
+
 def test_a_batch_may_be_larger_than_the_queue(llm, engine):
     replies = llm.batch([f"question {i}" for i in range(300)])
     assert [reply.text for reply in replies] == [TEXT] * 300

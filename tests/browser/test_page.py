@@ -13,7 +13,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from qwenbox.errors import WorkerDiedError
+from qwenbox.engine.client import EngineState
+from qwenbox.errors import DownloadError, WorkerDiedError
 from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.settings import load_settings
@@ -106,6 +107,41 @@ def test_a_person_sends_sees_it_stream_and_stops_it(page: Page, language: str) -
     page.engine.wait_for(lambda engine: len(engine.cancelled) == 1 and engine.num_running == 0)
     assert page.find(".message.assistant .again").text == again
     assert len(page.answer()) < len(long) - 100
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_person_sees_how_far_the_model_is_and_may_write_before_it_is_there(page: Page, look: Callable[..., None], language: str) -> None:
+    look(320)
+    if language == "zh":
+        page.find("#language").click()
+    fetching, verifying, again = {
+        "en": ("being fetched, 0.28 of 1.12 GB, about 40 s left. You can write", "being verified", "repeated: the hub is ill"),
+        "zh": ("正在下载模型，0.28 / 1.12 GB，大约还需 40 秒。现在就可以提问", "正在校验模型", "正在重试：the hub is ill"),
+    }[language]
+    assert not page.find("#arrival").is_displayed()
+    page.engine.state_now = EngineState("fetching", 0.25, None, 280_000_000, 1_120_000_000, 39.5)
+    page.open()
+    page.wait(lambda: fetching in page.find("#arrival-text").text)
+    assert page.find("#arrival-part").get_property("value") == 0.25
+    assert "25 %" in page.find("#model-name").text
+    assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
+    page.say("early")
+    page.engine.state_now = EngineState("fetching", 0.25, DownloadError("the hub is ill"))
+    page.wait(lambda: again in page.find("#arrival-text").text)
+    page.engine.state_now = EngineState("verifying", 0.5)
+    page.wait(lambda: verifying in page.find("#arrival-text").text)
+    page.engine.state_now = EngineState("ready", 1.0)
+    page.wait(page.finished)
+    page.wait(lambda: not page.find("#arrival").is_displayed())
+
+
+def test_a_page_whose_service_ended_still_says_why(page: Page) -> None:
+    page.engine.state_now = EngineState("failed", error=DownloadError("the digest is wrong"))
+    page.open()
+    page.wait(lambda: "the digest is wrong" in page.find("#arrival-text").text)
+    page.service.stop()
+    page.wait(lambda: "not reachable" in page.find("#model-name").text)
+    assert "the digest is wrong" in page.find("#arrival-text").text
 
 
 def test_an_answer_is_drawn_as_markdown_and_the_history_is_sent_with_the_next_question(page: Page) -> None:

@@ -138,7 +138,7 @@ function drawAll() {
   $("conversation").replaceChildren(...messages.map(messageNode));
   $("send").hidden = running !== null;
   $("stop").hidden = running === null;
-  stick();
+  if (messages.length) stick();
 }
 
 // --- talking ------------------------------------------------------------------------------------
