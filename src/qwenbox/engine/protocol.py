@@ -64,15 +64,16 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._name: StateName | None = None
-        self._first = self._began = 0.0
+        self._first = self._last = self._began = 0.0
 
     def state(
         self, name: StateName, progress: float, *, done_bytes: int | None = None, total_bytes: int | None = None, error: QwenboxError | None = None
     ) -> EngineState:
         now = self._clock()
         # A phase may begin in the middle, with what an earlier one fetched: only what has been done since says how fast it is.
-        if name != self._name or progress < self._first:
+        if name != self._name or progress < self._last:
             self._name, self._first, self._began = name, progress, now
+        self._last = progress
         done, seconds = progress - self._first, now - self._began
         left = (1.0 - progress) * seconds / done if done > 0.0 and seconds >= PACE_SECONDS else None
         return EngineState(name, progress, error, done_bytes, total_bytes, left)
