@@ -5,7 +5,7 @@
 
 MODEL is a catalogue name or a `.gguf` file. Rows are in order of importance; engines are named PROGRAM[@VARIANT]:WEIGHTS (engines.py).
 Each measurement becomes a row of bench/results/peers-<machine>.csv at once, so an interrupted run goes on where it stopped: same sources, model and
-threads. The table (.md) and the picture (.png) are made anew at the end. `--prepare` installs a peer under build/peers.
+threads. The table (.md) and the picture (.png) are made anew at the end, also of an interrupted run. `--prepare` installs a peer under build/peers.
 """
 
 from __future__ import annotations
@@ -74,16 +74,18 @@ def main() -> None:
     for name, why in absent.items():
         say(f"absent: {name}: {why}; python bench/peers.py {asked.model} --prepare {name.split(':')[0]}")
     present = {name: engine for name, engine in found.items() if name not in absent}
+    about: dict[str, str] = {}
     try:
-        about = {name: engine.about() for name, engine in present.items()}
+        about |= {name: engine.about() for name, engine in present.items()}
         comparison.measure(rows, present, rounds=asked.rounds, until=time.monotonic() + 60 * asked.minutes)
     finally:
         for engine in present.values():
             engine.close()
-    summary = comparison.summary([row.name for row in rows], list(found))
-    report = markdown_report(summary, about, absent)
-    comparison.table.path.with_suffix(".md").write_text(report, encoding="utf-8")
-    plot(summary, comparison.table.path.with_suffix(".png"))
+        summary = comparison.summary([row.name for row in rows], list(found))
+        report = markdown_report(summary, about, absent)
+        comparison.table.path.parent.mkdir(parents=True, exist_ok=True)
+        comparison.table.path.with_suffix(".md").write_text(report, encoding="utf-8")
+        plot(summary, comparison.table.path.with_suffix(".png"))
     if not asked.json:
         print(report)
     print(json.dumps(summary | {"about": about, "absent": absent}))

@@ -95,6 +95,7 @@ def test_engines_take_turns_and_medians_quartiles_and_ratios_are_reported(
 def test_an_interrupted_comparison_goes_on_where_it_stopped(run_peers: Callable[..., list[str]], tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_peers(stop_after=4)
+    assert "| prefill-8 | **31.5**" in (tmp_path / "peers-box.md").read_text(encoding="utf-8")
     assert run_peers() == ["prefill-8 llama.cpp:file", "prefill-8 openvino:int4"] + [f"batch-2 {name}" for name in NAMES]
     assert run_peers() == []
     with (tmp_path / "peers-box.csv").open(newline="", encoding="utf-8") as file:
