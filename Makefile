@@ -26,7 +26,7 @@ format: $(VENV)/lint
 	$(VENV)/bin/clang-format -i src/qwenbox/kernels/csrc/*.cpp src/qwenbox/kernels/csrc/*.h
 
 bench: $(VENV)/test native models  ## every kernel beside its ceiling, then qwenbox beside llama.cpp and OpenVINO: about two hours
-	$(PY) bench/kernels.py
+	$(PY) bench/kernels.py --model qwen2.5-coder-1.5b
 	$(PY) bench/peers.py --prepare llama.cpp
 	$(PY) bench/peers.py --prepare openvino
 	$(PY) bench/peers.py

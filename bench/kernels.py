@@ -1,10 +1,10 @@
 """How near does every kernel come to its own ceiling, measured beside it? Prints a table; writes .md, .json and .png into bench/results.
 
-    python bench/kernels.py [SECTION ...] [--isa NAME] [--threads N] [--model FILE] [--quick] [--json]
+    python bench/kernels.py [SECTION ...] [--isa NAME] [--threads N] [--model MODEL] [--quick] [--json]
 
 Sections: linear (few rows against reading memory, many against products fed from L1), attention, operations (against a copy of as many bytes),
-sampler (against one pass for the maximum), load (against reading the file; needs the model). A section that is not asked for keeps the rows of
-the last run in the .json file. The C++ programs are built under build/bench at the first call and after changes.
+sampler (against one pass for the maximum); with a model also load (against reading the file) and pages (the model without huge pages, against itself
+with them). A section that is not asked for keeps the rows of the last run in the .json file. The C++ programs are built under build/bench.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from bench.machine import commit, machine_name, run, say, tool  # noqa: E402
+from bench.engines import Places, Resident, Row, find  # noqa: E402
+from bench.machine import commit, local_file, machine_name, run, say, tool  # noqa: E402
 from bench.table import markdown, number  # noqa: E402
 from qwenbox.evaluate.speed import steal_seconds  # noqa: E402
 from qwenbox.kernels.native import Native, isa_best  # noqa: E402
@@ -33,7 +34,14 @@ from qwenbox.types import SamplingParams  # noqa: E402
 
 BUILD = ROOT / "build" / "bench"
 VOCABULARY = 151_936
-SECTIONS = ("linear", "attention", "operations", "sampler", "load")
+SECTIONS = ("linear", "attention", "operations", "sampler", "load", "pages")
+NO_HUGE_PAGES = """
+import ctypes, os, sys
+PR_SET_THP_DISABLE = 41
+if ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0):
+    sys.exit("this kernel cannot switch huge pages off")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 SHAPES = ("12288x4096", "8960x1536")
 Line = dict[str, Any]
 """what, rate and ceiling in `unit`, method (of the ceiling), fraction; registers: the fraction of the register-only rate, where there is one."""
@@ -44,7 +52,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION")
     parser.add_argument("--isa", default=isa_best())
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--model", type=Path, help="a file or directory to load; without it that section is left out")
+    parser.add_argument("--model", help="catalogue name, file or directory for load and pages; without it they are left out")
     parser.add_argument("--quick", action="store_true", help="fewer kinds, shapes and repetitions")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--json", action="store_true", help="only the JSON on standard output")
@@ -56,7 +64,9 @@ def main() -> None:
         "sampler": lambda: sampler(asked.isa, asked.threads, repeat=5 if asked.quick else 20),
     }
     if asked.model is not None:
-        sections["load"] = lambda: load(asked.model, repeat=1 if asked.quick else 3)
+        model = local_file(asked.model)
+        sections["load"] = lambda: load(model, repeat=1 if asked.quick else 3)
+        sections["pages"] = lambda: pages(model, asked.isa, asked.threads, repeat=2 if asked.quick else 7)
     if unknown := set(asked.sections) - set(sections):
         raise SystemExit(f"unknown sections {', '.join(sorted(unknown))}: {', '.join(sections)}")
 
@@ -184,6 +194,27 @@ def load(model: Path, *, repeat: int) -> list[Line]:
         }
         for cache in ("cold", "warm")
     ]  # fmt: skip
+
+
+def pages(model: Path, isa: str, threads: int, *, repeat: int) -> list[Line]:
+    """Tokens per second of the model in a process that gets no huge pages; in place of a ceiling, those of a process that asks for them as ever."""
+    rows = [Row("prefill", 512), Row("decode", 128, 48)]
+    places = Places(model, BUILD)
+    engines = [find(f"qwenbox@{isa}:file", places, threads=threads, rows=rows) for _ in range(2)]
+    assert isinstance(engines[0], Resident)
+    engines[0].command[:0] = [sys.executable, "-c", NO_HUGE_PAGES]
+    lines = []
+    try:
+        for row in rows:
+            speeds = [(engines[0].measure(row).tok_s[0], engines[1].measure(row).tok_s[0]) for _ in range(repeat)]
+            without, ever = (statistics.median(side) for side in zip(*speeds, strict=True))
+            fraction = statistics.median(one / other for one, other in speeds)
+            what = f"{model.name}, {row.name}, no huge pages"
+            lines.append({"what": what, "rate": without, "ceiling": ever, "unit": "tok/s", "method": "huge pages", "fraction": fraction})
+    finally:
+        for engine in engines:
+            engine.close()
+    return lines
 
 
 def markdown_report(results: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,14 @@ def commit() -> str:
     """The last one that changed the sources which are measured, with a plus sign where they differ from it."""
     name = run(["git", "-C", str(ROOT), "log", "-1", "--format=%h", "--", "src", "CMakeLists.txt"]).strip()
     return name + ("+" if run(["git", "-C", str(ROOT), "status", "--porcelain", "--", "src", "CMakeLists.txt"]).strip() else "")
+
+
+def local_file(model: str) -> Path:
+    """Where the model is: a file or directory as it is named, else a name of the catalogue, fetched if it has to be."""
+    if Path(model).exists():
+        return Path(model).resolve()
+    out = run([sys.executable, "-m", "qwenbox", "pull", model, "--json"], env={"PYTHONPATH": str(ROOT / "src")})
+    return Path(json.loads(out.splitlines()[-1])["path"])
 
 
 def tool(name: str) -> str:

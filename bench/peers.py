@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from bench import engines  # noqa: E402
 from bench.engines import Engine, Places, Row  # noqa: E402
-from bench.machine import commit, machine_name, run, say  # noqa: E402
+from bench.machine import commit, local_file, machine_name, say  # noqa: E402
 from bench.table import Table, markdown, number, quartiles  # noqa: E402
 from qwenbox.evaluate.speed import steal_seconds  # noqa: E402
 
@@ -89,13 +89,6 @@ def main() -> None:
     if not asked.json:
         print(report)
     print(json.dumps(summary | {"about": about, "absent": absent}))
-
-
-def local_file(model: str) -> Path:
-    if model.endswith(".gguf"):
-        return Path(model).resolve()
-    out = run([sys.executable, "-m", "qwenbox", "pull", model, "--json"], env={"PYTHONPATH": str(ROOT / "src")})
-    return Path(json.loads(out.splitlines()[-1])["path"])
 
 
 class Comparison:

@@ -243,3 +243,18 @@ def test_the_sampler_is_timed_beside_finding_the_maximum(monkeypatch: pytest.Mon
     lines = kernels.sampler("generic", 2, repeat=1)
     assert len(lines) == 6
     assert all(line["rate"] > 0 and line["fraction"] > 0 for line in lines)
+
+
+def test_a_model_without_huge_pages_is_compared_with_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    worker = "import sys\nfrom pathlib import Path\nprint('{}', flush=True)\n"
+    worker += "enabled = int(Path('/proc/self/status').read_text().split('THP_enabled:')[1].split()[0])\n"
+    worker += "for line in sys.stdin: print('{\"tok_s\": [%d]}' % (1 + enabled), flush=True)"
+
+    def find(name: str, places: Places, *, threads: int, rows: list[Row]) -> engines.Resident:
+        engine = engines.Resident("any", Path(sys.executable), {}, needs=[], threads=threads, log=tmp_path / "log")
+        engine.command = [sys.executable, "-c", worker]
+        return engine
+
+    monkeypatch.setattr(kernels, "find", find)
+    lines = kernels.pages(tmp_path / "m.gguf", "generic", 1, repeat=2)
+    assert [(line["rate"], line["ceiling"], line["fraction"]) for line in lines] == [(1, 2, 0.5)] * 2
