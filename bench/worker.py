@@ -36,7 +36,7 @@ class Qwenbox:
         self.about = {"isa": self.model.isa, "weights_bytes": self.model.weights_bytes}
 
     def measure(self, request: Request) -> dict[str, Any]:
-        from qwenbox.evaluate.speed import Streams, Workload, matrix_kind
+        from qwenbox.evaluate.speed import Streams, Workload
 
         work = Workload(request["prompt"], max(request["new"], 1), request["batch"])
         if self.ready[0] != work:
@@ -47,14 +47,17 @@ class Qwenbox:
         before = self.meter.measure()
         seconds = [streams.decode() if request["new"] else streams.prefill() for _ in range(request["samples"])]
         after = self.meter.measure()
+
+        def ceiling(name: str) -> float:
+            return float(getattr(before, name) + getattr(after, name)) / 2
+
         if request["new"]:
-            tokens, each, name = work.batch * work.new_tokens, work.bytes_per_token(self.costs), "bandwidth"
+            tokens = work.batch * work.new_tokens
+            least = tokens * work.bytes_per_token(self.costs) / ceiling("bandwidth")
         else:
             tokens = work.batch * work.prompt_tokens
-            each, name = work.prefill_operations(self.costs) / tokens, f"{matrix_kind(self.costs)}_l1"
-        ceiling = (getattr(before, name) + getattr(after, name)) / 2
-        speeds = [tokens / second for second in seconds]
-        return {"tok_s": speeds, "fraction": sorted(speeds)[len(speeds) // 2] * each / ceiling}
+            least = work.least_prefill_seconds(self.costs, ceiling)
+        return {"tok_s": [tokens / second for second in seconds], "fraction": least / sorted(seconds)[len(seconds) // 2]}
 
 
 class OpenVINO:

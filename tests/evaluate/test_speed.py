@@ -85,7 +85,8 @@ def test_the_summary_is_the_formulas() -> None:
     # Context of the two new tokens: 4 and 5 positions, and each also writes its own.
     assert work.bytes_per_token(COSTS) == 2000 / 2 + (4 * 10 + 5 * 10) / 2 + 10
     # Each of 3 positions runs the layers and sees 1, 2, 3 positions; the head runs once.
-    assert work.prefill_operations(COSTS) == 2 * (3 * 6000 + 4 * (1 + 2 + 3) + 1000)
+    # Products at 50 a second, attention at 5.
+    assert work.least_prefill_seconds(COSTS, {"int8_l1": 50.0, "bf16_l1": 5.0}.__getitem__) == 2 * ((3 * 6000 + 1000) / 50 + 4 * (1 + 2 + 3) / 5)
     repetitions = [Repetition(seconds, 2 * seconds, 77, ceilings(80.0, 40.0), ceilings(120.0, 60.0)) for seconds in (1.0, 2.0, 4.0)]
     numbers = summary(work, repetitions, COSTS)
     assert numbers["prefill_tok_s"] == 6 / 2.0
@@ -93,7 +94,7 @@ def test_the_summary_is_the_formulas() -> None:
     assert numbers["bytes_per_token"] == 1055
     assert numbers["bandwidth_gb_s"] == pytest.approx(1055 * 1.0 / 1e9)
     assert numbers["bandwidth_fraction"] == pytest.approx(1055 * 1.0 / 100)
-    assert numbers["compute_fraction"] == pytest.approx(work.prefill_operations(COSTS) / 2.0 / 50)
+    assert numbers["compute_fraction"] == pytest.approx(2 * (19_000 / 50 + 24 / 5) / 2.0)
     assert numbers["ceiling_method"] == "vnni"
     assert numbers["rss_bytes"] == 77
 

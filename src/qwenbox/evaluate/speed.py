@@ -50,11 +50,15 @@ class Workload:
     def num_pages(self) -> int:
         return self.batch * self.pages_a_stream
 
-    def prefill_operations(self, costs: Costs) -> float:
-        """Of all prompts: every position sees those before it, and the last one needs the head."""
+    def least_prefill_seconds(self, costs: Costs, ceiling: Callable[[str], float]) -> float:
+        """Of all prompts, if the products ran at the `Ceilings` rate of their kind and attention, which is floating point, at that of bf16.
+
+        Every position sees those before it, and the last one needs the head.
+        """
         tokens = self.prompt_tokens
-        body = tokens * costs.operations_per_token(0, head=False) + costs.attention_operations * tokens * (tokens + 1) / 2
-        return self.batch * (body + costs.head_operations)
+        products = tokens * costs.operations_per_token(0, head=False) + costs.head_operations
+        attention = costs.attention_operations * tokens * (tokens + 1) / 2
+        return self.batch * (products / ceiling(f"{matrix_kind(costs)}_l1") + attention / ceiling("bf16_l1"))
 
     def bytes_per_token(self, costs: Costs) -> float:
         """Of one decoded token, on average over the answer. The streams of a batch share the reading of the weights."""
@@ -110,7 +114,6 @@ def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs) -> 
     """Medians over the repetitions. Fractions compare each repetition with the ceilings around it."""
     new, prompts = work.batch * work.new_tokens, work.batch * work.prompt_tokens
     bytes_per_token = work.bytes_per_token(costs)
-    operations = work.prefill_operations(costs)
     kind = matrix_kind(costs)
     l1, registers = f"{kind}_l1", f"{kind}_registers"
 
@@ -123,7 +126,7 @@ def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs) -> 
         "bytes_per_token": round(bytes_per_token),
         "bandwidth_gb_s": median(lambda r: bytes_per_token * new / r.decode_seconds / 1e9),
         "bandwidth_fraction": median(lambda r: bytes_per_token * new / r.decode_seconds / r.ceiling("bandwidth")),
-        "compute_fraction": median(lambda r: operations / r.prefill_seconds / r.ceiling(l1)),
+        "compute_fraction": median(lambda r: work.least_prefill_seconds(costs, r.ceiling) / r.prefill_seconds),
         "rss_bytes": max(repetition.rss_bytes for repetition in repetitions),
         "ceiling_bandwidth_gb_s": median(lambda r: r.ceiling("bandwidth") / 1e9),
         "ceiling_l1_tops": median(lambda r: r.ceiling(l1) / 1e12),
