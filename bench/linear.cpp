@@ -1,12 +1,14 @@
 // How near the products with quantised weights come to the machine's limits: reading weights from memory at few rows, integer products at
-// many. Usage: bench_linear [variant [threads [kind ...]]]; built with -DQWENBOX_CPP_TESTS=ON. Ceilings are measured in the same minute.
+// many. Built with -DQWENBOX_CPP_TESTS=ON. Usage: bench_linear [--json] [variant=NAME] [threads=N] [kinds=A,B] [rows=1,512]
+// [shape=NxK] [repeat=N]. Both ceilings are measured beside each repetition; medians are shown. With --json a line for each kind and row
+// count: rates in bytes and operations (a multiply-add is two) a second.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <random>
 #include <string>
 #include <thread>
@@ -27,77 +29,164 @@ struct KindName {
 const KindName kKinds[] = {{Kind::int4, "int4", {0, -1}}, {Kind::int8, "int8", {0, -1}}, {Kind::q4_0, "q4_0", {0, -1}},
                            {Kind::q4_1, "q4_1", {0, 2}},  {Kind::q5_0, "q5_0", {0, -1}}, {Kind::q8_0, "q8_0", {0, -1}},
                            {Kind::q4_k, "q4_k", {0, 2}},  {Kind::q5_k, "q5_k", {0, 2}},  {Kind::q6_k, "q6_k", {208, -1}}};
-constexpr int kInputs = 4096;
-constexpr uint64_t kStream = 512u << 20;
+constexpr uint64_t kStream = 512u << 20;  // packed bytes that few rows read at most, so that no cache keeps them
+constexpr int kBlockRows = 128;           // as the runtime hands rows out
 
-double seconds_of(int threads, int panels, const std::function<void(int, int, int)>& run) {
+double seconds_of(int threads, int panels, const std::function<void(int, int)>& run) {
   auto begin = std::chrono::steady_clock::now();
+  std::atomic<int> next{0};
   std::vector<std::thread> pool;
-  for (int t = 0; t < threads; ++t) pool.emplace_back(run, t, int(int64_t(panels) * t / threads), int(int64_t(panels) * (t + 1) / threads));
+  for (int t = 0; t < threads; ++t)
+    pool.emplace_back([&, t] {
+      for (int panel; (panel = next.fetch_add(1)) < panels;) run(t, panel);
+    });
   for (auto& thread : pool) thread.join();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+struct Ceilings {
+  double read, registers, fed;
+};
+Ceilings ceilings(const char* method, const uint8_t* arena, int threads) {
+  double read = 0;
+  for (int streams : {1, 2, 4}) read = std::max(read, qb_ceiling_read(arena, kStream, threads, 1, 4096, streams));
+  return {read, qb_ceiling_rate(method, 0, 0, threads, 0.02), qb_ceiling_rate(method, 0, 1, threads, 0.02)};
+}
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts(1);
+  for (char c : text)
+    if (c == ',')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  return parts;
+}
+
+struct Huge {  // pages, as the runtime has them
+  explicit Huge(size_t bytes) : memory(static_cast<uint8_t*>(qb_ceiling_buffer(bytes))), bytes(bytes) {}
+  ~Huge() { qb_ceiling_buffer_free(memory, bytes); }
+  Huge(const Huge&) = delete;
+  Huge& operator=(const Huge&) = delete;
+  uint8_t* memory;
+  size_t bytes;
+};
+
+struct Options {
+  const Kernels* kernels = *available_kernels();
+  int threads = int(std::thread::hardware_concurrency()), repeat = 5, n = 12288, k = 4096;
+  std::vector<std::string> kinds;
+  std::vector<int> rows{1, 2, 4, 8, 16, 32, 64, 512};
+  bool json = false;
+};
+
+bool parse(int argc, char** argv, Options& o) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const size_t cut = argument.find('=');
+    const std::string name = argument.substr(0, cut), value = cut == std::string::npos ? "" : argument.substr(cut + 1);
+    if (argument == "--json") {
+      o.json = true;
+    } else if (name == "variant") {
+      o.kernels = find_kernels(value.c_str());
+    } else if (name == "threads") {
+      o.threads = std::atoi(value.c_str());
+    } else if (name == "repeat") {
+      o.repeat = std::atoi(value.c_str());
+    } else if (name == "kinds") {
+      o.kinds = split(value);
+    } else if (name == "rows") {
+      o.rows.clear();
+      for (const std::string& part : split(value)) o.rows.push_back(std::atoi(part.c_str()));
+    } else if (name != "shape" || std::sscanf(value.c_str(), "%dx%d", &o.n, &o.k) != 2) {
+      return std::printf("unknown: %s\n", argv[i]), false;
+    }
+  }
+  if (!o.kernels) return std::puts("this processor has no such variant"), false;
+  const bool positive = std::all_of(o.rows.begin(), o.rows.end(), [](int rows) { return rows > 0; });
+  if (o.threads < 1 || o.repeat < 1 || o.n < 1 || o.k < 1 || o.k % 256 != 0 || !positive)
+    return std::puts("numbers are positive, and inputs a multiple of 256"), false;
+  return true;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Kernels* kernels = argc > 1 ? find_kernels(argv[1]) : *available_kernels();
-  const int threads = argc > 2 ? std::atoi(argv[2]) : int(std::thread::hardware_concurrency());
-  if (!kernels || threads < 1) return std::puts("unknown variant, or no threads"), 2;
-  const char* method = nullptr;
-  for (int i = 0; (method = qb_ceiling_method(0, i)); ++i)
-    if (std::strncmp(method, "amx", 3) != 0) break;
-  std::printf("%s, %d threads, %d inputs; ceilings: memory read, %s from registers\n", kernels->name, threads, kInputs,
-              method ? method : "none");
+  Options options;
+  if (!parse(argc, argv, options)) return 2;
+  const Kernels& kernels = *options.kernels;
+  const int threads = options.threads, n = options.n, k = options.k;
+  const char* method = nullptr;  // a variant is named after its product
+  for (int i = 0; (method = qb_ceiling_method(0, i)) && std::strcmp(method, kernels.name) != 0;) ++i;
+  if (!method) return std::puts("the variant has no ceiling"), 2;
 
   std::mt19937 random_bits(1);
-  auto* arena = static_cast<uint8_t*>(qb_ceiling_buffer(kStream));
+  const Huge stream(kStream);
+  uint8_t* const arena = stream.memory;
   if (!arena) return std::puts("not enough memory"), 1;
+  if (!options.json)
+    std::printf("%s, %d threads, %d x %d; rate / ceiling: memory read, products from registers, from L1\n", kernels.name, threads, n, k);
   for (const KindName& kind : kKinds) {
-    if (argc > 3 && std::none_of(argv + 3, argv + argc, [&](const char* name) { return std::strcmp(name, kind.name) == 0; })) continue;
-    const size_t row_bytes = raw_row_bytes(kind.kind, kInputs);
-    const size_t block = row_bytes / (kInputs / (kind.name[0] == 'i' ? 128 : std::strchr(kind.name, 'k') ? 256 : 32));
+    if (!options.kinds.empty() && std::find(options.kinds.begin(), options.kinds.end(), kind.name) == options.kinds.end()) continue;
+    const size_t row_bytes = raw_row_bytes(kind.kind, k);
+    const size_t block = row_bytes / (k / (kind.name[0] == 'i' ? 128 : std::strchr(kind.name, 'k') ? 256 : 32));
     std::vector<uint8_t> raw(kPanel * row_bytes);
     for (auto& byte : raw) byte = uint8_t(random_bits());
     for (size_t b = 0; b < raw.size(); b += block)
       for (int at : kind.scales)
         if (at >= 0) raw[b + at + 1] = 0x20 | raw[b + at + 1] % 8;
-    const WeightLayout one = weight_layout(kind.kind, kPanel, kInputs);
-    const int panels = int(kStream / one.panel_bytes);
-    pack_panels(kind.kind, kPanel, kInputs, raw.data(), 0, 1, arena);
-    for (int p = 1; p < panels; ++p) std::memcpy(arena + p * one.panel_bytes, arena, one.panel_bytes);
-    const Weight weight{kind.kind, panels * kPanel, kInputs, panels, one.groups, arena, one.panel_bytes};
+    const WeightLayout one = weight_layout(kind.kind, kPanel, k);
+    const int matrix = (n + kPanel - 1) / kPanel, all = int(kStream / one.panel_bytes / matrix) * matrix;
+    if (!all) return std::puts("the matrix is too large"), 2;
+    pack_panels(kind.kind, kPanel, k, raw.data(), 0, 1, arena);
+    for (int p = 1; p < all; ++p) std::memcpy(arena + p * one.panel_bytes, arena, one.panel_bytes);
 
-    for (int rows : {1, 4, 16, 512}) {
-      const int used = rows < 512 ? panels : 64;
-      std::vector<float> x(size_t(rows) * kInputs), out(size_t(rows) * used * kPanel);
+    for (int rows : options.rows) {
+      // As many matrices as the arena holds, so that none is in a cache; long ones once.
+      const int panels = rows <= 64 ? all : matrix, stride = matrix * kPanel;
+      const Weight weight{kind.kind, panels * kPanel, k, panels, one.groups, arena, one.panel_bytes};
+      std::vector<float> x(size_t(rows) * k);
       for (auto& v : x) v = float(int(random_bits() % 2001) - 1000);
       const size_t padded = size_t(rows + 15) / 16 * 16 * one.groups;
-      std::vector<RowGroup> members(padded);
-      std::unique_ptr<int8_t, decltype(&std::free)> codes(static_cast<int8_t*>(std::aligned_alloc(64, padded * kGroup)), std::free);
-      Activations a{rows, kInputs, one.groups, codes.get(), members.data()};
-      kernels->quantize_rows(x.data(), kInputs, 0, rows, a);
-      std::vector<std::vector<uint8_t>> scratch(threads, std::vector<uint8_t>(kernels->linear_scratch(rows)));
-      double best = 1e9, read = 0, rate = 0;
-      for (int pass = 0; pass < 3; ++pass) {
-        if (rows < 512)
-          read = std::max(read, qb_ceiling_read(arena, kStream, threads, 1, 4096, 1));
-        else if (method)
-          rate = std::max(rate, qb_ceiling_rate(method, 0, 0, threads, 0.1));
-        best = std::min(best, seconds_of(threads, used, [&](int t, int begin, int end) {
-                          kernels->linear(weight, a, 0, rows, begin, end, nullptr, out.data(), size_t(used) * kPanel, scratch[t].data());
-                        }));
+      const Huge codes(padded * kGroup), members(padded * sizeof(RowGroup)), out(size_t(rows) * stride * sizeof(float));
+      if (!codes.memory || !members.memory || !out.memory) return std::puts("not enough memory"), 1;
+      Activations a{rows, k, one.groups, reinterpret_cast<int8_t*>(codes.memory), reinterpret_cast<RowGroup*>(members.memory)};
+      kernels.quantize_rows(x.data(), k, 0, rows, a);
+      std::vector<std::vector<uint8_t>> scratch(threads, std::vector<uint8_t>(kernels.linear_scratch(rows)));
+      std::vector<double> bytes, operations, of_read, of_registers, of_fed, reads, registers, fed;
+      const int blocks = (rows + kBlockRows - 1) / kBlockRows, height = (rows + blocks - 1) / blocks;
+      for (int pass = 0; pass < options.repeat; ++pass) {
+        const Ceilings limit = ceilings(method, arena, threads);
+        const double seconds = seconds_of(threads, panels * blocks, [&](int t, int index) {
+          const int begin = index / panels * height, panel = index % panels;
+          kernels.linear(weight, a, begin, std::min(rows, begin + height), panel, panel + 1, nullptr,
+                         reinterpret_cast<float*>(out.memory) - size_t(panel / matrix) * stride, size_t(stride), scratch[t].data());
+        });
+        bytes.push_back(double(panels) * one.panel_bytes / seconds);
+        operations.push_back(2.0 * rows * k * panels * kPanel / seconds);
+        of_read.push_back(bytes.back() / limit.read);
+        of_registers.push_back(operations.back() / limit.registers);
+        of_fed.push_back(operations.back() / limit.fed);
+        reads.push_back(limit.read), registers.push_back(limit.registers), fed.push_back(limit.fed);
       }
-      const double bytes = double(used) * one.panel_bytes / best, operations = 2.0 * rows * kInputs * used * kPanel / best;
-      if (rows < 512)
-        std::printf("%-5s %3d rows %7.2f GB/s of %6.2f = %.2f  (%7.1f GOP/s)\n", kind.name, rows, bytes / 1e9, read / 1e9, bytes / read,
-                    operations / 1e9);
+      if (options.json)
+        std::printf(
+            "{\"variant\": \"%s\", \"kind\": \"%s\", \"n\": %d, \"k\": %d, \"rows\": %d, \"threads\": %d, \"bytes\": %.4g, "
+            "\"operations\": %.4g, \"read_ceiling\": %.4g, \"registers_ceiling\": %.4g, \"l1_ceiling\": %.4g, "
+            "\"of_read\": %.3f, \"of_registers\": %.3f, \"of_l1\": %.3f}\n",
+            kernels.name, kind.name, n, k, rows, threads, median(bytes), median(operations), median(reads), median(registers), median(fed),
+            median(of_read), median(of_registers), median(of_fed));
       else
-        std::printf("%-5s %3d rows %7.1f GOP/s of %7.1f = %.2f\n", kind.name, rows, operations / 1e9, rate / 1e9,
-                    rate > 0 ? operations / rate : 0.0);
+        std::printf("%-5s %3d rows %6.2f GB/s / %5.2f = %.2f   %7.1f GOP/s / %6.1f = %.2f  / %6.1f = %.2f\n", kind.name, rows,
+                    median(bytes) / 1e9, median(reads) / 1e9, median(of_read), median(operations) / 1e9, median(registers) / 1e9,
+                    median(of_registers), median(fed) / 1e9, median(of_fed));
       std::fflush(stdout);
     }
   }
-  qb_ceiling_buffer_free(arena, kStream);
   return 0;
 }

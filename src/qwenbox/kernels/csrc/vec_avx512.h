@@ -3,7 +3,8 @@
 //
 //   Floats, Ints   16 lanes of float32 / int32          Bytes   64 bytes; as codes: [16 channels][4 inputs]
 //   load(float*) load_ints(int32*) load_bytes(u8*) store(p, v), no alignment needed; load_first(p, n) (other lanes 0), store_first(p, v,
-//   n), 0 <= n <= 16 splat(float) splat(int32)      + - * / on Floats, + - & | on Ints, shift_left<n>(Ints) fma(a, b, c) rounded once
+//   n), 0 <= n <= 16 splat(float) splat(int32)      + - * / on Floats, + - & | on Ints, shift_left<n>(Ints)
+//   fma(a, b, c) rounded once
 //   min(a, b) max(a, b)            a < b ? a : b, a > b ? a : b: the second operand where either is NaN; max on Ints too
 //   select_less(a, b, x, y)        a < b ? x : y                  keep_first(v, n, rest)   lanes < n from v, the others from rest
 //   rint(v)                        to nearest even, |v| < 2^22 or NaN
@@ -19,6 +20,8 @@
 //   pair(lo, hi)                   low 16 bits of each, as int16 pairs; dot2(acc, p, q): acc += p.lo * q.lo + p.hi * q.hi;
 //   load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes); or_bits<from, mask>(codes, plane): codes | (plane's bit
 //   `from` moved to bit 4, and its neighbours) & mask
+// linear_avx512.h alone uses shift_right<n>(Ints) (logical), exact_fma(a, b, c) where neither product nor sum needs rounding, hold, zeros
+// and spread_lane.
 #pragma once
 // GCC 12 takes its own _mm512_undefined_* for a mistake (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -42,7 +45,7 @@ struct Bytes {
   __m512i v;
 };
 
-// Rows by blocks of 16 channels that the integer product keeps in registers.
+// Rows by blocks of 16 channels that a product keeps in registers.
 constexpr int kTileRows = 4, kTileBlocks = 4;
 
 QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
@@ -63,6 +66,7 @@ QWENBOX_INLINE Floats operator-(Floats a, Floats b) { return {_mm512_sub_ps(a.v,
 QWENBOX_INLINE Floats operator*(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
 QWENBOX_INLINE Floats operator/(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
 QWENBOX_INLINE Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+QWENBOX_INLINE Floats exact_fma(Floats a, Floats b, Floats c) { return fma(a, b, c); }
 QWENBOX_INLINE Floats min(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
 QWENBOX_INLINE Floats max(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
 QWENBOX_INLINE Floats select_less(Floats a, Floats b, Floats x, Floats y) {
@@ -79,6 +83,10 @@ QWENBOX_INLINE Ints max(Ints a, Ints b) { return {_mm512_max_epi32(a.v, b.v)}; }
 template <int n>
 QWENBOX_INLINE Ints shift_left(Ints a) {
   return {_mm512_slli_epi32(a.v, n)};
+}
+template <int n>
+QWENBOX_INLINE Ints shift_right(Ints a) {
+  return {_mm512_srli_epi32(a.v, n)};
 }
 QWENBOX_INLINE Ints to_ints(Floats a) { return {_mm512_cvtps_epi32(a.v)}; }
 QWENBOX_INLINE Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -118,9 +126,27 @@ QWENBOX_INLINE Ints load_i16(const int16_t* p) { return {_mm512_cvtepi16_epi32(_
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 QWENBOX_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
+// Spelled in assembly: GCC 12 copies the accumulators of the intrinsics and spills the copies.
 template <bool wide>
 QWENBOX_INLINE Ints dot4(Ints acc, Bytes w, Ints a) {
-  return {_mm512_dpbusd_epi32(acc.v, w.v, a.v)};
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(a.v));
+  return acc;
+}
+// Keeps GCC from loading or computing it again for every use.
+QWENBOX_INLINE Bytes hold(Bytes a) {
+  __asm__("" : "+v"(a.v));
+  return a;
+}
+// Made anew for each accumulator: GCC would copy a register, and copies that the processor does not rename away take the products' ports.
+QWENBOX_INLINE Ints zeros() {
+  Ints z;
+  __asm__ volatile("vpxord %0, %0, %0" : "=v"(z.v));
+  return z;
+}
+QWENBOX_INLINE Ints spread_lane(const int32_t* p) {
+  Ints lanes;
+  __asm__ volatile("vpbroadcastd %1, %0" : "=v"(lanes.v) : "m"(*p));
+  return lanes;
 }
 QWENBOX_INLINE Ints load_quad(const int8_t* p) {
   int32_t quad;
@@ -131,7 +157,10 @@ QWENBOX_INLINE Ints pair(Ints lo, Ints hi) {
   const __m512i low_words_up = _mm512_set4_epi32(0x0D0C0D0C, 0x09080908, 0x05040504, 0x01000100);
   return {_mm512_mask_shuffle_epi8(lo.v, 0xCCCCCCCCCCCCCCCCull, hi.v, low_words_up)};
 }
-QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) { return {_mm512_dpwssd_epi32(acc.v, p.v, q.v)}; }
+QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) {
+  __asm__("vpdpwssd %2, %1, %0" : "+v"(acc.v) : "v"(p.v), "vm"(q.v));
+  return acc;
+}
 QWENBOX_INLINE Ints load_i8_pairs(const int8_t* p) { return {_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p))}; }
 QWENBOX_INLINE Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 QWENBOX_INLINE Bytes high_nibbles(Bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }

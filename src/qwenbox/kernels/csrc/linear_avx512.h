@@ -1,0 +1,484 @@
+// Products with quantised weights for 32 vector registers and a dot product of bytes; every other variant runs linear_impl.h. Formulas and
+// the order of the accumulations: docs/numeric-contract.md, section Quantised linear. Layout of weights: layout.h.
+//
+// A few rows read the codes as they lie in memory and unpack them in registers; for more rows the codes of a (panel, group) are spread to
+// bytes in L1 and their scales widened, once for a chunk of rows. Either way a tile of rows by blocks of 16 channels runs over the group
+// with its integer sums in registers; the float accumulators of the chunk stay in L1 and L2. Integer sums are exact, so only the float
+// epilogue has an order to keep.
+#pragma once
+#include <type_traits>
+
+#include "linear_impl.h"
+
+namespace qwenbox {
+namespace {
+namespace vnni512 {
+
+// So many rows are multiplied from packed codes, in tiles of so many; over spread codes, where sums are all that a tile keeps, or also
+// totals or accumulators.
+constexpr int kFewRows = 8, kPackedRows = 4, kSumRows = 6, kTotalRows = 3;
+
+// One row of a chunk: its part of the group, and its accumulators.
+struct Row {
+  const int8_t* codes;
+  const RowGroup* member;
+  float* acc;  // [64 channels]
+};
+
+// -zero_point times 16 of a row's sums: those of 8, or two more, then those of 16, 32, 128 and 0. Integer sums start from these.
+template <Kind kind, int MR>
+struct Starts {
+  alignas(64) int32_t values[MR][16];
+  explicit Starts(const Row* rows) {
+    constexpr int zero_point = layout_of(kind).zero_point;
+    for (int m = 0; m < MR; ++m)
+      store(values[m], dot2(splat(0), load_i16(rows[m].member->sums + (kind == Kind::q6_k ? 0 : 14)), splat(-zero_point & 0xFFFF)));
+  }
+};
+
+constexpr bool has_group_scale(Kind kind) { return kind == Kind::int4 || kind == Kind::int8; }
+
+// Inputs of one integer sum, in quads: a sub-scale belongs to each sum. q6_k: half of its 16-block, so that the sum fits an int16.
+constexpr int quads_of(Kind kind) { return kind == Kind::q6_k ? 2 : 8; }
+
+template <int from, int to, class F>
+QWENBOX_INLINE void steps(F f) {
+  if constexpr (from < to) {
+    f(std::integral_constant<int, from>{});
+    steps<from + 1, to>(f);
+  }
+}
+
+template <int MR, int NB, class F>
+QWENBOX_INLINE void each(F f) {
+#pragma GCC unroll 8
+  for (int b = 0; b < NB; ++b)
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) f(m, b);
+}
+
+// Quads r and r + 8 of 16 channels. planes: the fifth bits, or bits 4 and 5, of the same half of the group.
+template <int bits, int r>
+QWENBOX_INLINE void unpack(const uint8_t* nibbles, const uint8_t* planes, Bytes& low, Bytes& high) {
+  const Bytes both = load_bytes(nibbles);
+  low = low_nibbles(both), high = high_nibbles(both);
+  if (bits == 5) {
+    low = or_bits<r, 0x10>(low, load_bytes(planes));
+    high = or_bits<r, 0x10>(high, load_bytes(planes + 256));
+  }
+  if (bits == 6) {
+    low = or_bits<2 * (r % 4), 0x30>(low, load_bytes(planes + 256 * (r / 4)));
+    high = or_bits<2 * (r % 4), 0x30>(high, load_bytes(planes + 256 * (r / 4 + 2)));
+  }
+}
+
+// sums += `quads` quads, the first of which is q, times those of the rows; they lie in one half of the group. codes: bytes of 16 NB
+// channels.
+template <Kind kind, int quads, bool fetch, int MR, int NB>
+QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q) {
+  constexpr bool wide = layout_of(kind).bits == 8;
+  const int offset = q / 16 * kCodesHalf + q % 16 * 4;
+#pragma GCC unroll 8
+  for (int i = 0; i < quads; ++i) {
+    Bytes w[NB];
+#pragma GCC unroll 4
+    for (int b = 0; b < NB; ++b) {
+      const uint8_t* p = codes + 256 * (q + i) + 64 * b;
+      if (fetch) prefetch(p + kAhead);
+      w[b] = hold(load_bytes(p));
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) {
+      const Ints a = load_quad(rows[m].codes + offset + 4 * i);
+#pragma GCC unroll 4
+      for (int b = 0; b < NB; ++b) sums[m][b] = dot4<wide>(sums[m][b], w[b], a);
+    }
+  }
+}
+
+// One group of one panel as it lies in memory.
+template <Kind kind>
+struct Packed {
+  static constexpr Layout layout = layout_of(kind);
+  static constexpr bool interleaved = layout.bits != 8;  // two sums at a time
+  const uint8_t *codes, *subs, *scales;
+
+  Packed(const uint8_t* panel, int g)
+      : codes(panel + group_offset(layout, g)), subs(codes + layout.code_bytes()), scales(panel + scale_offset(layout, g)) {}
+
+  void fetch() const {
+    prefetch_lines(subs, layout.sub_bytes);
+    prefetch_lines(scales, layout.scale_bytes);
+  }
+  Floats scale(int j, int c) const { return load_f16((const uint16_t*)scales + 64 * j + c); }
+  Floats min(int j, int c) const {  // negative for K-quants
+    const Floats m = load_f16((const uint16_t*)scales + (kind == Kind::q4_1 ? 256 : 64) + 64 * j + c);
+    return kind == Kind::q4_1 ? m : m * splat(-1.0f);
+  }
+  Ints sub(int j, int c) const {  // the low int16, and no high one
+    const Ints pairs = load_i8_pairs((const int8_t*)subs + 128 * (j / 2) + 2 * c);
+    return j % 2 ? shift_right<16>(pairs) : pairs & splat(0xFFFF);
+  }
+  Floats factor(int j, int c) const { return to_floats(sub(j, c)); }
+  Ints sub_mins(int i, int c) const { return load_i8_pairs((const int8_t*)subs + 256 + 128 * i + 2 * c); }
+  Ints minus_zero(int c) const { return load_i16((const int16_t*)scales + 64 + c); }
+
+  // Sums of half t of the group, channels from c on: start(part, m, b) gives where a sum starts, finish(part, sums) takes it.
+  template <int MR, int NB, class Start, class Finish>
+  QWENBOX_INLINE void half(int t, int c, const Row* rows, Start start, Finish finish) const {
+    constexpr int quads = quads_of(kind), plane_bytes = layout.bits == 5 ? 512 : 1024;
+    if constexpr (!interleaved) {
+#pragma GCC unroll 8
+      for (int q = 16 * t; q < 16 * t + 16; q += quads) {
+        Ints sums[MR][NB];
+        each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
+        add_dots<kind, quads, true>(sums, codes + 4 * c, rows, q);
+        finish(q / quads, sums);
+      }
+    } else {
+      const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
+      if (layout.bits != 4)
+        for (int i = 0; i < plane_bytes; i += 256)
+          for (int b = 0; b < NB; ++b) prefetch(planes + kAhead + i + 64 * b);
+      steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
+        constexpr int i = decltype(step)::value;
+        const int low_part = 16 * t / quads + i, high_part = low_part + 8 / quads;
+        Ints low[MR][NB], high[MR][NB];
+        each<MR, NB>([&](int m, int b) { low[m][b] = start(low_part, m, b), high[m][b] = start(high_part, m, b); });
+        steps<quads * i, quads * i + quads>([&](auto at) __attribute__((always_inline)) {
+          constexpr int r = decltype(at)::value;
+          Bytes w[2][NB];
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) {
+            prefetch(nibbles + kAhead + 256 * r + 64 * b);
+            unpack<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b, w[0][b], w[1][b]);
+            w[0][b] = hold(w[0][b]), w[1][b] = hold(w[1][b]);
+          }
+#pragma GCC unroll 8
+          for (int m = 0; m < MR; ++m) {
+            const Ints a = load_quad(rows[m].codes + t * kCodesHalf + 4 * r), b8 = load_quad(rows[m].codes + t * kCodesHalf + 4 * r + 32);
+#pragma GCC unroll 4
+            for (int b = 0; b < NB; ++b) {
+              low[m][b] = dot4<false>(low[m][b], w[0][b], a);
+              high[m][b] = dot4<false>(high[m][b], w[1][b], b8);
+            }
+          }
+        });
+        finish(low_part, low);
+        finish(high_part, high);
+      });
+    }
+  }
+};
+
+// One group of one panel, spread and widened for the rows of a chunk.
+template <Kind kind>
+struct alignas(64) Prepared {
+  static constexpr Layout layout = layout_of(kind);
+  static constexpr bool interleaved = false;
+  uint8_t bytes[kGroup * kPanel];  // [32 quads][64 channels][4]
+  const uint8_t* codes;            // bytes, or the weight itself where its codes are bytes
+  const uint8_t* ahead;            // the next group, which the tiles fetch between them: all at once would wait for memory
+  float scales[4][kPanel], mins[4][kPanel], factors[4][kPanel];
+  int32_t subs[8][kPanel], pairs[2][kPanel];
+
+  Floats scale(int j, int c) const { return load(scales[j] + c); }
+  Floats min(int j, int c) const { return load(mins[j] + c); }
+  Ints sub(int j, int c) const { return load_ints(subs[j] + c); }
+  Floats factor(int j, int c) const { return load(factors[j] + c); }
+  Ints sub_mins(int i, int c) const { return load_ints(pairs[i] + c); }
+  Ints minus_zero(int c) const { return load_ints(subs[0] + c); }
+
+  void prepare(const uint8_t* panel, int g) {
+    const Packed<kind> from(panel, g);
+    codes = from.codes;
+    ahead = panel + group_offset(layout, g + 1);
+    if constexpr (layout.bits != 8) {
+      spread(codes);
+      codes = bytes;
+    }
+    for (int c = 0; c < kPanel; c += 16) {
+      for (int j = 0; j < (has_blocks32(kind) ? 4 : 1); ++j) store(scales[j] + c, from.scale(j, c));
+      if (kind == Kind::q4_1 || has_sub_mins(kind))
+        for (int j = 0; j < (kind == Kind::q4_1 ? 4 : 1); ++j) store(mins[j] + c, from.min(j, c));
+      if (has_sub_mins(kind)) {
+        for (int j = 0; j < 4; ++j) store(factors[j] + c, from.factor(j, c));
+        for (int i = 0; i < 2; ++i) store(pairs[i] + c, from.sub_mins(i, c));
+      }
+      if (kind == Kind::q6_k)
+        for (int j = 0; j < 8; ++j) store(subs[j] + c, from.sub(j, c));
+      if (kind == Kind::int4) store(subs[0] + c, from.minus_zero(c));
+    }
+  }
+
+  QWENBOX_INLINE void spread(const uint8_t* from) {
+    constexpr int plane_bytes = layout.bits == 5 ? 512 : layout.bits == 6 ? 1024 : 0;
+    for (int t = 0; t < 2; ++t) {
+      const uint8_t *nibbles = from + 2048 * t, *planes = from + 4096 + plane_bytes * t;
+      uint8_t* const out = bytes + 4096 * t;
+      steps<0, 8>([&](auto at) {
+        constexpr int r = decltype(at)::value;
+        for (int b = 0; b < 4; ++b) {
+          Bytes low, high;
+          unpack<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b, low, high);
+          store(out + 256 * r + 64 * b, low);
+          store(out + 256 * (r + 8) + 64 * b, high);
+        }
+      });
+    }
+  }
+
+  template <int MR, int NB, class Start, class Finish>
+  QWENBOX_INLINE void half(int t, int c, const Row* rows, Start start, Finish finish) const {
+    constexpr int quads = quads_of(kind);
+#pragma GCC unroll 8
+    for (int q = 16 * t; q < 16 * t + 16; q += quads) {
+      Ints sums[MR][NB];
+      each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
+      add_dots<kind, quads, false>(sums, codes + 4 * c, rows, q);
+      finish(q / quads, sums);
+    }
+  }
+};
+
+struct alignas(64) LinearScratch {
+  float acc[kChunkRows][kPanel];
+  Row rows[kChunkRows];
+  uint8_t prepared[sizeof(Prepared<Kind::q6_k>)];
+};
+
+// Scales per 32 inputs; `blocks`: how many 32-blocks of the group the weight has.
+template <Kind kind, int MR, int NB, class Source>
+QWENBOX_INLINE void tile_blocks32(const Source& source, int blocks, const Row* rows, int c) {
+  const Starts<kind, MR> starts(rows);
+  Floats acc[MR][NB];
+  each<MR, NB>([&](int m, int b) { acc[m][b] = load(rows[m].acc + c + 16 * b); });
+#pragma GCC unroll 8
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int j, int m, int) { return kind == Kind::q4_1 ? zeros() : spread_lane(starts.values[m] + 10 + j); },
+        [&](int j, Ints(&sums)[MR][NB]) {
+          if (j >= blocks) return;
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) {
+            const Floats scale = source.scale(j, c + 16 * b), min = kind == Kind::q4_1 ? source.min(j, c + 16 * b) : scale;
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; ++m) {
+              const Floats sa = splat(rows[m].member->scale);
+              Floats sum = acc[m][b];
+              sum = fma(to_floats(sums[m][b]) * scale, sa, sum);
+              if (kind == Kind::q4_1) sum = fma(splat(float(rows[m].member->sums[24 + j])) * min, sa, sum);
+              acc[m][b] = sum;
+            }
+          }
+        });
+  each<MR, NB>([&](int m, int b) { store(rows[m].acc + c + 16 * b, acc[m][b]); });
+}
+
+// acc = fma(value * scale, sa, acc) for 16 channels from c on.
+QWENBOX_INLINE void accumulate(const Row& row, int c, Floats value, Floats scale) {
+  store(row.acc + c, fma(value * scale, splat(row.member->scale), load(row.acc + c)));
+}
+
+// One scale for the group.
+template <Kind kind, int MR, int NB, class Source>
+QWENBOX_INLINE void tile_group(const Source& source, const Row* rows, int c) {
+  Ints sums[2][MR][NB];
+  each<MR, NB>([&](int m, int b) {
+    sums[0][m][b] = kind == Kind::int4 ? zeros() : splat(-layout_of(kind).zero_point * rows[m].member->sums[28]);
+    if (Source::interleaved) sums[1][m][b] = zeros();
+  });
+#pragma GCC unroll 2
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int j, int m, int b) { return sums[Source::interleaved ? j % 2 : 0][m][b]; },
+        [&](int j, Ints(&s)[MR][NB]) { each<MR, NB>([&](int m, int b) { sums[Source::interleaved ? j % 2 : 0][m][b] = s[m][b]; }); });
+#pragma GCC unroll 4
+  for (int b = 0; b < NB; ++b) {
+    const Floats scale = source.scale(0, c + 16 * b);
+    const Ints minus_zero = kind == Kind::int4 ? source.minus_zero(c + 16 * b) : splat(0);
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) {
+      Ints sum = Source::interleaved ? sums[0][m][b] + sums[1][m][b] : sums[0][m][b];
+      if (kind == Kind::int4) sum = dot2(sum, minus_zero, load_sum_pair(rows[m].member->sums + 28));
+      accumulate(rows[m], c + 16 * b, to_floats(sum), scale);
+    }
+  }
+}
+
+// Integer sub-scales. q4_k, q5_k: |sum| <= 31 * 127 * 32 and a sub-scale <= 63, so the scaled sums of two blocks (q4_k: of four) add up to
+// less than 2^24, exactly in float32; the last addition rounds as the conversion of the whole integer would.
+template <Kind kind, int MR, int NB, class Source>
+QWENBOX_INLINE void tile_sub_mins(const Source& source, const Row* rows, int c) {
+  constexpr int parts = kind == Kind::q5_k ? 2 : 1;
+  Floats total[parts][MR][NB];
+  for (int i = 0; i < parts; ++i) each<MR, NB>([&](int m, int b) { total[i][m][b] = splat(0.0f); });
+#pragma GCC unroll 2
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int, int, int) { return zeros(); },
+        [&](int j, Ints(&sums)[MR][NB]) {
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) {
+            const Floats factor = source.factor(j, c + 16 * b);
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; ++m) {
+              Floats& sum = total[parts == 2 ? t : 0][m][b];
+              sum = exact_fma(to_floats(sums[m][b]), factor, sum);
+            }
+          }
+        });
+#pragma GCC unroll 4
+  for (int b = 0; b < NB; ++b) {
+    const Floats scale = source.scale(0, c + 16 * b), min = source.min(0, c + 16 * b);
+    const Ints mins[2] = {source.sub_mins(0, c + 16 * b), source.sub_mins(1, c + 16 * b)};
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) {
+      Ints sum = dot2(zeros(), mins[0], load_sum_pair(rows[m].member->sums + 24));
+      sum = dot2(sum, mins[1], load_sum_pair(rows[m].member->sums + 26));
+      accumulate(rows[m], c + 16 * b, parts == 2 ? total[0][m][b] + total[parts - 1][m][b] : total[0][m][b], scale);
+      accumulate(rows[m], c + 16 * b, to_floats(sum), min);
+    }
+  }
+}
+
+// q6_k: with the zero point taken off, eight inputs sum to an int16: |sum| <= 32 * 127 * 8 = 32512.
+template <int MR, int NB, class Source>
+QWENBOX_INLINE void tile_q6_k(const Source& source, const Row* rows, int c) {
+  const Starts<Kind::q6_k, MR> starts(rows);
+  Ints total[MR][NB];
+  each<MR, NB>([&](int m, int b) { total[m][b] = zeros(); });
+#pragma GCC unroll 2
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int part, int m, int) { return spread_lane(starts.values[m] + part); },
+        [&](int part, Ints(&sums)[MR][NB]) {
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) {
+            const Ints sub = source.sub(part / 2, c + 16 * b);
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; ++m) total[m][b] = dot2(total[m][b], sums[m][b], sub);
+          }
+        });
+#pragma GCC unroll 4
+  for (int b = 0; b < NB; ++b) {
+    const Floats scale = source.scale(0, c + 16 * b);
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) accumulate(rows[m], c + 16 * b, to_floats(total[m][b]), scale);
+  }
+}
+
+// MR rows over one group. Not inlined, or the caller's values crowd the registers.
+template <Kind kind, int MR, int NB, class Source>
+__attribute__((noinline)) void tile(const Source& source, int blocks, const Row* rows) {
+  for (int c = 0; c < kPanel; c += 16 * NB) {
+    if constexpr (has_sub_mins(kind))
+      tile_sub_mins<kind, MR, NB>(source, rows, c);
+    else if constexpr (kind == Kind::q6_k)
+      tile_q6_k<MR, NB>(source, rows, c);
+    else if constexpr (has_blocks32(kind))
+      tile_blocks32<kind, MR, NB>(source, blocks, rows, c);
+    else
+      tile_group<kind, MR, NB>(source, rows, c);
+  }
+}
+
+constexpr int tile_rows(Kind kind, bool packed) { return packed ? kPackedRows : has_group_scale(kind) ? kSumRows : kTotalRows; }
+constexpr int tile_blocks(bool packed, int rows) { return packed && rows > 1 ? 2 : 4; }
+
+// Rows [0, rows) in tiles of nearly the same height.
+template <Kind kind, bool packed, int MR = tile_rows(kind, packed), class Source>
+QWENBOX_INLINE void tile_of(int count, const Source& source, int blocks, const Row* rows) {
+  if constexpr (MR > 1) {
+    if (count < MR) return tile_of<kind, packed, MR - 1>(count, source, blocks, rows);
+  }
+  tile<kind, MR, tile_blocks(packed, MR)>(source, blocks, rows);
+}
+template <Kind kind, bool packed, class Source>
+QWENBOX_INLINE void tiles(const Source& source, int blocks, const Row* rows, int count) {
+  constexpr Layout layout = layout_of(kind);
+  constexpr int most = tile_rows(kind, packed), bytes = layout.group_bytes() + layout.scale_bytes;
+  int left = (count + most - 1) / most;
+  const int fetched = (bytes / left + 63) / 64 * 64;
+  for (int i = 0; left > 0; --left, i += fetched) {
+    if constexpr (!packed)
+      for (int line = i; line < i + fetched && line < bytes; line += 64) prefetch(source.ahead + line);
+    const int height = (count + left - 1) / left;
+    tile_of<kind, packed>(height, source, blocks, rows);
+    rows += height, count -= height;
+  }
+}
+
+// Rows [chunk, chunk + rows) of one panel.
+template <Kind kind>
+void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int panel, LinearScratch& scratch) {
+  const uint8_t* base = w.data + size_t(panel) * w.panel_bytes;
+  auto& prepared = *reinterpret_cast<Prepared<kind>*>(scratch.prepared);
+  for (int r = 0; r < rows; ++r) {
+    scratch.rows[r] = {a.codes + code_index(a.groups, size_t(chunk + r), 0), a.members + member_index(a.groups, size_t(chunk + r), 0),
+                       scratch.acc[r]};
+    for (int c = 0; c < kPanel; c += 16) store(scratch.acc[r] + c, splat(0.0f));
+  }
+  for (int g = 0; g < w.groups; ++g) {
+    const int left = (w.k - g * kGroup + 31) / 32, blocks = left < 4 ? left : 4;
+    if (rows <= kFewRows) {
+      const Packed<kind> packed(base, g);
+      packed.fetch();
+      tiles<kind, true>(packed, blocks, scratch.rows, rows);
+    } else {
+      prepared.prepare(base, g);
+      tiles<kind, false>(prepared, blocks, scratch.rows, rows);
+    }
+    for (int r = 0; r < rows; ++r) scratch.rows[r].codes += 2 * kCodesHalf, scratch.rows[r].member += 16;
+  }
+}
+
+template <Kind kind>
+void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
+               float* out, size_t out_stride, LinearScratch& scratch) {
+  const int chunks = (row_end - row_begin + kChunkRows - 1) / kChunkRows;
+  for (int panel = panel_begin; panel < panel_end; ++panel) {
+    const int channel = panel * kPanel, channels = w.n - channel < kPanel ? w.n - channel : kPanel;
+    for (int i = 0, chunk = row_begin; i < chunks; ++i) {
+      const int rows = (row_end - chunk + chunks - i - 1) / (chunks - i);
+      chunk_of<kind>(w, a, chunk, rows, panel, scratch);
+      for (int r = 0; r < rows; ++r)
+        write_row(scratch.acc[r], bias ? bias + channel : nullptr, channels, out + size_t(chunk + r) * out_stride + channel);
+      chunk += rows;
+    }
+  }
+}
+
+void linear(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
+            float* out, size_t out_stride, uint8_t* scratch) {
+  auto& aligned = *reinterpret_cast<LinearScratch*>((uintptr_t(scratch) + 63) & ~uintptr_t(63));
+  auto run = [&](auto function) { function(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, aligned); };
+  switch (w.kind) {
+    case Kind::q4_0:
+      return run(linear_of<Kind::q4_0>);
+    case Kind::q4_1:
+      return run(linear_of<Kind::q4_1>);
+    case Kind::q5_0:
+      return run(linear_of<Kind::q5_0>);
+    case Kind::q8_0:
+      return run(linear_of<Kind::q8_0>);
+    case Kind::q4_k:
+      return run(linear_of<Kind::q4_k>);
+    case Kind::q5_k:
+      return run(linear_of<Kind::q5_k>);
+    case Kind::q6_k:
+      return run(linear_of<Kind::q6_k>);
+    case Kind::int4:
+      return run(linear_of<Kind::int4>);
+    case Kind::int8:
+      return run(linear_of<Kind::int8>);
+    default:
+      return;  // dense kinds: linear_dense
+  }
+}
+
+size_t linear_scratch(int) { return sizeof(LinearScratch) + 64; }
+
+}  // namespace vnni512
+}  // namespace
+}  // namespace qwenbox
