@@ -1,24 +1,14 @@
 // Ceilings of AMX tile products. A fed block is 32 x 32 results over 128 bytes of inputs a row, the inner block of an exact group-128
 // product: 4 zeros, 8 tile loads from L1, 8 products, 4 stores. See ceiling.h.
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstring>
 
 #include "ceiling.h"
+#include "kernels.h"
 
 namespace qwenbox::ceiling {
 namespace {
-
-// Permission to use the tile data state, once a process: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
-bool permitted() {
-  static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-  return granted;
-}
-
-bool has_int8() { return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") && permitted(); }
-bool has_bf16() { return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && permitted(); }
 
 struct alignas(64) TileConfig {
   uint8_t palette, start_row, reserved[14];
@@ -101,7 +91,7 @@ double bf16_fed(Operands& o, long blocks) {
 
 }  // namespace
 
-const Method amx_int8{"amx", 0, has_int8, enter, leave, int8_registers, int8_fed};
-const Method amx_bf16{"amx", 1, has_bf16, enter, leave, bf16_registers, bf16_fed};
+const Method amx_int8{"amx", 0, has_amx, enter, leave, int8_registers, int8_fed};
+const Method amx_bf16{"amx", 1, has_amx, enter, leave, bf16_registers, bf16_fed};
 
 }  // namespace qwenbox::ceiling

@@ -97,11 +97,21 @@ const Kernels& kernels_generic();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx512vnni();
+const Kernels& kernels_amx();
+
+// crossover.cpp: from how many rows on the amx variant multiplies by tiles, by kind; below as avx512vnni does, with the same bits. Zero
+// until they are measured, once a process.
+extern int tile_crossovers[int(Kind::int8) + 1];
+void measure_tile_crossovers();
 #endif
 
 // isa.cpp: the variants this processor and kernel can run, best first; nullptr-terminated.
 const Kernels* const* available_kernels();
 const Kernels* find_kernels(const char* name);  // nullptr if unknown or unavailable
+// Why this machine does not run a variant, for a person; nullptr if it does.
+const char* missing_kernels(const char* name);
+// Whether the processor has AMX and the system has let this process use it.
+bool has_amx();
 
 // weight.cpp
 struct WeightLayout {

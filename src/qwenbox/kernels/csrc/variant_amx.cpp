@@ -1,0 +1,24 @@
+#define QWENBOX_VECTORS "vec_avx512.h"
+#include "variant_impl.h"
+// clang-format off: over the vectors
+#include "linear_amx.h"
+// clang-format on
+
+namespace qwenbox {
+namespace {
+
+constexpr Kernels make_amx_kernels() {
+  Kernels kernels = make_kernels("amx");
+  kernels.linear = amx::linear;
+  kernels.linear_scratch = amx::linear_scratch;
+  return kernels;
+}
+
+}  // namespace
+
+const Kernels& kernels_amx() {
+  static constexpr Kernels kernels = make_amx_kernels();
+  return kernels;
+}
+
+}  // namespace qwenbox
