@@ -1,6 +1,7 @@
 // The tile operations of amx.h in plain C++, as Intel's manual defines them, so that the kernels' results can be checked where the
 // processor has no AMX. Misuse that would raise a fault there ends the program here.
 #pragma once
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -91,6 +92,33 @@ void tile_dot_signed() {
 template <int c, int a, int b>
 void tile_dot_unsigned() {
   tile_dot_bytes<uint8_t, c, a, b>();
+}
+
+// Denormals count as zeros, as factors and as results.
+inline float flushed(float value) { return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value; }
+
+inline float widened(const uint8_t* bf16) {
+  uint32_t bits = uint32_t(bf16[0] | bf16[1] << 8) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return flushed(value);
+}
+
+template <int c, int a, int b>
+void tile_dot_bf16() {
+  tile_check_shapes<c, a, b>();
+  TileFile& file = tile_file();
+  for (int m = 0; m < file.config.rows[c]; ++m)
+    for (int n = 0; n < file.config.row_bytes[c] / 4; ++n) {
+      float chains[2] = {};
+      for (int k = 0; k < file.config.rows[b]; ++k)
+        for (int j = 0; j < 2; ++j)
+          chains[j] = flushed(std::fma(widened(file.data[a][m] + 4 * k + 2 * j), widened(file.data[b][k] + 4 * n + 2 * j), chains[j]));
+      float sum;
+      std::memcpy(&sum, file.data[c][m] + 4 * n, 4);
+      sum = flushed(flushed(sum) + flushed(chains[0] + chains[1]));
+      std::memcpy(file.data[c][m] + 4 * n, &sum, 4);
+    }
 }
 
 }  // namespace

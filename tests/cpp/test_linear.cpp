@@ -176,6 +176,28 @@ float dequantised(Kind kind, const Code& c) {
   }
 }
 
+// bf16 weights by tiles: runs of 32 inputs, an even and an odd chain, inputs rounded to bf16, no denormals.
+float flushed(float value) { return std::fabs(value) < 0x1p-126f ? std::copysign(0.0f, value) : value; }
+float rounded_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (!std::isnan(value)) bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+float tile_product(const std::vector<float>& w, const float* x) {
+  float acc = 0;
+  for (size_t run = 0; run < w.size(); run += 32) {
+    float chains[2] = {};
+    for (size_t i = run; i < run + 32; ++i) {
+      const float a = i < w.size() ? flushed(rounded_bf16(x[i])) : 0, b = i < w.size() ? flushed(w[i]) : 0;
+      chains[i % 2] = flushed(std::fmaf(a, b, chains[i % 2]));
+    }
+    acc = flushed(acc + flushed(chains[0] + chains[1]));
+  }
+  return acc;
+}
+
 // --- data --------------------------------------------------------------------------------------------------------
 
 std::mt19937 random_bits(20251121);
@@ -400,14 +422,19 @@ void check_dense(const KindName& kind, int n, int k, Input& in, const std::vecto
   }
   Case c{kind, n, k, std::string(kind.name) + " " + std::to_string(n) + "x" + std::to_string(k), std::vector<float>(size_t(in.rows) * n),
          {}};
+  Case tiles = c;
+  std::vector<float> w(k);
   for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < k; ++j) w[j] = dense_value(kind.kind, row_of(kind, raw, k, i), j);
     for (int r = 0; r < in.rows; ++r) {
+      tiles.expected[size_t(r) * n + i] = tile_product(w, &in.x[r * in.stride]);
       float acc = 0;
-      for (int j = 0; j < k; ++j) acc = std::fmaf(dense_value(kind.kind, row_of(kind, raw, k, i), j), in.x[r * in.stride + j], acc);
+      for (int j = 0; j < k; ++j) acc = std::fmaf(w[j], in.x[r * in.stride + j], acc);
       c.expected[size_t(r) * n + i] = acc;
     }
     c.bias.push_back(float(i));
   }
+  tiles.bias = c.bias;
   const Packed packed(kind, n, k, raw);
   std::vector<float> row(k), expected_row(k);
   for (int j = 0; j < k; ++j) expected_row[j] = dense_value(kind.kind, row_of(kind, raw, k, n - 1), j);
@@ -416,7 +443,8 @@ void check_dense(const KindName& kind, int n, int k, Input& in, const std::vecto
   for (auto kernels = available_kernels(); *kernels; ++kernels)
     for (auto range : ranges) {
       const bool with_bias = range.second % 2 == 1;
-      check_product(c, range.first, range.second, packed.weight.panels, with_bias, (*kernels)->name,
+      const bool by_tiles = kind.kind == Kind::bf16 && std::strcmp((*kernels)->name, "amx") == 0;
+      check_product(by_tiles ? tiles : c, range.first, range.second, packed.weight.panels, with_bias, (*kernels)->name,
                     [&](int row_begin, int row_end, int panel_begin, int panel_end, float* out, size_t stride) {
                       (*kernels)->linear_dense(packed.weight, in.x.data(), in.stride, row_begin, row_end, panel_begin, panel_end,
                                                with_bias ? c.bias.data() : nullptr, out, stride);
@@ -458,6 +486,18 @@ int main(int argc, char** argv) {
   check_quantised(kQuantised[6], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
   check_quantised(kQuantised[7], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
 
+#if defined(__x86_64__)
+  if (find_kernels("amx")) {  // where vectors take over is measured; the bits stay
+    measure_tile_crossovers();
+    for (int rows : tile_crossovers) check(rows <= 16, "tiles are used for 16 rows");
+    Input in(17, 512);
+    for (const KindName& kind : kQuantised) {
+      const int rows = tile_crossovers[int(kind.kind)];
+      check(rows >= 1, std::string("the crossover is measured for ") + kind.name);
+      check_quantised(kind, 70, 512, Fill::random, in, {{0, rows}, {0, rows > 1 ? rows - 1 : 1}, {0, 17}});
+    }
+  }
+#endif
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed != 0;
 }

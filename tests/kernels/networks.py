@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qwenbox.kernels.native import Native, NativeProgram
+from qwenbox.kernels.native import Native, NativeProgram, isa_best
 from qwenbox.kernels.program import MoeWeights, Ops, SharedExpert, Value
 from qwenbox.kernels.reference import ReferenceRunner
 from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, Batch, FloatArray, Span, Tensor, tensor_nbytes
@@ -85,8 +85,9 @@ def compiled(
     return runtime.compile(max_tokens=tokens, max_logits=tokens if logits is None else logits, num_pages=pages)
 
 
-def reference(network: object, batches: Sequence[Batch]) -> list[FloatArray]:
-    runner = ReferenceRunner(network)  # type: ignore[arg-type]
+def reference(network: object, batches: Sequence[Batch], isa: str | None = None) -> list[FloatArray]:
+    """What the contract demands of a variant, or of the one that `compiled` takes by itself."""
+    runner = ReferenceRunner(network, bf16_tiles=(isa or isa_best()) == "amx")  # type: ignore[arg-type]
     return [runner.run(batch) for batch in batches]
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from qwenbox.kernels.native import isa_missing
+
 ROOT = Path(__file__).resolve().parents[2]
 AARCH64 = [
     "-DCMAKE_SYSTEM_NAME=Linux",
@@ -54,6 +56,25 @@ def variants_that_agree(*command: str | Path) -> list[str]:
 def test_every_variant_of_this_processor_equals_the_scalar_twin() -> None:
     require("c++")
     assert variants_that_agree(build("cpp"))[-1] == "generic"
+
+
+def require_avx512() -> None:
+    """Tiles are emulated, but the amx variant's vectors are not."""
+    if missing := isa_missing("avx512vnni"):
+        pytest.skip(f"the amx variant cannot run here, even with emulated tiles: {missing}")
+
+
+def test_products_by_emulated_tiles_equal_the_scalar_twin() -> None:
+    require("c++")
+    require_avx512()
+    assert variants_that_agree(build("cpp", target="test_linear_amx"))[0] == "amx"
+
+
+@pytest.mark.long
+def test_products_by_emulated_tiles_stay_inside_their_memory_and_the_language() -> None:
+    require("c++")
+    require_avx512()
+    assert variants_that_agree(build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON", target="test_linear_amx"), "quick")[0] == "amx"
 
 
 def test_packed_panels_equal_the_scalar_twin() -> None:

@@ -17,7 +17,7 @@ each_isa = pytest.mark.parametrize("isa", ISAS)
 
 
 def check(network: object, batch: Batch, isa: str, *, threads: int = 2) -> None:
-    (want,) = reference(network, [batch])
+    (want,) = reference(network, [batch], isa)
     program = compiled(network, isa=isa, threads=threads, tokens=batch.num_tokens)
     assert_equal(program.run(batch), want)
     program.close()

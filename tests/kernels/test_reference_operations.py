@@ -114,6 +114,47 @@ def test_any_slice_of_rows_and_many_tiles_give_the_same_bits() -> None:
     np.testing.assert_array_equal(reference.linear(x, w, bias), whole + bias)
 
 
+def literal_tiles(x: FloatArray, w: Tensor) -> FloatArray:
+    """One output at a time, by loops."""
+    tiny = f(2.0**-126)
+
+    def flush(value: np.float32) -> np.float32:
+        return np.copysign(f(0), value) if abs(value) < tiny else f(value)
+
+    rounded = (reference.round_bf16(x).astype(np.uint32) << 16).view(f)
+    dense = quants.dequantize(w)
+    out = np.zeros((len(x), len(dense)), f)
+    for m, row in enumerate(rounded):
+        for n, channel in enumerate(dense):
+            acc = f(0)
+            for start in range(0, x.shape[1], 32):
+                chains = [f(0), f(0)]
+                for k in range(start, min(start + 32, x.shape[1])):
+                    chains[k % 2] = flush(fma(flush(channel[k]), flush(row[k]), chains[k % 2]))
+                acc = flush(acc + flush(chains[0] + chains[1]))
+            out[m, n] = acc
+    return out
+
+
+def test_bf16_by_tiles_is_the_literal_reading_of_the_contract() -> None:
+    rng = np.random.default_rng(6)
+    for k, scale in ((96, 1), (75, 1), (75, 2.0**-124)):  # a whole number of runs; not; denormals everywhere
+        x = (rng.normal(size=(3, k)) * scale).astype(f)
+        w = matrix("bf16", 5, k)
+        np.testing.assert_array_equal(reference.linear(x, w, bf16_tiles=True), literal_tiles(x, w))
+
+
+def test_bf16_by_tiles_differs_from_float32_inputs_by_no_more_than_their_rounding() -> None:
+    k = 1500
+    x = np.random.default_rng(7).normal(size=(40, k)).astype(f)
+    w = matrix("bf16", 30, k)
+    size = np.abs(x).astype(np.float64) @ np.abs(quants.dequantize(w)).astype(np.float64).T
+    bound = (2.0**-8 + 2 * (k + 32) * 2.0**-24 * (1 + 2.0**-8)) * size
+    difference = np.abs(reference.linear(x, w, bf16_tiles=True).astype(np.float64) - reference.linear(x, w))
+    assert (difference <= bound).all()
+    assert (difference > 0).any()
+
+
 @pytest.mark.parametrize("kind", [kind for kind in TENSOR_KINDS if kind not in quants.DENSE_KINDS])
 def test_linear_is_close_to_the_product_with_the_dequantised_matrix(kind: str) -> None:
     x = np.random.default_rng(4).normal(size=(8, 512)).astype(f)

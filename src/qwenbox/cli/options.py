@@ -19,7 +19,7 @@ Weights = Annotated[
 ]
 ContextLength = Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the kernels; otherwise one a processor.")]
-Isa = Annotated[str | None, typer.Option(help="Instruction-set variant: generic, avx2, avxvnni or avx512vnni; otherwise the best there is.")]
+Isa = Annotated[str | None, typer.Option(help="Instruction-set variant: generic, avx2, avxvnni, avx512vnni or amx; otherwise the best there is.")]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")]
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 takes the most likely token; otherwise the model's own default.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Smallest set of tokens with this much probability.")]

@@ -65,6 +65,7 @@ _RESULT = np.dtype([("id", np.int32), ("logprob", np.float32)])
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_error": (ctypes.c_char_p, ()),
     "qw_isa_available": (ctypes.c_char_p, ()),
+    "qw_isa_missing": (ctypes.c_char_p, (ctypes.c_char_p,)),
     "qw_runtime_new": (_ptr, (_i32, ctypes.c_char_p)),
     "qw_runtime_free": (None, (_ptr,)),
     "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32, ctypes.POINTER(_ptr), _u64)),
@@ -87,6 +88,11 @@ def library() -> ctypes.CDLL:
     path = next((file for folder in qwenbox.kernels.__path__ if (file := Path(folder) / _LIBRARY).is_file()), None)
     if path is None:
         raise UsageError(f"{_LIBRARY} is not beside qwenbox.kernels: run `make native` in the source tree, or install the wheel")
+    return open_library(path)
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """A build of the library, with the signatures of csrc/qwenbox.h."""
     loaded = ctypes.CDLL(str(path))
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(loaded, name)
@@ -98,6 +104,12 @@ def isa_available() -> list[str]:
     """The instruction-set variants that this machine runs, best first."""
     names: bytes = library().qw_isa_available()
     return names.decode().split()
+
+
+def isa_missing(isa: str) -> str | None:
+    """Why this machine does not run the variant; None if it does."""
+    reason: bytes | None = library().qw_isa_missing(isa.encode())
+    return None if reason is None else reason.decode()
 
 
 def isa_best() -> str:

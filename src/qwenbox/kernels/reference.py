@@ -28,6 +28,8 @@ GROUP = 128
 """Inputs that share one activation scale."""
 BLOCK_TOKENS = 256
 """Context tokens of one attention block."""
+_TILE_DEPTH = 32
+"""bf16 inputs of one product of tiles."""
 _QUERY_ROWS = 32
 """Query rows that `ReferenceOps` attends with at a time."""
 
@@ -228,17 +230,20 @@ _BLAS_ALONE = 1 << 18
 """Multiplications up to which OpenBLAS works in the calling thread."""
 
 
-def linear(x: FloatArray, w: Tensor, bias: FloatArray | None = None) -> FloatArray:
-    """x [m, k] times the matrix w (n, k) transposed, [m, n]."""
+def linear(x: FloatArray, w: Tensor, bias: FloatArray | None = None, *, bf16_tiles: bool = False) -> FloatArray:
+    """x [m, k] times the matrix w (n, k) transposed, [m, n]. `bf16_tiles`: bf16 weights as the amx variant multiplies them."""
     m, n = len(x), w.shape[0]
     y = np.empty((m, n), _f)
     dense = w.kind in quants.DENSE_KINDS
     a, sa = (x, x) if dense else quantize_rows(x)
     a = a.astype(_f)
+    make_panel: Callable[[Tensor, int, int], _Panel | _DensePanel | _TilePanel] = _Panel
+    if dense:
+        make_panel = _TilePanel if bf16_tiles and w.kind == "bf16" else _DensePanel
 
     def channels(start: int) -> None:
         stop = min(start + _CHANNELS, n)
-        panel = _DensePanel(w, start, stop) if dense else _Panel(w, start, stop)
+        panel = make_panel(w, start, stop)
         for top in range(0, m, _ROWS):
             y[top : top + _ROWS, start:stop] = panel.times(a[top : top + _ROWS], sa[top : top + _ROWS])
 
@@ -258,6 +263,28 @@ class _DensePanel:
         for k in range(len(inputs)):
             acc = fma(inputs[k][:, None], self.columns[k], acc)
         return acc
+
+
+class _TilePanel:
+    """Some channels of a bf16 matrix, times inputs rounded to bf16: TDPBF16PS, which knows no denormals."""
+
+    def __init__(self, w: Tensor, start: int, stop: int) -> None:
+        self.columns = _flush(np.ascontiguousarray(quants.dequantize(w, start, stop).T))
+
+    def times(self, x: FloatArray, _: FloatArray) -> FloatArray:
+        inputs = _flush((round_bf16(x).astype(np.uint32) << np.uint32(16)).view(_f).T)
+        acc = np.zeros((len(x), self.columns.shape[1]), _f)
+        for start in range(0, len(inputs), _TILE_DEPTH):
+            chains = [np.zeros_like(acc), np.zeros_like(acc)]
+            for k in range(start, min(start + _TILE_DEPTH, len(inputs))):
+                chains[k % 2] = _flush(fma(inputs[k][:, None], self.columns[k], chains[k % 2]))
+            acc = _flush(acc + _flush(chains[0] + chains[1]))
+        return acc
+
+
+def _flush(values: FloatArray) -> FloatArray:
+    """Denormals become zeros of their sign."""
+    return np.where(np.abs(values) < _f(2.0**-126), np.copysign(_f(0), values), values).astype(_f)
 
 
 class _Panel:
@@ -415,9 +442,10 @@ class Pages:
 class ReferenceOps:
     """`program.Ops` that executes each call for one batch. Weights are the tensors themselves."""
 
-    def __init__(self, batch: Batch, pages: Pages) -> None:
+    def __init__(self, batch: Batch, pages: Pages, *, bf16_tiles: bool = False) -> None:
         self._batch = batch
         self._pages = pages
+        self._linear = functools.partial(linear, bf16_tiles=bf16_tiles)
         self.logits: FloatArray | None = None
         self._positions = np.concatenate([np.arange(span.position, span.position + span.length) for span in batch.spans] or [np.zeros(0, np.int64)])
 
@@ -437,7 +465,7 @@ class ReferenceOps:
         return embed(table, self._batch.ids)
 
     def linear(self, x: FloatArray, w: Tensor, bias: FloatArray | None = None) -> FloatArray:
-        return linear(x, w, bias)
+        return self._linear(x, w, bias)
 
     def rms_norm(self, x: FloatArray, w: FloatArray, eps: float) -> FloatArray:
         return rms_norm(x, w, eps)
@@ -470,7 +498,7 @@ class ReferenceOps:
         return a + b
 
     def moe(self, x: FloatArray, moe: MoeWeights) -> FloatArray:
-        return mixture(x, moe)
+        return mixture(x, moe, self._linear)
 
     def logits_rows(self, x: FloatArray) -> FloatArray:
         return x[self._batch.logits_rows]
@@ -479,8 +507,15 @@ class ReferenceOps:
         self.logits = x
 
 
-def mixture(x: FloatArray, moe: MoeWeights) -> FloatArray:
+Linear = Callable[[FloatArray, Tensor], FloatArray]
+
+
+def mixture(x: FloatArray, moe: MoeWeights, linear: Linear = linear) -> FloatArray:
     """The mixture of experts of x [rows, hidden]; the weights are tensors."""
+
+    def gated(x: FloatArray, gate: Tensor, up: Tensor, down: Tensor) -> FloatArray:
+        return linear(silu_mul(linear(x, gate), linear(x, up)), down)
+
     p = softmax(linear(x, moe.router))
     chosen = np.argsort(-p, axis=-1, kind="stable")[:, : moe.top_k]
     weights = np.take_along_axis(p, chosen, axis=-1)
@@ -493,16 +528,12 @@ def mixture(x: FloatArray, moe: MoeWeights) -> FloatArray:
     for expert in range(len(moe.gate)):
         rows, slots = np.nonzero(chosen == expert)
         if len(rows):
-            y = _gated(x[rows], moe.gate[expert], moe.up[expert], moe.down[expert])
+            y = gated(x[rows], moe.gate[expert], moe.up[expert], moe.down[expert])
             out[rows] = fma(weights[rows, slots, None], y, out[rows])
     if moe.shared is not None:
         shared = moe.shared
-        out = fma(sigmoid(linear(x, shared.router)), _gated(x, shared.gate, shared.up, shared.down), out)
+        out = fma(sigmoid(linear(x, shared.router)), gated(x, shared.gate, shared.up, shared.down), out)
     return out
-
-
-def _gated(x: FloatArray, gate: Tensor, up: Tensor, down: Tensor) -> FloatArray:
-    return linear(silu_mul(linear(x, gate), linear(x, up)), down)
 
 
 class Buildable(Protocol):
@@ -512,15 +543,16 @@ class Buildable(Protocol):
 
 
 class ReferenceRunner:
-    """Runs batches of a model, with its own pages of keys and values."""
+    """Runs batches of a model, with its own pages of keys and values. `bf16_tiles`: as the amx variant does."""
 
-    def __init__(self, model: Buildable) -> None:
+    def __init__(self, model: Buildable, *, bf16_tiles: bool = False) -> None:
         self._model = model
+        self._bf16_tiles = bf16_tiles
         self._pages = Pages()
 
     def run(self, batch: Batch) -> FloatArray:
         """Logits [len(batch.logits_rows), vocabulary]."""
-        ops = ReferenceOps(batch, self._pages)
+        ops = ReferenceOps(batch, self._pages, bf16_tiles=self._bf16_tiles)
         self._model.build(ops)
         if ops.logits is None:
             raise EngineError("the model gave no output")

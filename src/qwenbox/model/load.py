@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from qwenbox.errors import ModelFormatError, NotFoundError, NumericalError, UsageError
-from qwenbox.kernels.native import Native, NativeProgram
+from qwenbox.kernels.native import Native, NativeProgram, isa_best, isa_missing
 from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
 from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
 from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
@@ -149,6 +149,14 @@ class _ReferenceRunner(ReferenceRunner):
 
     def close(self) -> None:
         pass
+
+
+def _by_tiles(isa: str | None) -> bool:
+    """Whether the oracle's bf16 products are those of the amx variant: it follows the variant that would run here."""
+    try:
+        return (isa or isa_best()) == "amx"
+    except UsageError:  # the library is not built
+        return False
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -397,12 +405,14 @@ def _open(
     runner: _NativeRunner | _ReferenceRunner
     if backend == "reference":
         network.prepare = _remembering(network.prepare)
-        runner, isa, threads = _ReferenceRunner(network), "reference", 1
+        runner, isa, threads = _ReferenceRunner(network, bf16_tiles=_by_tiles(isa)), "reference", 1
     else:
         if progress is not None:
             network.prepare = _reporting(network, progress)
         runtime = Native(threads=threads, isa=isa)
         isa, threads = runtime.isa, runtime.threads
+        without = isa_missing("amx")
+        _log.info("instruction set %s, %d threads%s", isa, threads, f"; not amx: {without}" if without else "")
         max_logits = _max_logits(max_batch_tokens, max_sequences)
         runner = _NativeRunner(network, runtime, max_tokens=max_batch_tokens, max_logits=max_logits, num_pages=pages)
     if progress is not None:

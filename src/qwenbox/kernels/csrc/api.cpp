@@ -52,6 +52,8 @@ const char* qw_isa_available() {
   return names.c_str();
 }
 
+const char* qw_isa_missing(const char* isa) { return qwenbox::missing_kernels(isa); }
+
 void qw_fma(const float* a, const float* b, const float* c, uint64_t n, float* out) {
   qwenbox::available_kernels()[0]->fused(a, b, c, n, out);
 }
@@ -61,6 +63,9 @@ qw_runtime* qw_runtime_new(int32_t threads, const char* isa) {
     const qwenbox::Kernels* kernels = qwenbox::find_kernels(isa);
     if (!kernels)
       throw std::runtime_error("instruction set " + std::string(isa) + " is not available; this machine has " + qw_isa_available());
+#if defined(__x86_64__)
+    if (kernels == &qwenbox::kernels_amx() && qwenbox::has_amx()) qwenbox::measure_tile_crossovers();
+#endif
     return new qw_runtime(threads, *kernels);
   });
 }

@@ -50,6 +50,12 @@ struct Processor {
 #endif
 
 #if defined(__x86_64__)
+#ifdef QWENBOX_EMULATE_AMX  // tests/cpp
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
 const Processor& processor() {
   static const Processor found;
   return found;
@@ -63,11 +69,7 @@ struct Available {
     int count = 0;
 #if defined(__x86_64__)
     const Processor& found = processor();
-#ifdef QWENBOX_EMULATE_AMX
-    if (!found.avx512vnni) list[count++] = &kernels_amx();
-#else
-    if (!found.amx) list[count++] = &kernels_amx();
-#endif
+    if (has_amx() || (kEmulated && !found.avx512vnni)) list[count++] = &kernels_amx();
     if (!found.avx512vnni) list[count++] = &kernels_avx512vnni();
     if (!found.avxvnni) list[count++] = &kernels_avxvnni();
     if (!found.avx2) list[count++] = &kernels_avx2();
@@ -104,7 +106,7 @@ const char* missing_kernels(const char* name) {
 
 bool has_amx() {
 #if defined(__x86_64__)
-  return !processor().amx;
+  return !kEmulated && !processor().amx;
 #else
   return false;
 #endif

@@ -90,6 +90,7 @@ struct Kernels {
   size_t (*attention_partial)(int rows, int group, int head_dim);
   // logits[i] -> exp(logits[i] - max), and log-sum-exp pieces for the sampler: returns max; *sum in float64, 16 lanes as the contract says
   float (*exp_sum)(const float* logits, int n, float* out_or_null, double* sum);
+  int panels = 1;  // that one call of linear() should have, if it can, when there are many rows
 };
 
 const Kernels& kernels_generic();

@@ -325,20 +325,20 @@ struct Ahead {
 };
 
 // Does the products of the step that `next` describes, from the activations of its first rows, and meanwhile scales the sums of `before`.
-template <Kind kind, int MB, bool pending>
-void run_step(const Pending<kind>& next, const Pending<kind>& before, const int8_t* a, size_t next_rows, int32_t (*sums)[4][256],
-              Ahead& ahead) {
+// Not inlined: its vectors need all registers.
+template <Kind kind, int MB>
+__attribute__((noinline)) void run_step(const Pending<kind>& next, const Pending<kind>& before, const int8_t* a, size_t next_rows,
+                                        int32_t (*sums)[4][256], Ahead& ahead) {
   constexpr Scheme scheme = scheme_of(kind);
   constexpr int NB = 4 / MB, products = scheme == Scheme::blocks32 ? 4 : 8, rows = 16 * MB / (2 * products);  // of a set; of a piece
   const Factors<kind, NB> factors(before);
-  const auto piece = [&](int i) {
+  const auto piece = [&](int i) __attribute__((always_inline)) {
     ahead.fetch();
-    if constexpr (pending)
 #pragma GCC unroll 4
-      for (int r = i * rows; r < (i + 1) * rows; ++r)
-        if (r < before.rows) finish_row<kind, NB>(before, factors, r);
+    for (int r = i * rows; r < (i + 1) * rows; ++r)
+      if (r < before.rows) finish_row<kind, NB>(before, factors, r);
   };
-  const auto later = [&](int i) { piece(products + i); };
+  const auto later = [&](int i) __attribute__((always_inline)) { piece(products + i); };
   const auto codes = [&](int group, int plane) { return next.weights[group].codes[plane][0][next.channel / 16]; };
   if constexpr (scheme == Scheme::groups) {
     multiply<kind, 0, MB>(a, next_rows, codes(0, 0), sums[0], piece);
@@ -381,7 +381,9 @@ class Product {
 
   // False where the weights cannot be unpacked to bytes; nothing is then of use.
   bool run(int panel, int panels, bool streamed) {
-    panel_ = panel, panels_ = panels, pending_blocks_ = 0;
+    panel_ = panel, panels_ = panels;
+    pending_.weights = scratch_.weights;
+    none_pending();
     std::memset(acc_, 0, size_t(row_blocks_ + 1) / 2 * size_t(panels) * kPairFloats * sizeof(float));
     const int groups = streamed ? streamed_groups(kind) : block_groups(kind);
     // A streamed block is unpacked behind the products of the one before it, which the processor goes on with meanwhile.
@@ -487,10 +489,7 @@ class Product {
     int32_t (*const sums)[4][256] = scratch_.sums[turn_];
     next.sets = sets;
     next.sums = sums;
-    if (pending_blocks_ == 0)
-      run_step<kind, MB, false>(next, next, codes, next_rows, sums, ahead_);
-    else
-      run_step<kind, MB, true>(next, pending_, codes, next_rows, sums, ahead_);
+    run_step<kind, MB>(next, pending_, codes, next_rows, sums, ahead_);
     pending_ = next;
     pending_blocks_ = MB;
     turn_ ^= 1;
@@ -499,7 +498,12 @@ class Product {
   void flush() {
     if (pending_blocks_ == 2) finish<kind, 2>(pending_);
     if (pending_blocks_ == 1) finish<kind, 1>(pending_);
+    none_pending();
+  }
+
+  void none_pending() {
     pending_blocks_ = 0;
+    pending_.rows = 0;
   }
 
   const Weight& w_;

@@ -70,8 +70,9 @@ typedef struct {
   float logprob;
 } qw_sample_result;
 
-QW_API const char* qw_error(void);          // of the last failed call of this thread
-QW_API const char* qw_isa_available(void);  // names, best first, separated by spaces
+QW_API const char* qw_error(void);                   // of the last failed call of this thread
+QW_API const char* qw_isa_available(void);           // names, best first, separated by spaces
+QW_API const char* qw_isa_missing(const char* isa);  // why this machine does not run a variant; NULL if it does
 
 // out[i] = fma(a[i], b[i], c[i]): makes the NumPy oracle quick; it has its own, slower, fma to be compared with.
 QW_API void qw_fma(const float* a, const float* b, const float* c, uint64_t n, float* out);

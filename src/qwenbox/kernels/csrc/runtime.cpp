@@ -571,7 +571,8 @@ void Program::linears(const Target* targets, int count, const Input& input, int 
   const int64_t blocks = std::min<int64_t>((rows + 15) / 16, std::max<int64_t>(1, wanted / panels));
   const int64_t block_rows = int64_t(round_up(size_t((rows + blocks - 1) / blocks), 16));
   const int64_t few = int64_t(kTaskBytes / (bytes / size_t(panels) + 1));
-  const int64_t grain = rows > 8 ? 1 : std::max<int64_t>(1, std::min(few, panels / wanted));
+  const int64_t together = rows > 64 ? kernels_.panels : rows > 8 ? 1 : few;
+  const int64_t grain = std::max<int64_t>(1, std::min(together, panels / (rows > 64 ? wanted / 2 : wanted)));
   pool_.run(blocks * panels, grain, [&](int worker, int64_t begin, int64_t end) {
     while (begin < end) {
       const int64_t block = begin / panels;
