@@ -148,10 +148,22 @@ def test_a_long_context_that_threads_share_gives_the_bits_of_one_that_they_do_no
 
 @pytest.mark.parametrize("experts", [0, 6])
 def test_all_variants_and_thread_counts_give_the_same_bits(experts: int) -> None:
-    network = Tiny(kinds=("q5_0", "q4_1", "bf16", "q5_k"), experts=experts, shared=bool(experts))
+    network = Tiny(kinds=("q5_0", "q4_1", "f16", "q5_k"), experts=experts, shared=bool(experts))
     batch = rows_batch(90)
     results = [compiled(network, isa=isa, threads=threads, tokens=90).run(batch) for isa in ISAS for threads in (1, 2, 3)]
     assert all(np.array_equal(result.view(np.uint32), results[0].view(np.uint32)) for result in results)
+
+
+@each_isa
+def test_bf16_weights_give_the_same_bits_for_any_thread_count_and_slice_within_a_variant(isa: str) -> None:
+    network = Tiny(kinds=("bf16", "int8"), experts=4, shared=True)
+    whole = compiled(network, isa=isa, threads=1, tokens=90).run(rows_batch(90))
+    program = compiled(network, isa=isa, threads=3, tokens=90)
+    pages = np.arange(3, dtype=np.int32)
+    for start, stop in ((0, 1), (1, 40), (40, 90)):
+        ids = np.arange(start, stop, dtype=np.int32)
+        part = program.run(Batch(ids, [Span(0, stop - start, start, pages)], ids - start))
+        assert np.array_equal(part.view(np.uint32), whole[start:stop].view(np.uint32))
 
 
 @each_isa
