@@ -240,7 +240,7 @@ def test_a_whole_network_is_that_of_the_contract(isa: str, kinds: tuple[str, ...
         Batch(np.array([7], np.int32), [Span(0, 1, 33, pages)], np.array([0], np.int32)),
         Batch(np.array([9, 8, 3], np.int32), [Span(0, 1, 34, pages), Span(1, 2, 0, np.array([0], np.int32))], np.array([0, 2], np.int32)),
     ]
-    want = reference(network, batches)
+    want = reference(network, batches, isa)
     program = compiled(network, isa=isa)
     for batch, logits in zip(batches, want, strict=True):
         assert_equal(program.run(batch), logits)
