@@ -110,7 +110,7 @@ class WorkerEngine:
 
     def __init__(self, options: EngineOptions | Find, *, beat_seconds: float = BEAT_SECONDS) -> None:
         self._find: Find = (lambda report: options) if isinstance(options, EngineOptions) else options
-        self._options: EngineOptions | None = None
+        self._options = options if isinstance(options, EngineOptions) else None
         self._beat_seconds = beat_seconds
         self._lock = threading.Lock()
         self._state = EngineState("loading" if isinstance(options, EngineOptions) else "fetching")
