@@ -15,6 +15,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 ByteArray = npt.NDArray[np.uint8]
+AnyArray = npt.NDArray[Any]
 
 PAGE_TOKENS = 32
 """Tokens in one KV page."""
@@ -68,6 +69,11 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         return tensor_nbytes(self.kind, self.shape)
+
+    @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        """What holds it."""
+        return (self.data,)
 
     def expert(self, index: int) -> Tensor:
         """One (rows, columns) slice of an (experts, rows, columns) tensor."""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from qwenbox.errors import ModelFormatError, NotFoundError, UsageError
-from qwenbox.kernels import reference
+from qwenbox.kernels import native, reference
 from qwenbox.kernels.program import SampleRow
 from qwenbox.model.costs import Costs
 from qwenbox.model.load import load_model, plan_pages, random_config, random_model
@@ -33,6 +35,37 @@ def test_a_model_tells_what_it_is_and_how_far_it_has_loaded() -> None:
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     assert len(seen) > 10
+
+
+@pytest.mark.parametrize("weights", [None, "int4"])
+def test_progress_counts_every_byte_slice_by_slice(monkeypatch: pytest.MonkeyPatch, weights: str | None) -> None:
+    seen: list[float] = []
+    load_model(GOLDEN / "qwen3", weights=weights, progress=seen.append, **SMALL).close()
+    assert seen[-2] == 1.0  # before the last word: the bytes came out even
+    coarse = len(seen)
+    monkeypatch.setattr(native, "_SLICE", 4096)
+    seen.clear()
+    load_model(GOLDEN / "qwen3", weights=weights, progress=seen.append, **SMALL).close()
+    assert len(seen) > 1.5 * coarse
+    assert seen == sorted(seen)
+    assert max(after - before for before, after in pairwise(seen)) < 0.3
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+@pytest.mark.parametrize("after", [0.0, 0.5])
+def test_loading_stops_where_progress_raises_and_leaves_no_threads(weights: str | None, after: float) -> None:
+    def stop(fraction: float) -> None:
+        if fraction > after:
+            raise Stopped
+
+    before = len(os.listdir("/proc/self/task"))
+    with pytest.raises(Stopped):
+        load_model(GOLDEN / "qwen3", weights=weights, progress=stop, **(SMALL | {"threads": 3}))
+    assert len(os.listdir("/proc/self/task")) <= before
 
 
 @pytest.mark.parametrize("weights", [None, "bf16", "int8", "int4"])

@@ -13,16 +13,39 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 import qwenbox.kernels
 from qwenbox.errors import EngineError, NumericalError, UsageError
 from qwenbox.kernels.program import CancelFlag, Interrupted, MoeWeights, Op, Program, SampleResult, SampleRow
-from qwenbox.types import TENSOR_KINDS, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
+from qwenbox.types import TENSOR_KINDS, AnyArray, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
+
+
+class Intake(Protocol):
+    """What stands behind the bytes of weights while they are packed."""
+
+    def file(self, data: AnyArray) -> tuple[int, int] | None:
+        """The descriptor and the offset at which `data` can be read; None where it is only in memory."""
+
+    def consumed(self, data: AnyArray) -> None:
+        """`data` is not needed any more. What this raises ends the packing."""
+
+
+class _Memory:
+    def file(self, data: AnyArray) -> None:
+        return None
+
+    def consumed(self, data: AnyArray) -> None:
+        pass
+
 
 _LIBRARY = "libqwenbox_native.so"
+_PANEL = 64
+"""Rows that are packed together."""
+_SLICE = 16 << 20
+"""Bytes that one call packs, about: a few milliseconds, after which loading can report or stop."""
 _i32, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
 _OPCODES = {
@@ -68,7 +91,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_isa_missing": (ctypes.c_char_p, (ctypes.c_char_p,)),
     "qw_runtime_new": (_ptr, (_i32, ctypes.c_char_p)),
     "qw_runtime_free": (None, (_ptr,)),
-    "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32, ctypes.POINTER(_ptr), _u64)),
+    "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32)),
+    "qw_weight_pack": (_i32, (_ptr, _i32, _i32, _i32, _i32, _ptr, _u64, _i32, _u64)),
     "qw_vector": (_i32, (_ptr, _ptr, _i32)),
     "qw_rope_table": (_i32, (_ptr, _ptr, _ptr, _i32, _i32)),
     "qw_weights_bytes": (_u64, (_ptr,)),
@@ -142,7 +166,7 @@ class _Vector:
 class Native:
     """One runtime: its threads and its packed weights. Implements `Ops` by recording; values are numbers of `Program` values."""
 
-    def __init__(self, *, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(self, *, threads: int | None = None, isa: str | None = None, intake: Intake | None = None) -> None:
         available = isa_available()
         if isa is not None and isa not in available:
             raise UsageError(f"instruction set {isa!r} is not available; this machine has {', '.join(available)}")
@@ -150,6 +174,7 @@ class Native:
             raise UsageError(f"threads must be at least 1, not {threads}")
         self.isa = isa or available[0]
         self.threads = threads or len(os.sched_getaffinity(0))
+        self._intake: Intake = intake or _Memory()
         self._program = Program()
         self._packed: dict[tuple[Any, ...], tuple[_Weight, list[weakref.ref[ByteArray]]]] = {}
         self._handle: int | None = library().qw_runtime_new(self.threads, self.isa.encode())
@@ -174,13 +199,26 @@ class Native:
         known, owners = self._packed.get(key, (None, []))
         if known is not None and all(owner() is not None for owner in owners):  # the addresses still belong to the same bytes
             return known
-        raw = (_ptr * len(data))(*(_address(array) for array in data))
-        handle = library().qw_weight(self._alive(), TENSOR_KINDS[first.kind].code, len(data), n, k, raw, size)
+        handle = library().qw_weight(self._alive(), TENSOR_KINDS[first.kind].code, len(data), n, k)
         if handle < 0:
             raise _failure()
+        for index, array in enumerate(data):
+            self._pack(handle, index, array.reshape(n, -1))
         weight = _Weight(handle, n, k)
         self._packed[key] = (weight, [weakref.ref(t.data) for t in tensors])
         return weight
+
+    def _pack(self, handle: int, index: int, rows: ByteArray) -> None:
+        """All rows of one matrix, a slice at a time."""
+        step = max(1, _SLICE // (_PANEL * rows.shape[1]))
+        for first in range(0, -(-len(rows) // _PANEL), step):
+            part = rows[first * _PANEL : (first + step) * _PANEL]
+            last = first - (-len(part) // _PANEL)
+            file, offset = self._intake.file(part) or (-1, 0)
+            raw = _address(part) if file < 0 else None
+            if library().qw_weight_pack(self._alive(), handle, index, first, last, raw, part.size, file, offset) < 0:
+                raise _failure()
+            self._intake.consumed(part)
 
     def vector(self, tensor: Tensor) -> _Vector:
         if tensor.kind == "bf16":

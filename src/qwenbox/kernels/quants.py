@@ -116,8 +116,11 @@ ROUNDED_KINDS = ("bf16", "int8", "int4")
 """Kinds that `round_tensor` makes."""
 
 
-def round_tensor(tensor: Tensor, kind: str, *, threads: int = 1) -> Tensor:
-    """The tensor rounded to `bf16`, `int8` or `int4`, some rows at a time. Rounding a tensor that is already rounded loses again."""
+def round_tensor(tensor: Tensor, kind: str, *, threads: int = 1, consumed: Callable[[ByteArray], None] = lambda data: None) -> Tensor:
+    """The tensor rounded to `bf16`, `int8` or `int4`, some rows at a time. Rounding a tensor that is already rounded loses again.
+
+    `consumed` is told of each run of rows that was rounded; what it raises ends the rounding.
+    """
     if kind not in ROUNDED_KINDS:
         raise UsageError(f"weights cannot be rounded to {kind}; choose one of {', '.join(ROUNDED_KINDS)}")
     if tensor.kind == kind:
@@ -129,16 +132,17 @@ def round_tensor(tensor: Tensor, kind: str, *, threads: int = 1) -> Tensor:
     data = np.empty(rows * row_bytes, np.uint8)
     step = max(1, _CHUNK // columns)
 
-    def chunk(start: int) -> None:
+    def chunk(start: int) -> ByteArray:
         stop = min(start + step, rows)
         floats = dequantize(tensor, start, stop)
         if not np.isfinite(floats).all():
             raise ModelFormatError(f"{tensor.name} holds NaN or infinity and cannot be rounded to {kind}")
         data[start * row_bytes : stop * row_bytes] = rounded(floats)
+        return _raw_rows(tensor)[start:stop]
 
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(chunk, range(0, rows, step)):
-            pass
+        for part in pool.map(chunk, range(0, rows, step)):
+            consumed(part)
     return Tensor(tensor.name, kind, tensor.shape, data)
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Protocol
@@ -26,8 +26,9 @@ from qwenbox.kernels.reference import ReferenceRunner, sample_row
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf, from_hf
 from qwenbox.model.costs import Costs, costs, page_bytes
 from qwenbox.model.qwen import Prepare, Qwen, Role
-from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
+from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, AnyArray, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
 from qwenbox.weights.awq import AwqTensor
+from qwenbox.weights.files import location, read_ahead, release
 from qwenbox.weights.gguf import read_gguf
 from qwenbox.weights.safetensors import read_directory
 
@@ -35,11 +36,15 @@ _log = logging.getLogger("qwenbox.model")
 
 Backend = Literal["native", "reference"]
 Progress = Callable[[float], None]
+Consumed = Callable[[AnyArray], None]
+"""Told of stored bytes that are not needed any more."""
 
 _KV_SHARE = 0.25
 """Of the memory left beside the weights, for pages, when nobody says how much."""
 _KV_CONTEXTS = 4
 """Whole contexts of pages, at most, when nobody says how many."""
+_AHEAD = 64 << 20
+"""Bytes of a file that are on their way into memory beyond those in use."""
 _RESERVE = 512 << 20
 """Bytes that the rest of the program may need beside weights and pages."""
 
@@ -187,11 +192,11 @@ def load_model(
     config, tensors = _read(Path(path))
     weights = _form(weights, Path(path), tensors)
     positions = _positions(config, context_length)
-    network = Qwen(config, tensors, positions=positions, prepare=rounding(weights, threads=threads or _processors()))
-    model_costs = costs(network, lambda tensor, role: rounded_kind(weights, tensor, role))
+    form = weights
     return _open(
-        network,
-        model_costs,
+        Qwen(config, tensors, positions=positions),
+        lambda tensor, role: rounded_kind(form, tensor, role),
+        lambda consumed: rounding(form, threads=threads or _processors(), consumed=consumed),
         backend=backend,
         threads=threads,
         isa=isa,
@@ -242,14 +247,16 @@ def rounded_kind(weights: str, tensor: Tensor, role: Role) -> str:
     return "int8" if weights == "int4" and role in ("embedding", "head") else weights
 
 
-def rounding(weights: str, *, threads: int) -> Prepare:
-    """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says."""
+def rounding(weights: str, *, threads: int, consumed: Consumed = lambda data: None) -> Prepare:
+    """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says. `consumed` is told what was converted."""
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
         kind = rounded_kind(weights, tensor, role)
         if isinstance(tensor, AwqTensor):
-            tensor = tensor.unpack()
-        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads)
+            arrays, tensor = tensor.arrays, tensor.unpack()
+            for array in arrays:
+                consumed(array)
+        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads, consumed=consumed)
 
     return prepare
 
@@ -315,7 +322,8 @@ def random_model(
     network = random_network(config, weights, positions)
     return _open(
         network,
-        costs(network),
+        lambda tensor, role: tensor.kind,
+        lambda consumed: network.prepare,
         backend=backend,
         threads=threads,
         isa=isa,
@@ -389,7 +397,8 @@ def _random_blocks(kind: str, shape: tuple[int, ...], seed: int) -> ByteArray:
 
 def _open(
     network: Qwen,
-    model_costs: Costs,
+    kind: Callable[[Tensor, Role], str],
+    prepare: Callable[[Consumed], Prepare],
     *,
     backend: Backend,
     threads: int | None,
@@ -400,16 +409,17 @@ def _open(
     max_sequences: int,
     progress: Progress | None,
 ) -> Model:
-    """Counts memory, then builds."""
+    """Counts memory, then builds. `kind` is that of each tensor after `prepare`, which is given whom to tell of stored bytes it is done with."""
+    model_costs = costs(network, kind)
     pages = plan_pages(network.config, network.positions, model_costs.weights_bytes, available_memory(), kv_bytes=kv_bytes, num_pages=num_pages)
     runner: _NativeRunner | _ReferenceRunner
     if backend == "reference":
-        network.prepare = _remembering(network.prepare)
+        network.prepare = _remembering(prepare(lambda data: None))
         runner, isa, threads = _ReferenceRunner(network, bf16_tiles=_by_tiles(isa)), "reference", 1
     else:
-        if progress is not None:
-            network.prepare = _reporting(network, progress)
-        runtime = Native(threads=threads, isa=isa)
+        intake = _Intake(network, kind, progress or (lambda fraction: None))
+        network.prepare = prepare(intake.consumed)
+        runtime = Native(threads=threads, isa=isa, intake=intake)
         isa, threads = runtime.isa, runtime.threads
         without = isa_missing("amx")
         _log.info("instruction set %s, %d threads%s", isa, threads, f"; not amx: {without}" if without else "")
@@ -422,20 +432,39 @@ def _open(
     )
 
 
-def _reporting(network: Qwen, progress: Progress) -> Prepare:
-    """The network's `prepare`, telling how much of the weights it has passed on."""
-    inner = network.prepare
-    total = sum(part.tensor.nbytes for part in network.parts())
-    done = 0
+class _Intake:
+    """Stored bytes on their way into the model: what comes next is read ahead, what was used leaves the process, and progress counts it."""
 
-    def prepare(tensor: Tensor, role: Role) -> Tensor:
-        nonlocal done
-        result = inner(tensor, role)
-        done += tensor.nbytes
-        progress(min(done / total, 1.0))
-        return result
+    def __init__(self, network: Qwen, kind: Callable[[Tensor, Role], str], progress: Progress) -> None:
+        parts = [part for part in network.parts() if part.role != "vector"]
+        self._progress = progress
+        self._total = sum(array.nbytes for part in parts for array in part.tensor.arrays)
+        # What is rounded or unpacked passes twice.
+        self._total += sum(tensor_nbytes(new, part.tensor.shape) for part in parts if (new := kind(part.tensor, part.role)) != part.tensor.kind)
+        self._total += sum(part.tensor.nbytes for part in parts if isinstance(part.tensor, AwqTensor))
+        self._done = self._used = self._ahead = 0
+        self._coming = (piece for part in parts for array in part.tensor.arrays if array.flags.c_contiguous for piece in _pieces(array.reshape(-1)))
+        self._fetch()
 
-    return prepare
+    def file(self, data: AnyArray) -> tuple[int, int] | None:
+        return location(data)
+
+    def consumed(self, data: AnyArray) -> None:
+        self._done += data.nbytes
+        if release(data):
+            self._used += data.nbytes
+            self._fetch()
+        self._progress(min(self._done / self._total, 1.0))
+
+    def _fetch(self) -> None:
+        while self._ahead < self._used + _AHEAD and (piece := next(self._coming, None)) is not None:
+            read_ahead(piece)
+            self._ahead += piece.nbytes
+
+
+def _pieces(array: AnyArray) -> Iterator[AnyArray]:
+    step = (8 << 20) // array.itemsize
+    return (array[start : start + step] for start in range(0, array.size, step))
 
 
 def _remembering(prepare: Prepare) -> Prepare:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFormatError, UnsupportedModelError
-from ..types import Tensor
+from ..types import AnyArray, Tensor
 from .files import StoredArray
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -38,6 +38,10 @@ class AwqTensor(Tensor):
     """[columns / 128, rows / 8]"""
     scales: npt.NDArray[np.uint16]
     """[columns / 128, rows], the bits of fp16."""
+
+    @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        return self.qweight, self.qzeros, self.scales
 
     def unpack(self) -> Tensor:
         """The same numbers in blocks of `types.TENSOR_KINDS["int4"]`."""

@@ -72,8 +72,16 @@ qw_runtime* qw_runtime_new(int32_t threads, const char* isa) {
 
 void qw_runtime_free(qw_runtime* runtime) { delete runtime; }
 
-int32_t qw_weight(qw_runtime* runtime, int32_t kind, int32_t count, int32_t n, int32_t k, const uint8_t* const* raw, uint64_t bytes) {
-  return guarded(-1, *runtime, [&] { return runtime->add_weight(kind, count, n, k, raw, bytes); });
+int32_t qw_weight(qw_runtime* runtime, int32_t kind, int32_t count, int32_t n, int32_t k) {
+  return guarded(-1, *runtime, [&] { return runtime->add_weight(kind, count, n, k); });
+}
+
+int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const uint8_t* raw, uint64_t bytes,
+                       int32_t file, uint64_t offset) {
+  return guarded(-1, *runtime, [&] {
+    runtime->pack_weight(weight, index, first, last, raw, bytes, file, offset);
+    return 0;
+  });
 }
 
 int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n) {

@@ -79,8 +79,12 @@ QW_API void qw_fma(const float* a, const float* b, const float* c, uint64_t n, f
 
 QW_API qw_runtime* qw_runtime_new(int32_t threads, const char* isa);
 QW_API void qw_runtime_free(qw_runtime* runtime);
-// Packs `count` matrices of n rows by k columns, each `bytes` long as in its file; the bytes are not needed afterwards. Returns a handle.
-QW_API int32_t qw_weight(qw_runtime* runtime, int32_t kind, int32_t count, int32_t n, int32_t k, const uint8_t* const* raw, uint64_t bytes);
+// Room for `count` matrices of n rows by k columns. Returns a handle.
+QW_API int32_t qw_weight(qw_runtime* runtime, int32_t kind, int32_t count, int32_t n, int32_t k);
+// Packs panels of 64 rows [first, last) of matrix `index`. The rows, `bytes` as in the file, are at `raw`, or if that is NULL at `offset`
+// of an open file; they are not needed afterwards.
+QW_API int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const uint8_t* raw,
+                              uint64_t bytes, int32_t file, uint64_t offset);
 QW_API int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n);
 QW_API int32_t qw_rope_table(qw_runtime* runtime, const float* cos, const float* sin, int32_t positions, int32_t half);
 QW_API uint64_t qw_weights_bytes(qw_runtime* runtime);

@@ -2,13 +2,16 @@
 
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -40,6 +43,17 @@ void shape(Activations& a, int rows, int k) {
 }
 
 bool quantised(const Weight& weight) { return weight.kind > Kind::bf16; }
+
+// 0, or what is wrong: ENODATA where the file ends before.
+int read_file(int file, uint64_t offset, uint8_t* data, size_t bytes) {
+  while (bytes > 0) {
+    const ssize_t count = pread(file, data, bytes, off_t(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return count ? errno : ENODATA;
+    data += count, offset += uint64_t(count), bytes -= size_t(count);
+  }
+  return 0;
+}
 
 // Rounding to nearest, denormals kept, no traps while a batch runs, whatever the host program has set; put back at the end.
 class FloatMode {
@@ -93,27 +107,49 @@ uint8_t* Arena::allocate(size_t bytes, const char* purpose) {
 
 // --- tables ------------------------------------------------------------------------------------------------------
 
-int Runtime::add_weight(int kind, int count, int n, int k, const uint8_t* const* raw, uint64_t bytes) {
+int Runtime::add_weight(int kind, int count, int n, int k) {
   if (kind < 0 || kind > int(Kind::int8)) fail("unknown kind of weight " + std::to_string(kind));
   if (count < 1 || n < 1 || k < 1) fail("a weight has no elements");
   const Kind code = Kind(kind);
-  if (bytes != raw_row_bytes(code, k) * size_t(n))
-    fail("a weight of " + std::to_string(n) + " x " + std::to_string(k) + " has " + std::to_string(bytes) + " bytes instead of " +
-         std::to_string(raw_row_bytes(code, k) * size_t(n)));
-  pool.check();
   const WeightLayout layout = weight_layout(code, n, k);
   const size_t size = layout.panel_bytes * size_t(layout.panels);
   uint8_t* const data = arena_.allocate(size * size_t(count), "weights");
-  pool.run(int64_t(count) * layout.panels, 1, [&](int, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t matrix = i / layout.panels, panel = i % layout.panels;
-      pack_panels(code, n, k, raw[matrix], int(panel), int(panel) + 1, data + size_t(matrix) * size);
-    }
-  });
   Stack stack(static_cast<size_t>(count));
   for (size_t i = 0; i < stack.size(); ++i) stack[i] = {code, n, k, layout.panels, layout.groups, data + i * size, layout.panel_bytes};
   stacks_.push_back(std::move(stack));
+  packed_.push_back(data);
   return int(stacks_.size()) - 1;
+}
+
+void Runtime::pack_weight(int handle, int index, int first, int last, const uint8_t* raw, uint64_t bytes, int file, uint64_t offset) {
+  const Stack& matrices = stack(handle);
+  if (index < 0 || index >= int(matrices.size())) fail("no such matrix: " + std::to_string(index));
+  const Weight& weight = matrices[size_t(index)];
+  if (first < 0 || first >= last || last > weight.panels) fail("no such panels: " + std::to_string(first) + " to " + std::to_string(last));
+  const size_t row_bytes = raw_row_bytes(weight.kind, weight.k), panel_bytes = kPanel * row_bytes;
+  const int rows = std::min(weight.n, last * kPanel) - first * kPanel;
+  if (bytes != row_bytes * size_t(rows))
+    fail(std::to_string(rows) + " rows of " + std::to_string(weight.k) + " have " + std::to_string(bytes) + " bytes instead of " +
+         std::to_string(row_bytes * size_t(rows)));
+  pool.check();
+  uint8_t* const data = packed_[size_t(handle)] + (size_t(index) * size_t(weight.panels) + size_t(first)) * weight.panel_bytes;
+  // Read and not mapped: a panel passes through the second cache, and no page of the file has to be mapped.
+  std::vector<std::unique_ptr<uint8_t[]>> buffers(raw ? 0 : size_t(pool.threads()));
+  for (auto& buffer : buffers) buffer.reset(new uint8_t[panel_bytes]);
+  std::atomic<int> error{0};
+  pool.run(last - first, 1, [&](int worker, int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+      const size_t at = size_t(panel) * panel_bytes;
+      const int count = std::min(kPanel, rows - int(panel) * kPanel);
+      if (!raw) {
+        const int problem = read_file(file, offset + at, buffers[size_t(worker)].get(), size_t(count) * row_bytes);
+        if (problem) return error.store(problem);
+      }
+      pack_panels(weight.kind, count, weight.k, raw ? raw + at : buffers[size_t(worker)].get(), 0, 1,
+                  data + size_t(panel) * weight.panel_bytes);
+    }
+  });
+  if (error) fail("a weight could not be read: " + std::string(error == ENODATA ? "the file has become shorter" : strerror(error)));
 }
 
 int Runtime::add_vector(const float* data, int n) {

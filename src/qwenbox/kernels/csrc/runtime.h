@@ -54,7 +54,8 @@ class Runtime {
  public:
   Runtime(int threads, const Kernels& kernels) : kernels(kernels), pool(threads), scratches_(static_cast<size_t>(threads)) {}
 
-  int add_weight(int kind, int count, int n, int k, const uint8_t* const* raw, uint64_t bytes);
+  int add_weight(int kind, int count, int n, int k);
+  void pack_weight(int handle, int index, int first, int last, const uint8_t* raw, uint64_t bytes, int file, uint64_t offset);
   int add_vector(const float* data, int n);
   int add_rope(const float* cos, const float* sin, int positions, int half);
   size_t weights_bytes() const { return arena_.bytes(); }
@@ -77,7 +78,8 @@ class Runtime {
 
  private:
   Arena arena_;
-  std::deque<Stack> stacks_;  // deques: programs keep references
+  std::deque<Stack> stacks_;      // deques: programs keep references
+  std::vector<uint8_t*> packed_;  // the memory of each stack
   std::deque<Vector> vectors_;
   std::deque<Rope> ropes_;
   std::vector<SamplerScratch> scratches_;  // one a worker
