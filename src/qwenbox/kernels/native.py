@@ -20,6 +20,7 @@ import numpy as np
 import qwenbox.kernels
 from qwenbox.errors import EngineError, NumericalError, UsageError
 from qwenbox.kernels.program import CancelFlag, Interrupted, MoeWeights, Op, Program, SampleResult, SampleRow
+from qwenbox.kernels.quants import not_finite, raw_rows, too_large
 from qwenbox.types import TENSOR_KINDS, AnyArray, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
 
 
@@ -93,6 +94,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_runtime_free": (None, (_ptr,)),
     "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32)),
     "qw_weight_pack": (_i32, (_ptr, _i32, _i32, _i32, _i32, _ptr, _u64, _i32, _u64)),
+    "qw_round": (_i32, (_i32, _i32, _i32, _i32, _ptr, _ptr)),
     "qw_vector": (_i32, (_ptr, _ptr, _i32)),
     "qw_rope_table": (_i32, (_ptr, _ptr, _ptr, _i32, _i32)),
     "qw_weights_bytes": (_u64, (_ptr,)),
@@ -146,6 +148,18 @@ def _failure() -> EngineError:
 
 def _address(array: np.ndarray[Any, Any]) -> int:
     return array.ctypes.data
+
+
+def round_rows(tensor: Tensor, kind: str, start: int, stop: int) -> ByteArray:
+    """`quants.round_rows`, bit for bit."""
+    rows = np.ascontiguousarray(raw_rows(tensor)[start:stop])
+    columns = tensor.shape[-1]
+    rounded = np.empty(tensor_nbytes(kind, (len(rows), columns)), np.uint8)
+    codes = TENSOR_KINDS[tensor.kind].code, TENSOR_KINDS[kind].code
+    problem = library().qw_round(*codes, len(rows), columns, _address(rows), _address(rounded))
+    if problem:
+        raise (not_finite, too_large)[problem - 1](tensor, kind)
+    return rounded
 
 
 @dataclass(frozen=True, slots=True)

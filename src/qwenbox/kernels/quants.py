@@ -56,7 +56,7 @@ def codes(tensor: Tensor, start: int = 0, stop: int | None = None) -> Codes:
     if decode is None:
         raise UsageError(f"a tensor of kind {tensor.kind} has no codes ({tensor.name})")
     info = TENSOR_KINDS[tensor.kind]
-    rows = _raw_rows(tensor)[start:stop]
+    rows = raw_rows(tensor)[start:stop]
     return decode(rows.reshape(len(rows), -1, info.block_bytes))
 
 
@@ -65,7 +65,7 @@ def dequantize(tensor: Tensor, start: int = 0, stop: int | None = None) -> Float
 
     "Rows" of a tensor with more than two axes are those of all its experts, one after the other.
     """
-    rows = _raw_rows(tensor)[start:stop]
+    rows = raw_rows(tensor)[start:stop]
     shape = (len(rows), tensor.shape[-1]) if start or stop is not None else tensor.shape
     if tensor.kind in DENSE_KINDS:
         return _DENSE[tensor.kind](np.ascontiguousarray(rows)).reshape(shape)
@@ -116,32 +116,53 @@ ROUNDED_KINDS = ("bf16", "int8", "int4")
 """Kinds that `round_tensor` makes."""
 
 
-def round_tensor(tensor: Tensor, kind: str, *, threads: int = 1, consumed: Callable[[ByteArray], None] = lambda data: None) -> Tensor:
+RoundRows = Callable[[Tensor, str, int, int], ByteArray]
+
+
+def round_rows(tensor: Tensor, kind: str, start: int, stop: int) -> ByteArray:
+    """Rows [start, stop) as raw rows of a kind of `ROUNDED_KINDS`. Raises ModelFormatError for NaN, infinity and too large scales."""
+    floats = dequantize(tensor, start, stop)
+    if not np.isfinite(floats).all():
+        raise not_finite(tensor, kind)
+    try:
+        with np.errstate(over="ignore"):  # a range of infinite length is refused below
+            return {"bf16": round_bf16, "int8": round_int8, "int4": round_int4}[kind](floats)
+    except OverflowError:
+        raise too_large(tensor, kind) from None
+
+
+def not_finite(tensor: Tensor, kind: str) -> ModelFormatError:
+    return ModelFormatError(f"{tensor.name} holds NaN or infinity and cannot be rounded to {kind}")
+
+
+def too_large(tensor: Tensor, kind: str) -> ModelFormatError:
+    return ModelFormatError(f"the weights of {tensor.name} are too large to be rounded to {kind}: a scale does not fit fp16")
+
+
+def round_tensor(
+    tensor: Tensor, kind: str, *, threads: int = 1, rows: RoundRows = round_rows, consumed: Callable[[ByteArray], None] = lambda data: None
+) -> Tensor:
     """The tensor rounded to `bf16`, `int8` or `int4`, some rows at a time. Rounding a tensor that is already rounded loses again.
 
-    `consumed` is told of each run of rows that was rounded; what it raises ends the rounding.
+    `rows` does the work. `consumed` is told of each run of rows that was rounded; what it raises ends the rounding.
     """
     if kind not in ROUNDED_KINDS:
         raise UsageError(f"weights cannot be rounded to {kind}; choose one of {', '.join(ROUNDED_KINDS)}")
     if tensor.kind == kind:
         return tensor
-    rounded = {"bf16": round_bf16, "int8": round_int8, "int4": round_int4}[kind]
     columns = tensor.shape[-1]
-    rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+    count = int(np.prod(tensor.shape[:-1], dtype=np.int64))
     row_bytes = tensor_nbytes(kind, (1, columns))
-    data = np.empty(rows * row_bytes, np.uint8)
+    data = np.empty(count * row_bytes, np.uint8)
     step = max(1, _CHUNK // columns)
 
     def chunk(start: int) -> ByteArray:
-        stop = min(start + step, rows)
-        floats = dequantize(tensor, start, stop)
-        if not np.isfinite(floats).all():
-            raise ModelFormatError(f"{tensor.name} holds NaN or infinity and cannot be rounded to {kind}")
-        data[start * row_bytes : stop * row_bytes] = rounded(floats)
-        return _raw_rows(tensor)[start:stop]
+        stop = min(start + step, count)
+        data[start * row_bytes : stop * row_bytes] = rows(tensor, kind, start, stop)
+        return raw_rows(tensor)[start:stop]
 
     with ThreadPoolExecutor(threads) as pool:
-        for part in pool.map(chunk, range(0, rows, step)):
+        for part in pool.map(chunk, range(0, count, step)):
             consumed(part)
     return Tensor(tensor.name, kind, tensor.shape, data)
 
@@ -156,11 +177,12 @@ def _groups(rows: FloatArray) -> FloatArray:
 
 def _fp16(values: FloatArray) -> npt.NDArray[np.float16]:
     if not (values <= 65504).all():
-        raise ModelFormatError("weights are too large to be rounded: a scale does not fit fp16")
+        raise OverflowError("a scale does not fit fp16")
     return values.astype("<f2")
 
 
-def _raw_rows(tensor: Tensor) -> ByteArray:
+def raw_rows(tensor: Tensor) -> ByteArray:
+    """[rows, bytes of a row]"""
     info = TENSOR_KINDS[tensor.kind]
     return tensor.data.reshape(-1, -(-tensor.shape[-1] // info.block) * info.block_bytes)
 

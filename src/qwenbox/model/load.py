@@ -18,9 +18,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from qwenbox.errors import ModelFormatError, NotFoundError, NumericalError, UsageError
+from qwenbox.kernels import native, quants
 from qwenbox.kernels.native import Native, NativeProgram, isa_best, isa_missing
 from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
-from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
+from qwenbox.kernels.quants import DENSE_KINDS, RoundRows, round_tensor
 from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
 from qwenbox.kernels.reference import ReferenceRunner, sample_row
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf, from_hf
@@ -196,7 +197,7 @@ def load_model(
     return _open(
         Qwen(config, tensors, positions=positions),
         lambda tensor, role: rounded_kind(form, tensor, role),
-        lambda consumed: rounding(form, threads=threads or _processors(), consumed=consumed),
+        lambda consumed: rounding(form, threads=threads or _processors(), rows=_ROUND_ROWS[backend], consumed=consumed),
         backend=backend,
         threads=threads,
         isa=isa,
@@ -247,7 +248,10 @@ def rounded_kind(weights: str, tensor: Tensor, role: Role) -> str:
     return "int8" if weights == "int4" and role in ("embedding", "head") else weights
 
 
-def rounding(weights: str, *, threads: int, consumed: Consumed = lambda data: None) -> Prepare:
+_ROUND_ROWS: Mapping[Backend, RoundRows] = {"native": native.round_rows, "reference": quants.round_rows}
+
+
+def rounding(weights: str, *, threads: int, rows: RoundRows, consumed: Consumed) -> Prepare:
     """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says. `consumed` is told what was converted."""
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
@@ -256,7 +260,7 @@ def rounding(weights: str, *, threads: int, consumed: Consumed = lambda data: No
             arrays, tensor = tensor.arrays, tensor.unpack()
             for array in arrays:
                 consumed(array)
-        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads, consumed=consumed)
+        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads, rows=rows, consumed=consumed)
 
     return prepare
 

@@ -84,6 +84,10 @@ int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32
   });
 }
 
+int32_t qw_round(int32_t kind, int32_t to, int32_t rows, int32_t k, const uint8_t* raw, uint8_t* out) {
+  return int32_t(qwenbox::round_rows(qwenbox::Kind(kind), qwenbox::Kind(to), rows, k, raw, out));
+}
+
 int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n) {
   return guarded(-1, *runtime, [&] { return runtime->add_vector(data, n); });
 }

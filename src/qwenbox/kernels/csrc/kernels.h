@@ -126,4 +126,9 @@ void pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, i
 // Row `row` of a packed weight, dequantised in the order of operations of the gguf package; Kernels::weight_row of every variant.
 void unpack_row(const Weight& w, int row, float* out);
 
+// round.cpp
+enum class Rounding { done, not_finite, too_large };
+// Raw rows of one kind to raw rows of bf16, int8 or int4; stops at a number that is not finite, or at a scale too large for fp16.
+Rounding round_rows(Kind kind, Kind to, int rows, int k, const uint8_t* raw, uint8_t* out);
+
 }  // namespace qwenbox

@@ -1,0 +1,60 @@
+"""Rounding on load in C++ against its twin in NumPy: the same bytes, and the same refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qwenbox.errors import ModelFormatError
+from qwenbox.kernels import native, quants
+from qwenbox.types import TENSOR_KINDS, FloatArray, Tensor, tensor_nbytes
+
+_SCALES = {"q4_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
+"""Where fp16 numbers stand in a block; elsewhere at 0."""
+
+
+def finite_blocks(kind: str, shape: tuple[int, int]) -> Tensor:
+    """Random bytes with scales of either sign and any size, none infinite or NaN."""
+    generator = np.random.default_rng(5)
+    data = generator.integers(0, 256, tensor_nbytes(kind, shape), dtype=np.uint8)
+    if kind == "f32":
+        values = generator.standard_normal(shape, dtype=np.float32) * np.exp2(generator.integers(-30, 12, shape)).astype(np.float32)
+        return Tensor("w", kind, shape, values.reshape(-1).view(np.uint8))
+    blocks = data.reshape(-1, TENSOR_KINDS[kind].block_bytes)
+    for at in _SCALES.get(kind, (0,)):
+        blocks[:, at + 1] &= 0xBF  # exponents below 16
+    return Tensor("w", kind, shape, data)
+
+
+def floats(rows: FloatArray) -> Tensor:
+    return Tensor("w", "f32", rows.shape, np.ascontiguousarray(rows, np.float32).reshape(-1).view(np.uint8))
+
+
+@pytest.mark.parametrize("to", quants.ROUNDED_KINDS)
+@pytest.mark.parametrize("kind", TENSOR_KINDS)
+def test_every_kind_rounds_to_the_bytes_of_the_twin(kind: str, to: str) -> None:
+    for columns in (1, 32, 127, 128, 160, 256, 300, 1024):
+        tensor = finite_blocks(kind, (7, columns))
+        np.testing.assert_array_equal(native.round_rows(tensor, to, 2, 6), quants.round_rows(tensor, to, 2, 6))
+
+
+@pytest.mark.parametrize("to", quants.ROUNDED_KINDS)
+def test_ties_zeros_subnormals_and_one_sign_round_as_the_twin_does(to: str) -> None:
+    ties = np.arange(-64, 64, dtype=np.float32) + np.float32(0.5)
+    steps = np.exp2(np.arange(-149, -21, dtype=np.float64)).astype(np.float32)
+    largest = np.full(128, 65504 * 7, np.float32)
+    rows = np.stack([ties, -ties, np.zeros(128, np.float32), steps, -steps, ties + 100, -100 - ties, largest, np.full(128, -1e-8, np.float32)])
+    rows = np.concatenate([rows * np.float32(2.0**-shift) for shift in (0, 10, 20, 27, 31, 133)])
+    np.testing.assert_array_equal(native.round_rows(floats(rows), to, 0, len(rows)), quants.round_rows(floats(rows), to, 0, len(rows)))
+
+
+@pytest.mark.parametrize("rows", [quants.round_rows, native.round_rows])
+@pytest.mark.parametrize(
+    ("value", "to", "named"), [(np.inf, "bf16", "infinity"), (np.nan, "int8", "NaN"), (1e30, "int8", "fp16"), (3e38, "int4", "fp16")]
+)
+def test_what_cannot_be_rounded_is_named(rows: quants.RoundRows, value: float, to: str, named: str) -> None:
+    bad = np.zeros((2, 130), np.float32)
+    bad[1, 129] = value
+    bad[1, 128] = -value
+    with pytest.raises(ModelFormatError, match=f"w .*{named}"):
+        rows(floats(bad), to, 0, 2)
