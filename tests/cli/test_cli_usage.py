@@ -93,10 +93,23 @@ def test_a_model_that_cannot_be_fetched_has_its_own_exit_code(qwenbox: Command) 
     assert_error(qwenbox("run", "qwen2.5-coder-0.5b", "p"), 69, "offline")
 
 
-@pytest.mark.parametrize("words", [["run", "m.gguf", "p"], ["bench", "m.gguf"], ["serve", "m.gguf"]])
+@pytest.mark.parametrize("words", [["run", "m.gguf", "p"], ["bench", "m.gguf"]])
 def test_a_broken_file_is_an_error_with_its_own_exit_code(qwenbox: Command, tmp_path: Path, words: list[str]) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 64)
+    broken(tmp_path)
     assert_error(qwenbox(*words), 65, "m.gguf")
+
+
+def test_serve_says_that_a_file_is_broken_after_it_opened_its_port(qwenbox: Command, tmp_path: Path) -> None:
+    broken(tmp_path)
+    done = qwenbox("serve", "m.gguf", "--port", "0")
+    assert done.returncode == 65, done.stderr
+    assert done.stdout.startswith("qwenbox listens on http://127.0.0.1:")
+    assert "m.gguf" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def broken(folder: Path) -> None:
+    (folder / "m.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 64)
 
 
 def test_an_empty_prompt_is_refused(qwenbox: Command) -> None:
