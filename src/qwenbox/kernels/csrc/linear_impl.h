@@ -1,10 +1,13 @@
 // Rounding of activations and products with weights, once a variant, over the vocabulary of vec_*.h. Formulas and the order of the
 // accumulations: docs/numeric-contract.md, section Quantised linear. Layout of weights: layout.h.
 //
-// One path for all row counts: the codes of a (panel, group) are spread to bytes in L1, then blocks of rows run over them with the integer
-// sums in registers; the float accumulators of a chunk of rows stay in L1 and L2. Integer sums are exact, so only the float epilogue has an
-// order to keep.
+// A few rows read the codes as they lie in memory and unpack them in registers; for more rows the codes of a (panel, group) are spread to
+// bytes in L1 and their scales widened, once for a chunk of rows. Either way a tile of rows by blocks of 16 channels runs over the group
+// with its integer sums in registers; the float accumulators of the chunk stay in L1 and L2. Integer sums are exact, so only the float
+// epilogue has an order to keep.
 #pragma once
+#include <type_traits>
+
 #include "layout.h"
 
 namespace qwenbox {
@@ -13,240 +16,446 @@ namespace {
 constexpr int kChunkRows = 64;  // rows that share one spreading of the codes
 constexpr int kAhead = 8192;    // bytes between a read of weights and its prefetch
 
-// What the rows of a chunk share: one group of one panel.
-struct alignas(64) Prepared {
-  uint8_t bytes[kGroup * kPanel];  // [32 quads][64 channels][4]
-  const uint8_t* ahead;            // weights to prefetch while one row is multiplied
-  const uint8_t* codes;            // bytes, or the weight itself where its codes are bytes
-  float scales[4][kPanel];
-  float mins[4][kPanel];
-  int32_t sub[4][kPanel];       // pairs of int16: sub-scales of two blocks; int4: -z
-  int32_t sub_zero[2][kPanel];  // sub times the zero point
-  int32_t sub_min[2][kPanel];
-};
-
 // One row of a chunk: its part of the group, and its accumulators.
-struct alignas(64) Row {
-  float acc[kPanel];
-  int32_t start[16];  // -zero_point times 16 of the sums: those of 8, or two more, then those of 16, 32, 128 and 0. Integer sums start from
-                      // these.
+struct Row {
   const int8_t* codes;
   const RowGroup* member;
+  float* acc;  // [64 channels]
 };
 
-struct alignas(64) LinearScratch {
-  Prepared prepared;
-  Row rows[kChunkRows];
+// -zero_point times 16 of a row's sums: those of 8, or two more, then those of 16, 32, 128 and 0. Integer sums start from these.
+template <Kind kind, int MR>
+struct Starts {
+  alignas(64) int32_t values[MR][16];
+  explicit Starts(const Row* rows) {
+    constexpr int zero_point = layout_of(kind).zero_point;
+    for (int m = 0; m < MR; ++m)
+      store(values[m], dot2(splat(0), load_i16(rows[m].member->sums + (kind == Kind::q6_k ? 0 : 14)), splat(-zero_point & 0xFFFF)));
+  }
 };
 
-template <int bits, bool alone, int r>
-QWENBOX_INLINE void spread_row(const uint8_t* nibbles, const uint8_t* planes, uint8_t* out) {
-  for (int b = 0; b < 4; ++b) {
-    if (!alone) prefetch(nibbles + kAhead + 256 * r + 64 * b);
-    Bytes both = load_bytes(nibbles + 256 * r + 64 * b), low = low_nibbles(both), high = high_nibbles(both);
-    if (bits == 5) {
-      low = or_bits<r, 0x10>(low, load_bytes(planes + 64 * b));
-      high = or_bits<r, 0x10>(high, load_bytes(planes + 256 + 64 * b));
-    }
-    if (bits == 6) {
-      low = or_bits<2 * (r % 4), 0x30>(low, load_bytes(planes + 256 * (r / 4) + 64 * b));
-      high = or_bits<2 * (r % 4), 0x30>(high, load_bytes(planes + 256 * (r / 4 + 2) + 64 * b));
-    }
-    store(out + 256 * r + 64 * b, low);
-    store(out + 256 * (r + 8) + 64 * b, high);
+constexpr bool has_blocks32(Kind kind) { return kind == Kind::q4_0 || kind == Kind::q4_1 || kind == Kind::q5_0 || kind == Kind::q8_0; }
+constexpr bool has_sub_mins(Kind kind) { return kind == Kind::q4_k || kind == Kind::q5_k; }
+constexpr bool has_group_scale(Kind kind) { return kind == Kind::int4 || kind == Kind::int8; }
+
+// Inputs of one integer sum, in quads: a sub-scale belongs to each sum. q6_k: half of its 16-block, so that the sum fits an int16.
+constexpr int quads_of(Kind kind) { return kind == Kind::q6_k ? 2 : 8; }
+
+template <int from, int to, class F>
+QWENBOX_INLINE void steps(F f) {
+  if constexpr (from < to) {
+    f(std::integral_constant<int, from>{});
+    steps<from + 1, to>(f);
   }
 }
 
-template <int bits, bool alone>
-QWENBOX_INLINE void spread(const uint8_t* codes, uint8_t* out) {
-  constexpr int plane_bytes = bits == 5 ? 512 : bits == 6 ? 1024 : 0;
-  for (int t = 0; t < 2; ++t, codes += 2048, out += 4096) {
-    const uint8_t* planes = codes + 4096 - 2048 * t + plane_bytes * t;
-    spread_row<bits, alone, 0>(codes, planes, out);
-    spread_row<bits, alone, 1>(codes, planes, out);
-    spread_row<bits, alone, 2>(codes, planes, out);
-    spread_row<bits, alone, 3>(codes, planes, out);
-    spread_row<bits, alone, 4>(codes, planes, out);
-    spread_row<bits, alone, 5>(codes, planes, out);
-    spread_row<bits, alone, 6>(codes, planes, out);
-    spread_row<bits, alone, 7>(codes, planes, out);
-  }
+template <int MR, int NB, class F>
+QWENBOX_INLINE void each(F f) {
+#pragma GCC unroll 8
+  for (int b = 0; b < NB; ++b)
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) f(m, b);
 }
 
 QWENBOX_INLINE void prefetch_lines(const uint8_t* p, int bytes) {
   for (int i = 0; i < bytes; i += 64) prefetch(p + kAhead + i);
 }
 
-QWENBOX_INLINE void widen_f16(const uint8_t* p, int lines, float (*out)[kPanel]) {
-  for (int i = 0; i < 4 * lines; ++i) store(out[0] + 16 * i, load_f16((const uint16_t*)p + 16 * i));
-}
-QWENBOX_INLINE void widen_pairs(const uint8_t* p, int lines, int32_t (*out)[kPanel]) {
-  for (int i = 0; i < 4 * lines; ++i) store(out[0] + 16 * i, load_i8_pairs((const int8_t*)p + 32 * i));
-}
-
-constexpr bool has_blocks32(Kind kind) { return kind == Kind::q4_0 || kind == Kind::q4_1 || kind == Kind::q5_0 || kind == Kind::q8_0; }
-constexpr bool has_sub_mins(Kind kind) { return kind == Kind::q4_k || kind == Kind::q5_k; }
-constexpr bool is_k_quant(Kind kind) { return has_sub_mins(kind) || kind == Kind::q6_k; }
-
-// Lines to prefetch in `quads` quads of so many channels, for all of a group in the end.
-constexpr int lines_in(Kind kind, int channels, int quads) {
-  const Layout layout = layout_of(kind);
-  const int lines = (layout.group_bytes() + layout.scale_bytes / layout.unit_groups) / 64, parts = kPanel / channels * (32 / quads);
-  return (lines + parts - 1) / parts;
-}
-
-// alone: for one row, which prefetches by itself.
-template <Kind kind, bool alone>
-void prepare(const uint8_t* panel, int g, Prepared& p) {
-  constexpr Layout layout = layout_of(kind);
-  constexpr int nibble_bytes = layout.bits == 8 ? 0 : 4096;  // spread() prefetches those
-  const uint8_t *codes = panel + group_offset(layout, g), *sub = codes + layout.code_bytes(), *scales = panel + scale_offset(layout, g);
-  p.codes = codes;
-  if (layout.bits != 8) {
-    spread<layout.bits, alone>(codes, p.bytes);
-    p.codes = p.bytes;
+// Quads r and r + 8 of 16 channels. planes: the fifth bits, or bits 4 and 5, of the same half of the group.
+template <int bits, int r>
+QWENBOX_INLINE void unpack(const uint8_t* nibbles, const uint8_t* planes, Bytes& low, Bytes& high) {
+  const Bytes both = load_bytes(nibbles);
+  low = low_nibbles(both), high = high_nibbles(both);
+  if (bits == 5) {
+    low = or_bits<r, 0x10>(low, load_bytes(planes));
+    high = or_bits<r, 0x10>(high, load_bytes(planes + 256));
   }
-  p.ahead = codes + kAhead;
-  if (!alone) {
-    prefetch_lines(codes + nibble_bytes, layout.group_bytes() - nibble_bytes);
+  if (bits == 6) {
+    low = or_bits<2 * (r % 4), 0x30>(low, load_bytes(planes + 256 * (r / 4)));
+    high = or_bits<2 * (r % 4), 0x30>(high, load_bytes(planes + 256 * (r / 4 + 2)));
+  }
+}
+
+// Where dot4 keeps short sums, a run of quads is added up in them and then folded into the sums; those of q6_k are scaled as they are.
+template <Kind kind>
+constexpr int kShort = kShortQuads<layout_of(kind).bits>;
+template <Kind kind>
+constexpr int run_of(int quads) {
+  return kShort<kind> != 0 && kShort<kind> < quads ? kShort<kind> : quads;
+}
+template <Kind kind, int MR, int NB>
+QWENBOX_INLINE void begin_run(Ints (&run)[MR][NB], const Ints (&sums)[MR][NB]) {
+  each<MR, NB>([&](int m, int b) { run[m][b] = kShort<kind> != 0 ? zeros() : sums[m][b]; });
+}
+template <Kind kind, int MR, int NB>
+QWENBOX_INLINE void end_run(const Ints (&run)[MR][NB], Ints (&sums)[MR][NB]) {
+  each<MR, NB>([&](int m, int b) { sums[m][b] = kShort<kind> != 0 && kind != Kind::q6_k ? fold(sums[m][b], run[m][b]) : run[m][b]; });
+}
+
+// sums += `quads` quads, the first of which is q, times those of the rows; they lie in one half of the group. codes: bytes of 16 NB
+// channels.
+template <Kind kind, int quads, bool fetch, int MR, int NB>
+QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q) {
+  constexpr int run = run_of<kind>(quads);
+  const int offset = q / 16 * kCodesHalf + q % 16 * 4;
+#pragma GCC unroll 4
+  for (int first = 0; first < quads; first += run) {
+    Ints added[MR][NB];
+    begin_run<kind>(added, sums);
+#pragma GCC unroll 8
+    for (int i = first; i < first + run; ++i) {
+      Bytes w[NB];
+#pragma GCC unroll 4
+      for (int b = 0; b < NB; ++b) {
+        const uint8_t* p = codes + 256 * (q + i) + 64 * b;
+        if (fetch) prefetch(p + kAhead);
+        w[b] = hold(load_bytes(p));
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) {
+        const Ints a = load_quad(rows[m].codes + offset + 4 * i);
+#pragma GCC unroll 4
+        for (int b = 0; b < NB; ++b) added[m][b] = dot4<layout_of(kind).bits>(added[m][b], w[b], a);
+      }
+    }
+    end_run<kind>(added, sums);
+  }
+}
+
+// One group of one panel as it lies in memory.
+template <Kind kind>
+struct Packed {
+  static constexpr Layout layout = layout_of(kind);
+  static constexpr bool interleaved = layout.bits != 8;  // two sums at a time
+  const uint8_t *codes, *subs, *scales;
+
+  Packed(const uint8_t* panel, int g)
+      : codes(panel + group_offset(layout, g)), subs(codes + layout.code_bytes()), scales(panel + scale_offset(layout, g)) {}
+
+  void fetch() const {
+    prefetch_lines(subs, layout.sub_bytes);
     prefetch_lines(scales, layout.scale_bytes);
   }
-  widen_f16(scales, has_blocks32(kind) ? 4 : 1, p.scales);
-  if (kind == Kind::q4_1) widen_f16(scales + 512, 4, p.mins);
-  if (is_k_quant(kind)) widen_pairs(sub, kind == Kind::q6_k ? 4 : 2, p.sub);
-  if (has_sub_mins(kind)) {
-    widen_pairs(sub + 256, 2, p.sub_min);
-    for (int i = 0; i < 8; ++i) store(p.sub_zero[0] + 16 * i, shift_left<kind == Kind::q4_k ? 3 : 4>(load_ints(p.sub[0] + 16 * i)));
-    widen_f16(scales + 128, 1, p.mins);
-    for (int i = 0; i < 4; ++i) store(p.mins[0] + 16 * i, load(p.mins[0] + 16 * i) * splat(-1.0f));
+  Floats scale(int j, int c) const { return load_f16((const uint16_t*)scales + 64 * j + c); }
+  Floats min(int j, int c) const {  // negative for K-quants
+    const Floats m = load_f16((const uint16_t*)scales + (kind == Kind::q4_1 ? 256 : 64) + 64 * j + c);
+    return kind == Kind::q4_1 ? m : m * splat(-1.0f);
   }
-  if (kind == Kind::int4)
-    for (int i = 0; i < 4; ++i) store(p.sub[0] + 16 * i, load_i16((const int16_t*)(scales + 128) + 16 * i));
-}
+  Ints sub(int j, int c) const {  // the low int16, and no high one; for short sums of q6_k both
+    const Ints pairs = load_i8_pairs((const int8_t*)subs + 128 * (j / 2) + 2 * c);
+    const Ints low = j % 2 ? shift_right<16>(pairs) : pairs & splat(0xFFFF);
+    return kind == Kind::q6_k && kShort<kind> != 0 ? pair(low, low) : low;
+  }
+  Floats factor(int j, int c) const { return to_floats(sub(j, c)); }
+  Ints sub_mins(int i, int c) const { return load_i8_pairs((const int8_t*)subs + 256 + 128 * i + 2 * c); }
+  Ints minus_zero(int c) const { return load_i16((const int16_t*)scales + 64 + c); }
 
-// sums[m][b] += quads [q, q + quads) of the codes times those of the rows; they lie in one half of the group.
-template <Kind kind, int quads, int MR, int NB>
-QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const Prepared& p, const Row* rows, int q, int c) {
-  constexpr bool wide = layout_of(kind).bits == 8;
-  const uint8_t* codes = p.codes + 4 * c;
-  const int offset = q / 16 * kCodesHalf + q % 16 * 4;
-  // One row leaves time between its products for the prefetches of a later group; many rows share those of prepare().
-  constexpr int lines = MR == 1 ? lines_in(kind, 16 * NB, quads) : 0;
-  const uint8_t* ahead = p.ahead + (c / (16 * NB) * (32 / quads) + q / quads) * lines * 64;
-#pragma GCC unroll 16
-  for (int i = 0; i < quads; ++i) {
-    for (int line = i * lines / quads; line < (i + 1) * lines / quads; ++line) prefetch(ahead + 64 * line);
-    Bytes w[NB];
+  // Sums of half t of the group, channels from c on: start(part, m, b) gives where a sum starts, finish(part, sums) takes it.
+  template <int MR, int NB, class Start, class Finish>
+  QWENBOX_INLINE void half(int t, int c, const Row* rows, Start start, Finish finish) const {
+    constexpr int quads = quads_of(kind), plane_bytes = layout.bits == 5 ? 512 : 1024;
+    if constexpr (!interleaved) {
+#pragma GCC unroll 8
+      for (int q = 16 * t; q < 16 * t + 16; q += quads) {
+        Ints sums[MR][NB];
+        each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
+        add_dots<kind, quads, true>(sums, codes + 4 * c, rows, q);
+        finish(q / quads, sums);
+      }
+    } else {
+      const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
+      if (layout.bits != 4)
+        for (int i = 0; i < plane_bytes; i += 256)
+          for (int b = 0; b < NB; ++b) prefetch(planes + kAhead + i + 64 * b);
+      steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
+        constexpr int i = decltype(step)::value;
+        const int low_part = 16 * t / quads + i, high_part = low_part + 8 / quads;
+        Ints low[MR][NB], high[MR][NB];
+        each<MR, NB>([&](int m, int b) { low[m][b] = start(low_part, m, b), high[m][b] = start(high_part, m, b); });
+        Ints low_run[MR][NB], high_run[MR][NB];
+        steps<quads * i, quads * i + quads>([&](auto at) __attribute__((always_inline)) {
+          constexpr int r = decltype(at)::value, run = run_of<kind>(quads);
+          if (r % run == 0) begin_run<kind>(low_run, low), begin_run<kind>(high_run, high);
+          Bytes w[2][NB];
 #pragma GCC unroll 4
-    for (int b = 0; b < NB; ++b) w[b] = load_bytes(codes + 256 * (q + i) + 64 * b);
+          for (int b = 0; b < NB; ++b) {
+            prefetch(nibbles + kAhead + 256 * r + 64 * b);
+            unpack<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b, w[0][b], w[1][b]);
+            w[0][b] = hold(w[0][b]), w[1][b] = hold(w[1][b]);
+          }
+#pragma GCC unroll 8
+          for (int m = 0; m < MR; ++m) {
+            const Ints a = load_quad(rows[m].codes + t * kCodesHalf + 4 * r), b8 = load_quad(rows[m].codes + t * kCodesHalf + 4 * r + 32);
 #pragma GCC unroll 4
-    for (int m = 0; m < MR; ++m) {
-      Ints a = load_quad(rows[m].codes + offset + 4 * i);
-#pragma GCC unroll 4
-      for (int b = 0; b < NB; ++b) sums[m][b] = dot4<wide>(sums[m][b], w[b], a);
+            for (int b = 0; b < NB; ++b) {
+              low_run[m][b] = dot4<layout.bits>(low_run[m][b], w[0][b], a);
+              high_run[m][b] = dot4<layout.bits>(high_run[m][b], w[1][b], b8);
+            }
+          }
+          if ((r + 1) % run == 0) end_run<kind>(low_run, low), end_run<kind>(high_run, high);
+        });
+        finish(low_part, low);
+        finish(high_part, high);
+      });
     }
   }
-}
+};
 
-template <int MR, int NB, class F>
-QWENBOX_INLINE void each(F f) {
-#pragma GCC unroll 4
-  for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-    for (int b = 0; b < NB; ++b) f(m, b);
-}
+// One group of one panel, spread and widened for the rows of a chunk.
+template <Kind kind>
+struct alignas(64) Prepared {
+  static constexpr Layout layout = layout_of(kind);
+  static constexpr bool interleaved = false;
+  uint8_t bytes[kGroup * kPanel];  // [32 quads][64 channels][4]
+  const uint8_t* codes;            // bytes, or the weight itself where its codes are bytes
+  const uint8_t* ahead;            // the next group, which the tiles fetch between them: all at once would wait for memory
+  float scales[4][kPanel], mins[4][kPanel], factors[4][kPanel];
+  int32_t subs[8][kPanel], pairs[2][kPanel];
 
-// acc = fma(value * scale, sa, acc) for 16 channels from c on.
-QWENBOX_INLINE void accumulate(Row& row, int c, Floats value, const float* scales) {
-  store(row.acc + c, fma(value * load(scales + c), splat(row.member->scale), load(row.acc + c)));
-}
+  Floats scale(int j, int c) const { return load(scales[j] + c); }
+  Floats min(int j, int c) const { return load(mins[j] + c); }
+  Ints sub(int j, int c) const { return load_ints(subs[j] + c); }
+  Floats factor(int j, int c) const { return load(factors[j] + c); }
+  Ints sub_mins(int i, int c) const { return load_ints(pairs[i] + c); }
+  Ints minus_zero(int c) const { return load_ints(subs[0] + c); }
+
+  void prepare(const uint8_t* panel, int g) {
+    const Packed<kind> from(panel, g);
+    codes = from.codes;
+    ahead = panel + group_offset(layout, g + 1);
+    if constexpr (layout.bits != 8) {
+      spread(codes);
+      codes = bytes;
+    }
+    for (int c = 0; c < kPanel; c += 16) {
+      for (int j = 0; j < (has_blocks32(kind) ? 4 : 1); ++j) store(scales[j] + c, from.scale(j, c));
+      if (kind == Kind::q4_1 || has_sub_mins(kind))
+        for (int j = 0; j < (kind == Kind::q4_1 ? 4 : 1); ++j) store(mins[j] + c, from.min(j, c));
+      if (has_sub_mins(kind)) {
+        for (int j = 0; j < 4; ++j) store(factors[j] + c, from.factor(j, c));
+        for (int i = 0; i < 2; ++i) store(pairs[i] + c, from.sub_mins(i, c));
+      }
+      if (kind == Kind::q6_k)
+        for (int j = 0; j < 8; ++j) store(subs[j] + c, from.sub(j, c));
+      if (kind == Kind::int4) store(subs[0] + c, from.minus_zero(c));
+    }
+  }
+
+  QWENBOX_INLINE void spread(const uint8_t* from) {
+    constexpr int plane_bytes = layout.bits == 5 ? 512 : layout.bits == 6 ? 1024 : 0;
+    for (int t = 0; t < 2; ++t) {
+      const uint8_t *nibbles = from + 2048 * t, *planes = from + 4096 + plane_bytes * t;
+      uint8_t* const out = bytes + 4096 * t;
+      steps<0, 8>([&](auto at) {
+        constexpr int r = decltype(at)::value;
+        for (int b = 0; b < 4; ++b) {
+          Bytes low, high;
+          unpack<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b, low, high);
+          store(out + 256 * r + 64 * b, low);
+          store(out + 256 * (r + 8) + 64 * b, high);
+        }
+      });
+    }
+  }
+
+  template <int MR, int NB, class Start, class Finish>
+  QWENBOX_INLINE void half(int t, int c, const Row* rows, Start start, Finish finish) const {
+    constexpr int quads = quads_of(kind);
+#pragma GCC unroll kUnrolledSums
+    for (int q = 16 * t; q < 16 * t + 16; q += quads) {
+      Ints sums[MR][NB];
+      each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
+      add_dots<kind, quads, false>(sums, codes + 4 * c, rows, q);
+      finish(q / quads, sums);
+    }
+  }
+};
+
+struct alignas(64) LinearScratch {
+  float acc[kChunkRows][kPanel];
+  Row rows[kChunkRows];
+  uint8_t prepared[sizeof(Prepared<Kind::q6_k>)];
+};
 
 QWENBOX_INLINE Ints load_sum_pair(const int16_t* p) { return load_quad((const int8_t*)p); }
 
-// Scales per 32 inputs.
-template <Kind kind, int MR, int NB>
-QWENBOX_INLINE void tile_blocks32(const Prepared& p, int blocks, Row* rows, int c) {
-  for (int j = 0; j < blocks; ++j) {
-    Ints sums[MR][NB];
-    each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::q4_1 ? 0 : rows[m].start[10 + j]); });
-    add_dots<kind, 8>(sums, p, rows, 8 * j, c);
-    each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(sums[m][b]), p.scales[j]); });
-    if (kind == Kind::q4_1) {
-      Floats input_sums[MR];
-      for (int m = 0; m < MR; ++m) input_sums[m] = splat(float(rows[m].member->sums[24 + j]));
-      each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, input_sums[m], p.mins[j]); });
-    }
-    // The accumulators belong in memory: there are no registers left for them.
-    __asm__ volatile("" ::: "memory");
-  }
+// Scales per 32 inputs; `blocks`: how many 32-blocks of the group the weight has.
+template <Kind kind, int MR, int NB, class Source>
+QWENBOX_INLINE void tile_blocks32(const Source& source, int blocks, const Row* rows, int c) {
+  const Starts<kind, MR> starts(rows);
+  Floats acc[MR][NB];
+  if (kKeepAccumulators) each<MR, NB>([&](int m, int b) { acc[m][b] = load(rows[m].acc + c + 16 * b); });
+#pragma GCC unroll kUnrolledSums
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int j, int m, int) { return kind == Kind::q4_1 ? zeros() : spread_lane(starts.values[m] + 10 + j); },
+        [&](int j, Ints(&sums)[MR][NB]) {
+          if (j >= blocks) return;
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) {
+            const Floats scale = source.scale(j, c + 16 * b), min = kind == Kind::q4_1 ? source.min(j, c + 16 * b) : scale;
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; ++m) {
+              const Floats sa = splat(rows[m].member->scale);
+              Floats sum = kKeepAccumulators ? acc[m][b] : load(rows[m].acc + c + 16 * b);
+              sum = fma(to_floats(sums[m][b]) * scale, sa, sum);
+              if (kind == Kind::q4_1) sum = fma(splat(float(rows[m].member->sums[24 + j])) * min, sa, sum);
+              if (kKeepAccumulators)
+                acc[m][b] = sum;
+              else
+                store(rows[m].acc + c + 16 * b, sum);
+            }
+          }
+          if (!kKeepAccumulators) __asm__ volatile("" ::: "memory");  // or the compiler keeps them, and spills
+        });
+  if (kKeepAccumulators) each<MR, NB>([&](int m, int b) { store(rows[m].acc + c + 16 * b, acc[m][b]); });
+}
+
+// acc = fma(value * scale, sa, acc) for 16 channels from c on.
+QWENBOX_INLINE void accumulate(const Row& row, int c, Floats value, Floats scale) {
+  store(row.acc + c, fma(value * scale, splat(row.member->scale), load(row.acc + c)));
 }
 
 // One scale for the group.
-template <Kind kind, int MR, int NB>
-QWENBOX_INLINE void tile_group(const Prepared& p, Row* rows, int c) {
-  Ints sums[MR][NB];
-  each<MR, NB>([&](int m, int b) { sums[m][b] = splat(kind == Kind::int4 ? 0 : rows[m].start[14]); });
-  for (int t = 0; t < 2; ++t) add_dots<kind, 16>(sums, p, rows, 16 * t, c);
-  if (kind == Kind::int4)
-    each<MR, NB>(
-        [&](int m, int b) { sums[m][b] = dot2(sums[m][b], load_ints(p.sub[0] + c + 16 * b), load_sum_pair(rows[m].member->sums + 28)); });
-  each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(sums[m][b]), p.scales[0]); });
-}
-
-// Integer sub-scales. With the zero point taken off, a part of a block sums to an int16, |sum| <= zero_point * 127 * inputs <= 32512, so
-// two blocks are scaled at a time by dot2. q4_k and q5_k have no zero point: what was taken off is put back by sub_zero.
-template <Kind kind, int MR, int NB>
-QWENBOX_INLINE void tile_k_quant(const Prepared& p, Row* rows, int c) {
-  constexpr int pairs = kind == Kind::q6_k ? 4 : 2, parts = kind == Kind::q4_k ? 1 : 2, quads = 16 / (pairs * parts);
-  constexpr int first = kind == Kind::q4_k ? 10 : kind == Kind::q5_k ? 2 : 0;  // in start: sums of 32, of 16, of 8
-  Ints total[MR][NB];
-  each<MR, NB>([&](int m, int b) { total[m][b] = splat(0); });
-  for (int i = 0; i < pairs; ++i)
+template <Kind kind, int MR, int NB, class Source>
+QWENBOX_INLINE void tile_group(const Source& source, const Row* rows, int c) {
+  Ints sums[2][MR][NB];
+  each<MR, NB>([&](int m, int b) {
+    sums[0][m][b] = kind == Kind::int4 ? zeros() : splat(-layout_of(kind).zero_point * rows[m].member->sums[28]);
+    if (Source::interleaved) sums[1][m][b] = zeros();
+  });
 #pragma GCC unroll 2
-    for (int part = 0; part < parts; ++part) {
-      const int even = 2 * i * parts + part, odd = even + parts;
-      Ints lo[MR][NB], hi[MR][NB];
-      each<MR, NB>([&](int m, int b) { lo[m][b] = splat(rows[m].start[first + even]), hi[m][b] = splat(rows[m].start[first + odd]); });
-      add_dots<kind, quads>(lo, p, rows, quads * even, c);
-      add_dots<kind, quads>(hi, p, rows, quads * odd, c);
-      each<MR, NB>([&](int m, int b) { total[m][b] = dot2(total[m][b], pair(lo[m][b], hi[m][b]), load_ints(p.sub[i] + c + 16 * b)); });
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int j, int m, int b) { return sums[Source::interleaved ? j % 2 : 0][m][b]; },
+        [&](int j, Ints(&s)[MR][NB]) { each<MR, NB>([&](int m, int b) { sums[Source::interleaved ? j % 2 : 0][m][b] = s[m][b]; }); });
+#pragma GCC unroll 4
+  for (int b = 0; b < NB; ++b) {
+    const Floats scale = source.scale(0, c + 16 * b);
+    const Ints minus_zero = kind == Kind::int4 ? source.minus_zero(c + 16 * b) : splat(0);
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) {
+      Ints sum = Source::interleaved ? sums[0][m][b] + sums[1][m][b] : sums[0][m][b];
+      if (kind == Kind::int4) sum = dot2(sum, minus_zero, load_sum_pair(rows[m].member->sums + 28));
+      accumulate(rows[m], c + 16 * b, to_floats(sum), scale);
     }
-  if (has_sub_mins(kind))
-    each<MR, NB>([&](int m, int b) {
-      for (int i = 0; i < 2; ++i)
-        total[m][b] = dot2(total[m][b], load_ints(p.sub_zero[i] + c + 16 * b), load_sum_pair(rows[m].member->sums + 24 + 2 * i));
-    });
-  each<MR, NB>([&](int m, int b) { accumulate(rows[m], c + 16 * b, to_floats(total[m][b]), p.scales[0]); });
-  if (has_sub_mins(kind))
-    each<MR, NB>([&](int m, int b) {
-      Ints mins = splat(0);
-      for (int i = 0; i < 2; ++i) mins = dot2(mins, load_ints(p.sub_min[i] + c + 16 * b), load_sum_pair(rows[m].member->sums + 24 + 2 * i));
-      accumulate(rows[m], c + 16 * b, to_floats(mins), p.mins[0]);
-    });
-}
-
-// MR rows over one group; `blocks`: how many 32-blocks of it the weight has. Not inlined, or the caller's values crowd the registers.
-template <Kind kind, int MR>
-__attribute__((noinline)) void tile(const Prepared& p, int blocks, Row* rows) {
-  // K-quants keep three sets of sums at once.
-  constexpr int NB = is_k_quant(kind) && kTileBlocks > 1 ? kTileBlocks / 2 : kTileBlocks;
-  for (int c = 0; c < kPanel; c += 16 * NB) {
-    if (is_k_quant(kind))
-      tile_k_quant<kind, MR, NB>(p, rows, c);
-    else if (has_blocks32(kind))
-      tile_blocks32<kind, MR, NB>(p, blocks, rows, c);
-    else
-      tile_group<kind, MR, NB>(p, rows, c);
   }
 }
 
-template <Kind kind>
-QWENBOX_INLINE void gather(const Activations& a, int g, size_t index, Row& row) {
-  constexpr int zero_point = layout_of(kind).zero_point;
-  row.codes = a.codes + code_index(a.groups, index, g);
-  row.member = a.members + member_index(a.groups, index, g);
-  if (zero_point != 0)
-    store(row.start, dot2(splat(0), load_i16(row.member->sums + (kind == Kind::q6_k ? 0 : 14)), splat(-zero_point & 0xFFFF)));
+// Integer sub-scales. q4_k, q5_k: |sum| <= 31 * 127 * 32 and a sub-scale <= 63, so the scaled sums of two blocks (q4_k: of four) add up to
+// less than 2^24, exactly in float32; the last addition rounds as the conversion of the whole integer would.
+template <Kind kind, int MR, int NB, class Source>
+QWENBOX_INLINE void tile_sub_mins(const Source& source, const Row* rows, int c) {
+  constexpr int parts = kind == Kind::q5_k ? 2 : 1;
+  Floats total[parts][MR][NB];
+  for (int i = 0; i < parts; ++i) each<MR, NB>([&](int m, int b) { total[i][m][b] = splat(0.0f); });
+#pragma GCC unroll 2
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int, int, int) { return zeros(); },
+        [&](int j, Ints(&sums)[MR][NB]) {
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) {
+            const Floats factor = source.factor(j, c + 16 * b);
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; ++m) {
+              Floats& sum = total[parts == 2 ? t : 0][m][b];
+              sum = exact_fma(to_floats(sums[m][b]), factor, sum);
+            }
+          }
+        });
+#pragma GCC unroll 4
+  for (int b = 0; b < NB; ++b) {
+    const Floats scale = source.scale(0, c + 16 * b), min = source.min(0, c + 16 * b);
+    const Ints mins[2] = {source.sub_mins(0, c + 16 * b), source.sub_mins(1, c + 16 * b)};
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) {
+      Ints sum = dot2(zeros(), mins[0], load_sum_pair(rows[m].member->sums + 24));
+      sum = dot2(sum, mins[1], load_sum_pair(rows[m].member->sums + 26));
+      accumulate(rows[m], c + 16 * b, parts == 2 ? total[0][m][b] + total[parts - 1][m][b] : total[0][m][b], scale);
+      accumulate(rows[m], c + 16 * b, to_floats(sum), min);
+    }
+  }
+}
+
+// q6_k: with the zero point taken off, eight inputs sum to an int16: |sum| <= 32 * 127 * 8 = 32512. Short sums are less than that with it;
+// it is taken off the total.
+template <int MR, int NB, class Source>
+QWENBOX_INLINE void tile_q6_k(const Source& source, const Row* rows, int c) {
+  const Starts<Kind::q6_k, MR> starts(rows);
+  Ints total[MR][NB];
+  each<MR, NB>([&](int m, int b) {
+    total[m][b] = zeros();
+    if (kShort<Kind::q6_k> == 0) return;
+    for (int i = 0; i < 4; ++i) {
+      const Ints subs = pair(source.sub(2 * i, c + 16 * b), source.sub(2 * i + 1, c + 16 * b));
+      total[m][b] = dot2(total[m][b], subs, load_sum_pair(rows[m].member->sums + 16 + 2 * i));
+    }
+    total[m][b] = splat(0) - shift_left<5>(total[m][b]);
+  });
+#pragma GCC unroll 2
+  for (int t = 0; t < 2; ++t)
+    source.template half<MR, NB>(
+        t, c, rows, [&](int part, int m, int) { return spread_lane(starts.values[m] + part); },
+        [&](int part, Ints(&sums)[MR][NB]) {
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) {
+            const Ints sub = source.sub(part / 2, c + 16 * b);
+#pragma GCC unroll 8
+            for (int m = 0; m < MR; ++m) total[m][b] = dot2(total[m][b], sums[m][b], sub);
+          }
+        });
+#pragma GCC unroll 4
+  for (int b = 0; b < NB; ++b) {
+    const Floats scale = source.scale(0, c + 16 * b);
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m) accumulate(rows[m], c + 16 * b, to_floats(total[m][b]), scale);
+  }
+}
+
+// MR rows over one group. Not inlined, or the caller's values crowd the registers.
+template <Kind kind, int MR, int NB, class Source>
+__attribute__((noinline)) void tile(const Source& source, int blocks, const Row* rows) {
+  for (int c = 0; c < kPanel; c += 16 * NB) {
+    if constexpr (has_sub_mins(kind))
+      tile_sub_mins<kind, MR, NB>(source, rows, c);
+    else if constexpr (kind == Kind::q6_k)
+      tile_q6_k<MR, NB>(source, rows, c);
+    else if constexpr (has_blocks32(kind))
+      tile_blocks32<kind, MR, NB>(source, blocks, rows, c);
+    else
+      tile_group<kind, MR, NB>(source, rows, c);
+  }
+}
+
+// Where sums are all that a tile over spread codes keeps, or also totals or accumulators.
+constexpr bool keeps_sums_only(Kind kind) { return has_group_scale(kind) || (has_blocks32(kind) && !kKeepAccumulators); }
+constexpr int tile_rows(Kind kind, bool packed) { return packed ? kPackedRows : keeps_sums_only(kind) ? kSumRows : kTotalRows; }
+constexpr int tile_blocks(Kind kind, bool packed, int rows) {
+  return packed ? (rows == 1 ? kPackedBlocks : kPackedBlocksMore) : keeps_sums_only(kind) ? kSumBlocks : kTotalBlocks;
+}
+
+// Rows [0, rows) in tiles of nearly the same height.
+template <Kind kind, bool packed, int MR = tile_rows(kind, packed), class Source>
+QWENBOX_INLINE void tile_of(int count, const Source& source, int blocks, const Row* rows) {
+  if constexpr (MR > 1) {
+    if (count < MR) return tile_of<kind, packed, MR - 1>(count, source, blocks, rows);
+  }
+  tile<kind, MR, tile_blocks(kind, packed, MR)>(source, blocks, rows);
+}
+template <Kind kind, bool packed, class Source>
+QWENBOX_INLINE void tiles(const Source& source, int blocks, const Row* rows, int count) {
+  constexpr Layout layout = layout_of(kind);
+  constexpr int most = tile_rows(kind, packed), bytes = layout.group_bytes() + layout.scale_bytes;
+  int left = (count + most - 1) / most;
+  const int fetched = (bytes / left + 63) / 64 * 64;
+  for (int i = 0; left > 0; --left, i += fetched) {
+    if constexpr (!packed)
+      for (int line = i; line < i + fetched && line < bytes; line += 64) prefetch(source.ahead + line);
+    const int height = (count + left - 1) / left;
+    tile_of<kind, packed>(height, source, blocks, rows);
+    rows += height, count -= height;
+  }
 }
 
 inline void write_row(const float* acc, const float* bias, int channels, float* out) {
@@ -258,29 +467,42 @@ inline void write_row(const float* acc, const float* bias, int channels, float* 
   }
 }
 
+// Rows [chunk, chunk + rows) of one panel.
+template <Kind kind>
+void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int panel, LinearScratch& scratch) {
+  const uint8_t* base = w.data + size_t(panel) * w.panel_bytes;
+  auto& prepared = *reinterpret_cast<Prepared<kind>*>(scratch.prepared);
+  for (int r = 0; r < rows; ++r) {
+    scratch.rows[r] = {a.codes + code_index(a.groups, size_t(chunk + r), 0), a.members + member_index(a.groups, size_t(chunk + r), 0),
+                       scratch.acc[r]};
+    for (int c = 0; c < kPanel; c += 16) store(scratch.acc[r] + c, splat(0.0f));
+  }
+  for (int g = 0; g < w.groups; ++g) {
+    const int left = (w.k - g * kGroup + 31) / 32, blocks = left < 4 ? left : 4;
+    if (rows <= kFewRows) {
+      const Packed<kind> packed(base, g);
+      packed.fetch();
+      tiles<kind, true>(packed, blocks, scratch.rows, rows);
+    } else {
+      prepared.prepare(base, g);
+      tiles<kind, false>(prepared, blocks, scratch.rows, rows);
+    }
+    for (int r = 0; r < rows; ++r) scratch.rows[r].codes += 2 * kCodesHalf, scratch.rows[r].member += 16;
+  }
+}
+
 template <Kind kind>
 void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
                float* out, size_t out_stride, LinearScratch& scratch) {
+  const int chunks = (row_end - row_begin + kChunkRows - 1) / kChunkRows;
   for (int panel = panel_begin; panel < panel_end; ++panel) {
-    const uint8_t* base = w.data + size_t(panel) * w.panel_bytes;
     const int channel = panel * kPanel, channels = w.n - channel < kPanel ? w.n - channel : kPanel;
-    for (int chunk = row_begin; chunk < row_end; chunk += kChunkRows) {
-      const int rows = row_end - chunk < kChunkRows ? row_end - chunk : kChunkRows;
+    for (int i = 0, chunk = row_begin; i < chunks; ++i) {
+      const int rows = (row_end - chunk + chunks - i - 1) / (chunks - i);
+      chunk_of<kind>(w, a, chunk, rows, panel, scratch);
       for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < kPanel; c += 16) store(scratch.rows[r].acc + c, splat(0.0f));
-      for (int g = 0; g < w.groups; ++g) {
-        if (rows == 1)
-          prepare<kind, true>(base, g, scratch.prepared);
-        else
-          prepare<kind, false>(base, g, scratch.prepared);
-        for (int r = 0; r < rows; ++r) gather<kind>(a, g, size_t(chunk + r), scratch.rows[r]);
-        const int left = (w.k - g * kGroup + 31) / 32, blocks = left < 4 ? left : 4;
-        int r = 0;
-        for (; r + kTileRows <= rows; r += kTileRows) tile<kind, kTileRows>(scratch.prepared, blocks, scratch.rows + r);
-        for (; r < rows; ++r) tile<kind, 1>(scratch.prepared, blocks, scratch.rows + r);
-      }
-      for (int r = 0; r < rows; ++r)
-        write_row(scratch.rows[r].acc, bias ? bias + channel : nullptr, channels, out + size_t(chunk + r) * out_stride + channel);
+        write_row(scratch.acc[r], bias ? bias + channel : nullptr, channels, out + size_t(chunk + r) * out_stride + channel);
+      chunk += rows;
     }
   }
 }
@@ -410,7 +632,7 @@ inline void quantize_group(const float* x, int count, int8_t* codes, RowGroup& m
   for (int t = 0; t < 2; ++t) {
     int32_t half[16];
     __builtin_memcpy(half, rounded + 64 * t, 64);
-    store(sums4 + 16 * t, dot4<false>(splat(0), load_bytes(ones), load_ints(half)));
+    store(sums4 + 16 * t, dot4<8>(splat(0), load_bytes(ones), load_ints(half)));
   }
   int16_t* sums = member.sums;
   for (int i = 0; i < 16; ++i) sums[i] = int16_t(sums4[2 * i] + sums4[2 * i + 1]);

@@ -19,7 +19,15 @@ struct Bytes {
   __m256i lo, hi;
 };
 
-constexpr int kTileRows = 2, kTileBlocks = 2;
+// Rows by blocks of 16 channels that fit the 16 registers, as vec_avx512.h names them.
+constexpr bool kKeepAccumulators = false;
+constexpr int kUnrolledSums = 8;
+constexpr int kTileRows = 2, kTileBlocks = 2, kPackedBlocks = 2, kPackedBlocksMore = 1;
+#ifdef __AVXVNNI__
+constexpr int kSumRows = 6, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 4, kPackedRows = 2;
+#else
+constexpr int kSumRows = 4, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 3, kPackedRows = 2;
+#endif
 
 QWENBOX_INLINE __m256i load_256(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 QWENBOX_INLINE void store_256(void* p, __m256i a) { _mm256_storeu_si256((__m256i*)p, a); }
@@ -57,6 +65,7 @@ QWENBOX_INLINE Floats operator-(Floats a, Floats b) { return {_mm256_sub_ps(a.lo
 QWENBOX_INLINE Floats operator*(Floats a, Floats b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 QWENBOX_INLINE Floats operator/(Floats a, Floats b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
 QWENBOX_INLINE Floats fma(Floats a, Floats b, Floats c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+QWENBOX_INLINE Floats exact_fma(Floats a, Floats b, Floats c) { return fma(a, b, c); }
 QWENBOX_INLINE Floats min(Floats a, Floats b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 QWENBOX_INLINE Floats max(Floats a, Floats b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 QWENBOX_INLINE Floats select_less(Floats a, Floats b, Floats x, Floats y) {
@@ -82,6 +91,10 @@ QWENBOX_INLINE Ints max(Ints a, Ints b) { return {_mm256_max_epi32(a.lo, b.lo), 
 template <int n>
 QWENBOX_INLINE Ints shift_left(Ints a) {
   return {_mm256_slli_epi32(a.lo, n), _mm256_slli_epi32(a.hi, n)};
+}
+template <int n>
+QWENBOX_INLINE Ints shift_right(Ints a) {
+  return {_mm256_srli_epi32(a.lo, n), _mm256_srli_epi32(a.hi, n)};
 }
 QWENBOX_INLINE Ints to_ints(Floats a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
 QWENBOX_INLINE Floats to_floats(Ints a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
@@ -151,22 +164,43 @@ QWENBOX_INLINE Ints load_i16(const int16_t* p) {
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 QWENBOX_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
-template <bool wide>
-QWENBOX_INLINE __m256i dot4_half(__m256i acc, __m256i w, __m256i a) {
+// The assembly keeps GCC 12 from copying accumulators, and from adding products in another order, for which it would spill all of them.
 #ifdef __AVXVNNI__
-  return _mm256_dpbusd_avx_epi32(acc, w, a);
+template <int bits>
+constexpr int kShortQuads = 0;
+template <int bits>
+QWENBOX_INLINE __m256i dot4_half(__m256i acc, __m256i w, __m256i a) {
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(w), "x"(a));
+  return acc;
+}
 #else
-  if (!wide) return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+// Products of two inputs in an int16 lane, |product| <= 2 * 127 * (2^bits - 1): 8 * 3810, 4 * 7874, 2 * 16002. Those of bytes do not fit.
+template <int bits>
+constexpr int kShortQuads = bits == 8 ? 0 : 1 << (7 - bits);
+template <int bits>
+QWENBOX_INLINE __m256i dot4_half(__m256i acc, __m256i w, __m256i a) {
+  if (bits < 8) {
+    acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a));
+    __asm__("" : "+x"(acc));
+    return acc;
+  }
   // vpmaddubsw would saturate: even and odd inputs apart, as 16-bit products.
   __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8));
   __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
   return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
 #endif
-}
-template <bool wide>
+template <int bits>
 QWENBOX_INLINE Ints dot4(Ints acc, Bytes w, Ints a) {
-  return {dot4_half<wide>(acc.lo, w.lo, a.lo), dot4_half<wide>(acc.hi, w.hi, a.hi)};
+  return {dot4_half<bits>(acc.lo, w.lo, a.lo), dot4_half<bits>(acc.hi, w.hi, a.hi)};
 }
+QWENBOX_INLINE Ints fold(Ints sums, Ints acc) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return sums + Ints{_mm256_madd_epi16(acc.lo, ones), _mm256_madd_epi16(acc.hi, ones)};
+}
+QWENBOX_INLINE Bytes hold(Bytes a) { return a; }
+QWENBOX_INLINE Ints zeros() { return splat(0); }
+QWENBOX_INLINE Ints spread_lane(const int32_t* p) { return splat(*p); }
 QWENBOX_INLINE Ints load_quad(const int8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);
@@ -175,7 +209,15 @@ QWENBOX_INLINE Ints load_quad(const int8_t* p) {
 QWENBOX_INLINE Ints pair(Ints lo, Ints hi) {
   return {_mm256_blend_epi16(lo.lo, _mm256_slli_epi32(hi.lo, 16), 0xAA), _mm256_blend_epi16(lo.hi, _mm256_slli_epi32(hi.hi, 16), 0xAA)};
 }
+#ifdef __AVXVNNI__
+QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) {
+  __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(acc.lo) : "x"(p.lo), "xm"(q.lo));
+  __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(acc.hi) : "x"(p.hi), "xm"(q.hi));
+  return acc;
+}
+#else
 QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) { return acc + Ints{_mm256_madd_epi16(p.lo, q.lo), _mm256_madd_epi16(p.hi, q.hi)}; }
+#endif
 QWENBOX_INLINE Ints load_i8_pairs(const int8_t* p) {
   return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)))};
 }

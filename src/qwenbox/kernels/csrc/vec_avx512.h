@@ -3,8 +3,8 @@
 //
 //   Floats, Ints   16 lanes of float32 / int32          Bytes   64 bytes; as codes: [16 channels][4 inputs]
 //   load(float*) load_ints(int32*) load_bytes(u8*) store(p, v), no alignment needed; load_first(p, n) (other lanes 0), store_first(p, v,
-//   n), 0 <= n <= 16 splat(float) splat(int32)      + - * / on Floats, + - & | on Ints, shift_left<n>(Ints)
-//   fma(a, b, c) rounded once
+//   n), 0 <= n <= 16 splat(float) splat(int32)      + - * / on Floats, + - & | on Ints, shift_left<n>(Ints), shift_right<n> (logical)
+//   fma(a, b, c) rounded once      exact_fma(a, b, c)   the same where neither product nor sum needs rounding
 //   min(a, b) max(a, b)            a < b ? a : b, a > b ? a : b: the second operand where either is NaN; max on Ints too
 //   select_less(a, b, x, y)        a < b ? x : y                  keep_first(v, n, rest)   lanes < n from v, the others from rest
 //   rint(v)                        to nearest even, |v| < 2^22 or NaN
@@ -15,13 +15,12 @@
 //   store_bf16(u16*, v)            nearest even, NaN stays NaN    store_i8(i8*, Ints)   low byte of each lane     load_u8(u8*)   16 bytes
 //   widened prefetch(p)                    into L1
 // and for the integer products of linear_impl.h:
-//   dot4<wide>(acc, Bytes w, Ints a)   acc[c] += sum over j of w[4 c + j] (unsigned) * a.byte[j] (signed), exact; wide: codes may exceed 63
+//   dot4<bits>(acc, Bytes w, Ints a)   acc[c] += sum over j of w[4 c + j] (unsigned, of so many bits) * a.byte[j] (signed), exact; where
+//   kShortQuads<bits> is not 0 in int16 lanes, two a channel: only so many products fit, then fold(sums, acc) adds both to int32 sums
 //   load_quad(i8*)                 4 bytes in all lanes
 //   pair(lo, hi)                   low 16 bits of each, as int16 pairs; dot2(acc, p, q): acc += p.lo * q.lo + p.hi * q.hi;
 //   load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes); or_bits<from, mask>(codes, plane): codes | (plane's bit
 //   `from` moved to bit 4, and its neighbours) & mask
-// linear_avx512.h alone uses shift_right<n>(Ints) (logical), exact_fma(a, b, c) where neither product nor sum needs rounding, hold, zeros
-// and spread_lane.
 #pragma once
 // GCC 12 takes its own _mm512_undefined_* for a mistake (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -45,8 +44,13 @@ struct Bytes {
   __m512i v;
 };
 
-// Rows by blocks of 16 channels that a product keeps in registers.
-constexpr int kTileRows = 4, kTileBlocks = 4;
+// Rows by blocks of 16 channels that a product keeps in registers: of dense weights; of integers, where sums are all that is kept, or also
+// totals or accumulators.
+constexpr int kTileRows = 4, kTileBlocks = 4, kSumRows = 6, kSumBlocks = 4, kTotalRows = 3, kTotalBlocks = 4;
+constexpr bool kKeepAccumulators = true;  // in registers, between the 32-blocks of a group
+constexpr int kUnrolledSums = 8;          // integer sums of a group that follow one another in the code
+// So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of more.
+constexpr int kFewRows = 8, kPackedRows = 4, kPackedBlocks = 4, kPackedBlocksMore = 2;
 
 QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
 
@@ -126,8 +130,10 @@ QWENBOX_INLINE Ints load_i16(const int16_t* p) { return {_mm512_cvtepi16_epi32(_
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 QWENBOX_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
+template <int bits>
+constexpr int kShortQuads = 0;
 // Spelled in assembly: GCC 12 copies the accumulators of the intrinsics and spills the copies.
-template <bool wide>
+template <int bits>
 QWENBOX_INLINE Ints dot4(Ints acc, Bytes w, Ints a) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(w.v), "v"(a.v));
   return acc;
@@ -148,6 +154,7 @@ QWENBOX_INLINE Ints spread_lane(const int32_t* p) {
   __asm__ volatile("vpbroadcastd %1, %0" : "=v"(lanes.v) : "m"(*p));
   return lanes;
 }
+QWENBOX_INLINE Ints fold(Ints sums, Ints acc) { return sums + acc; }
 QWENBOX_INLINE Ints load_quad(const int8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);

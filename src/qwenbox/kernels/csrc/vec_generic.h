@@ -31,7 +31,10 @@ struct Bytes {
   byte16 v[4];
 };
 
-constexpr int kTileRows = 2, kTileBlocks = 1;
+constexpr int kTileRows = 2, kTileBlocks = 1, kSumRows = 2, kSumBlocks = 1, kTotalRows = 2, kTotalBlocks = 1;
+constexpr bool kKeepAccumulators = false;
+constexpr int kUnrolledSums = 1;
+constexpr int kFewRows = 0, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksMore = 1;
 
 // f on each of the four quarters.
 template <class R, class F>
@@ -82,6 +85,7 @@ QWENBOX_INLINE Floats operator*(Floats a, Floats b) {
 QWENBOX_INLINE Floats operator/(Floats a, Floats b) {
   return quarters<Floats>([&](int i) { return a.v[i] / b.v[i]; });
 }
+QWENBOX_INLINE Floats exact_fma(Floats a, Floats b, Floats c) { return a * b + c; }
 QWENBOX_INLINE Floats min(Floats a, Floats b) {
   return quarters<Floats>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
@@ -113,6 +117,10 @@ QWENBOX_INLINE Ints max(Ints a, Ints b) {
 template <int n>
 QWENBOX_INLINE Ints shift_left(Ints a) {
   return quarters<Ints>([&](int i) { return int4v(uint4v(a.v[i]) << n); });
+}
+template <int n>
+QWENBOX_INLINE Ints shift_right(Ints a) {
+  return quarters<Ints>([&](int i) { return int4v(uint4v(a.v[i]) >> n); });
 }
 QWENBOX_INLINE Ints to_ints(Floats a) {
   return quarters<Ints>([&](int i) { return __builtin_convertvector(a.v[i], int4v); });
@@ -230,7 +238,9 @@ QWENBOX_INLINE int4v madd(short8 a, short8 b) {
   return (int4v(uint4v(x) << 16) >> 16) * (int4v(uint4v(y) << 16) >> 16) + (x >> 16) * (y >> 16);
 #endif
 }
-template <bool wide>
+template <int bits>
+constexpr int kShortQuads = 0;
+template <int bits>
 QWENBOX_INLINE Ints dot4(Ints acc, Bytes w, Ints a) {
   return quarters<Ints>([&](int i) {
     short8 codes_even = short8(w.v[i]) & 255, codes_odd = short8(ushort8(w.v[i]) >> 8);
@@ -238,6 +248,10 @@ QWENBOX_INLINE Ints dot4(Ints acc, Bytes w, Ints a) {
     return acc.v[i] + madd(codes_even, inputs_even) + madd(codes_odd, inputs_odd);
   });
 }
+QWENBOX_INLINE Bytes hold(Bytes a) { return a; }
+QWENBOX_INLINE Ints zeros() { return splat(0); }
+QWENBOX_INLINE Ints spread_lane(const int32_t* p) { return splat(*p); }
+QWENBOX_INLINE Ints fold(Ints sums, Ints acc) { return sums + acc; }
 QWENBOX_INLINE Ints load_quad(const int8_t* p) {
   int32_t quad;
   __builtin_memcpy(&quad, p, 4);
