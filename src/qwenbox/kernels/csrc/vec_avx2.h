@@ -181,13 +181,13 @@ template <int bits>
 QWENBOX_INLINE __m256i dot4_half(__m256i acc, __m256i w, __m256i a) {
   if (bits < 8) {
     acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a));
-    __asm__("" : "+x"(acc));
-    return acc;
+  } else {  // vpmaddubsw would saturate: even and odd inputs apart, as 16-bit products
+    __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8));
+    __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
+    acc = _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
   }
-  // vpmaddubsw would saturate: even and odd inputs apart, as 16-bit products.
-  __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8));
-  __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
-  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+  __asm__("" : "+x"(acc));
+  return acc;
 }
 #endif
 template <int bits>
