@@ -261,8 +261,10 @@ struct alignas(64) Prepared {
   template <int MR, int NB, class Start, class Finish>
   QWENBOX_INLINE void half(int t, int c, const Row* rows, Start start, Finish finish) const {
     constexpr int quads = quads_of(kind);
+    int end = 16 * t + 16;
+    if (kUnrolledSums == 1) __asm__("" : "+r"(end));  // or GCC unrolls them all the same
 #pragma GCC unroll kUnrolledSums
-    for (int q = 16 * t; q < 16 * t + 16; q += quads) {
+    for (int q = 16 * t; q < end; q += quads) {
       Ints sums[MR][NB];
       each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
       add_dots<kind, quads, false>(sums, codes + 4 * c, rows, q);

@@ -34,7 +34,7 @@ struct Bytes {
 constexpr int kTileRows = 2, kTileBlocks = 1, kSumRows = 2, kSumBlocks = 1, kTotalRows = 2, kTotalBlocks = 1;
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 1;
-constexpr int kFewRows = 0, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksMore = 1;
+constexpr int kFewRows = 1, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksMore = 1;
 
 // f on each of the four quarters.
 template <class R, class F>
