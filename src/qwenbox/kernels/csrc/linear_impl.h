@@ -58,7 +58,7 @@ QWENBOX_INLINE void each(F f) {
 }
 
 QWENBOX_INLINE void prefetch_lines(const uint8_t* p, int bytes) {
-  for (int i = 0; i < bytes; i += 64) prefetch(p + kAhead + i);
+  for (int i = 0; i < bytes; i += 64) prefetch_far(p + kAhead + i);
 }
 
 // Quads r and r + 8 of 16 channels. planes: the fifth bits, or bits 4 and 5, of the same half of the group.
@@ -108,7 +108,7 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
 #pragma GCC unroll 4
       for (int b = 0; b < NB; ++b) {
         const uint8_t* p = codes + 256 * (q + i) + 64 * b;
-        if (fetch) prefetch(p + kAhead);
+        if (fetch) prefetch_far(p + kAhead);
         w[b] = hold(load_bytes(p));
       }
 #pragma GCC unroll 8
@@ -132,6 +132,7 @@ struct Packed {
   Packed(const uint8_t* panel, int g)
       : codes(panel + group_offset(layout, g)), subs(codes + layout.code_bytes()), scales(panel + scale_offset(layout, g)) {}
 
+  // Into L2: memory answers to more requests from there than from L1, which then finds the lines near.
   void fetch() const {
     prefetch_lines(subs, layout.sub_bytes);
     prefetch_lines(scales, layout.scale_bytes);
@@ -166,7 +167,7 @@ struct Packed {
       const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
       if (layout.bits != 4)
         for (int i = 0; i < plane_bytes; i += 256)
-          for (int b = 0; b < NB; ++b) prefetch(planes + kAhead + i + 64 * b);
+          for (int b = 0; b < NB; ++b) prefetch_far(planes + kAhead + i + 64 * b);
       steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
         constexpr int i = decltype(step)::value;
         const int low_part = 16 * t / quads + i, high_part = low_part + 8 / quads;
@@ -179,7 +180,7 @@ struct Packed {
           Bytes w[2][NB];
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) {
-            prefetch(nibbles + kAhead + 256 * r + 64 * b);
+            prefetch_far(nibbles + kAhead + 256 * r + 64 * b);
             unpack<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b, w[0][b], w[1][b]);
             w[0][b] = hold(w[0][b]), w[1][b] = hold(w[1][b]);
           }
