@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,7 +148,8 @@ def test_memory_that_there_is_not_is_an_error_with_numbers() -> None:
 
 def in_limited_memory(f):  # type: ignore[no-untyped-def]
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (64 << 30, before[1]))
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (32 << 30), before[1]))
     try:
         return f()
     finally:
