@@ -428,12 +428,18 @@ def test_one_frame_carries_all_streams_of_a_step() -> None:
     assert isinstance(wire.join(), EOFError)
 
 
-def test_a_cancellation_reaches_a_step_that_runs() -> None:
+def in_a_step() -> tuple[FakeModel, Wire]:
+    """A worker in the middle of a step for request "a", which ends only when it is interrupted."""
     model = FakeModel()
     model.before_run = lambda batch: eventually(lambda: model.cancel.is_set(), 10)
     wire = Wire(model)
     wire.send(msgpack.packb(["submit", plan("a", 3, 3).to_wire()]))
     eventually(lambda: model.cancel is not None)
+    return model, wire
+
+
+def test_a_cancellation_reaches_a_step_that_runs() -> None:
+    model, wire = in_a_step()
     wire.send(msgpack.packb(["cancel", "a"]))
     assert unpack_output(wire.receive("step")[0][0]).finish_reason == "cancelled"
     wire.send(msgpack.packb(["submit", plan("b", 3, 3).to_wire()]))
@@ -443,11 +449,7 @@ def test_a_cancellation_reaches_a_step_that_runs() -> None:
 
 
 def test_a_front_that_is_gone_ends_a_step_that_runs() -> None:
-    model = FakeModel()
-    model.before_run = lambda batch: eventually(lambda: model.cancel.is_set(), 10)
-    wire = Wire(model)
-    wire.send(msgpack.packb(["submit", plan("a", 3, 3).to_wire()]))
-    eventually(lambda: model.cancel is not None)
+    model, wire = in_a_step()
     wire.close()
     assert isinstance(wire.join(), (EOFError, BrokenPipeError))
     assert model.cancel.is_set()
