@@ -1,20 +1,18 @@
 // How near attention comes to the machine's limits: multiply-adds of prompt rows against the L1-fed rate of float or bf16 products, reading
-// keys and values for one row against a plain read. Usage: bench_attention [--json] [variant [threads]]; built with
+// keys and values for one row against a plain read. Usage: bench_attention [--json] [variant=NAME] [threads=N]; built with
 // -DQWENBOX_CPP_TESTS=ON. Each row's ceiling is measured beside it, before and after each pass; medians of the passes.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <random>
-#include <string>
 #include <thread>
 #include <vector>
 
 #include "ceiling.h"
 #include "kernels.h"
+#include "measure.h"
 
 using namespace qwenbox;
 
@@ -31,11 +29,6 @@ struct Work {
 constexpr Work kWorks[] = {{"prompt", 16, 4096}, {"prompt", 16, 32768}, {"decode", 1, 8192}};
 constexpr int kPasses = 5;
 constexpr size_t kCache = size_t(512) << 20;  // bytes of keys and values: more than the caches hold
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // Best L1-fed rate of the methods for 16-bit operands, and its name.
 double product_rate(int threads, const char** name) {
@@ -57,11 +50,10 @@ double read_rate(const void* buffer, int threads) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool json = argc > 1 && !std::strcmp(argv[1], "--json");
-  if (json) --argc, ++argv;
-  const Kernels* kernels = argc > 1 ? find_kernels(argv[1]) : *available_kernels();
-  const int threads = argc > 2 ? std::atoi(argv[2]) : int(std::thread::hardware_concurrency());
-  if (!kernels || threads < 1) return std::puts("unknown variant, or no threads"), 2;
+  Options options;
+  if (!parse(argc, argv, options, no_others)) return 2;
+  const Kernels* const kernels = options.kernels;
+  const int threads = options.threads;
   auto* const cache = static_cast<uint16_t*>(qb_ceiling_buffer(kCache));
   if (!cache) return std::puts("not enough memory"), 1;
   std::mt19937 random_bits(1);
@@ -119,7 +111,7 @@ int main(int argc, char** argv) {
       }
       const double rate = median(rates) / 1e9, limit = median(limits) / 1e9, fraction = median(fractions);
       const char* const unit = decode ? "GB/s" : "GOP/s";
-      if (json)
+      if (options.json)
         std::printf(
             "{\"kernel\": \"attention\", \"variant\": \"%s\", \"threads\": %d, \"phase\": \"%s\", \"group\": %d, \"head_dim\": %d, "
             "\"rows\": %d, \"context\": %d, \"rate\": %.3f, \"ceiling\": %.3f, \"unit\": \"%s\", \"ceiling_method\": \"%s\", "

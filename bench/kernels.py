@@ -130,7 +130,7 @@ def program(name: str, isa: str, threads: int) -> list[Line]:
     """A program whose lines already say rate, ceiling and fraction; the other keys describe what ran."""
     known = ("rate", "ceiling", "unit", "fraction", "ceiling_method", "variant")
     lines = []
-    for found in json_lines(run([str(built(name)), "--json", isa, str(threads)])):
+    for found in json_lines(run([str(built(name)), "--json", f"variant={isa}", f"threads={threads}"])):
         about = " ".join(str(value) if key in ("kernel", "phase") else f"{key} {value}" for key, value in found.items() if key not in known)
         lines.append({"what": about, "method": found["ceiling_method"], **{key: found[key] for key in ("rate", "ceiling", "unit", "fraction")}})
     return lines

@@ -16,6 +16,7 @@
 
 #include "ceiling.h"
 #include "kernels.h"
+#include "measure.h"
 
 using namespace qwenbox;
 
@@ -42,11 +43,6 @@ double seconds_of(int threads, int panels, const std::function<void(int, int)>& 
     });
   for (auto& thread : pool) thread.join();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 struct Ceilings {
@@ -77,39 +73,29 @@ struct Huge {  // pages, as the runtime has them
   size_t bytes;
 };
 
-struct Options {
-  const Kernels* kernels = *available_kernels();
-  int threads = int(std::thread::hardware_concurrency()), repeat = 5, n = 12288, k = 4096;
+struct LinearOptions : Options {
+  int repeat = 5, n = 12288, k = 4096;
   std::vector<std::string> kinds;
   std::vector<int> rows{1, 2, 4, 8, 16, 32, 64, 512};
-  bool json = false;
 };
 
-bool parse(int argc, char** argv, Options& o) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    const size_t cut = argument.find('=');
-    const std::string name = argument.substr(0, cut), value = cut == std::string::npos ? "" : argument.substr(cut + 1);
-    if (argument == "--json") {
-      o.json = true;
-    } else if (name == "variant") {
-      o.kernels = find_kernels(value.c_str());
-    } else if (name == "threads") {
-      o.threads = std::atoi(value.c_str());
-    } else if (name == "repeat") {
+bool parse_linear(int argc, char** argv, LinearOptions& o) {
+  const bool known = parse(argc, argv, o, [&](const std::string& name, const std::string& value) {
+    if (name == "repeat") {
       o.repeat = std::atoi(value.c_str());
     } else if (name == "kinds") {
       o.kinds = split(value);
     } else if (name == "rows") {
       o.rows.clear();
       for (const std::string& part : split(value)) o.rows.push_back(std::atoi(part.c_str()));
-    } else if (name != "shape" || std::sscanf(value.c_str(), "%dx%d", &o.n, &o.k) != 2) {
-      return std::printf("unknown: %s\n", argv[i]), false;
+    } else {
+      return name == "shape" && std::sscanf(value.c_str(), "%dx%d", &o.n, &o.k) == 2;
     }
-  }
-  if (!o.kernels) return std::puts("this processor has no such variant"), false;
+    return true;
+  });
+  if (!known) return false;
   const bool positive = std::all_of(o.rows.begin(), o.rows.end(), [](int rows) { return rows > 0; });
-  if (o.threads < 1 || o.repeat < 1 || o.n < 1 || o.k < 1 || o.k % 256 != 0 || !positive)
+  if (o.repeat < 1 || o.n < 1 || o.k < 1 || o.k % 256 != 0 || !positive)
     return std::puts("numbers are positive, and inputs a multiple of 256"), false;
   return true;
 }
@@ -117,8 +103,8 @@ bool parse(int argc, char** argv, Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options options;
-  if (!parse(argc, argv, options)) return 2;
+  LinearOptions options;
+  if (!parse_linear(argc, argv, options)) return 2;
   const Kernels& kernels = *options.kernels;
   const int threads = options.threads, n = options.n, k = options.k;
   const char* method = nullptr;  // a variant is named after its product

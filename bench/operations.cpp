@@ -1,10 +1,9 @@
 // How near the operations over rows come to a copy of as many bytes: rounding of activations, norm, activation, exponentials of logits.
-// Usage: bench_operations [--json] [variant [threads]]; built with -DQWENBOX_CPP_TESTS=ON. One row is in the first cache and belongs to one
-// thread, 512 rows are in the last one. The copy is measured before and after each pass, over buffers of the same size.
+// Usage: bench_operations [--json] [variant=NAME] [threads=N]; built with -DQWENBOX_CPP_TESTS=ON. One row is in the first cache and belongs
+// to one thread, 512 rows are in the last one. The copy is measured before and after each pass, over buffers of the same size.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
@@ -13,6 +12,7 @@
 
 #include "ceiling.h"
 #include "kernels.h"
+#include "measure.h"
 
 using namespace qwenbox;
 
@@ -28,11 +28,6 @@ struct Operation {
   double bytes;                       // read and written, all rows
   std::function<void(int, int)> run;  // rows [begin, end)
 };
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 // Calls a second, each of all rows, shared by the threads.
 double rate(int threads, int rows, const std::function<void(int, int)>& run) {
@@ -59,11 +54,10 @@ double rate(int threads, int rows, const std::function<void(int, int)>& run) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool json = argc > 1 && !std::strcmp(argv[1], "--json");
-  if (json) --argc, ++argv;
-  const Kernels* kernels = argc > 1 ? find_kernels(argv[1]) : *available_kernels();
-  const int threads = argc > 2 ? std::atoi(argv[2]) : int(std::thread::hardware_concurrency());
-  if (!kernels || threads < 1) return std::puts("unknown variant, or no threads"), 2;
+  Options options;
+  if (!parse(argc, argv, options, no_others)) return 2;
+  const Kernels* const kernels = options.kernels;
+  const int threads = options.threads;
   auto* const arena = static_cast<char*>(qb_ceiling_buffer(kArena));
   if (!arena) return std::puts("not enough memory"), 1;
   std::mt19937 random_bits(1);
@@ -105,7 +99,7 @@ int main(int argc, char** argv) {
       const double limit = (before + rate(used, one.rows, copy)) / 2;
       rates.push_back(ours * one.bytes / 1e9), limits.push_back(limit * one.bytes / 1e9), fractions.push_back(ours / limit);
     }
-    if (json)
+    if (options.json)
       std::printf(
           "{\"kernel\": \"%s\", \"variant\": \"%s\", \"threads\": %d, \"rows\": %d, \"width\": %d, \"rate\": %.3f, \"ceiling\": %.3f, "
           "\"unit\": \"GB/s\", \"ceiling_method\": \"copy\", \"fraction\": %.4f}\n",
