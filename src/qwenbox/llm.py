@@ -440,6 +440,7 @@ class LocalLLM:
             stop_ids=(() if params.ignore_eos else tuple(self.chat_format.eos_ids)) + params.stop_ids,
             min_tokens=min(params.min_tokens, max_tokens),
             prompt_logprobs=params.logprobs if params.echo else None,
+            cache_salt=params.cache_salt,
         )
 
     def _events(self, prompts: Sequence[Sequence[int]], params: RequestParams, *, chat: bool) -> Iterator[Event]:
@@ -580,6 +581,8 @@ def engine_rows(engine: EngineClient) -> Mapping[str, float]:
         "num_requests_waiting": stats.waiting,
         "kv_cache_usage_perc": stats.used_pages / stats.num_pages if stats.num_pages else 0.0,
         "num_preemptions": stats.preemptions,
+        "prefix_cache_queries": stats.prompt_tokens,
+        "prefix_cache_hits": stats.cached_tokens,
         "worker_restarts": stats.restarts,
     }
 

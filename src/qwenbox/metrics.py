@@ -43,6 +43,8 @@ METRICS: tuple[MetricRow, ...] = (
     MetricRow("num_requests_waiting", "gauge", "Sequences that wait for a place.", source="engine"),
     MetricRow("kv_cache_usage_perc", "gauge", "Used share of the KV pages, 0 to 1.", source="engine"),
     MetricRow("num_preemptions", "counter", "Sequences that gave their pages back and were computed again.", source="engine"),
+    MetricRow("prefix_cache_queries", "counter", "Prompt tokens that came to the engine.", source="engine"),
+    MetricRow("prefix_cache_hits", "counter", "Those of them whose keys and values were there from an earlier request.", source="engine"),
     MetricRow("worker_restarts", "counter", "Times the engine's worker was started again.", source="engine"),
     MetricRow("http_responses", "counter", "HTTP responses by route and status.", ("route", "status")),
 )

@@ -153,6 +153,8 @@ class GenerationPlan:
     min_tokens: int = 0
     prompt_logprobs: int | None = None
     """None, or how many top log-probabilities of each prompt token are wanted (`echo` with `logprobs`)."""
+    cache_salt: str = ""
+    """Pages of keys and values are shared with requests of the same salt only."""
 
     def to_wire(self) -> dict[str, Any]:
         plan = asdict(self)
@@ -245,6 +247,8 @@ class RequestParams:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    cache_salt: str = ""
+    """Requests share the keys and values of a common beginning with requests of the same salt only."""
     min_tokens: int = 0
     logprobs: int | None = None
     echo: bool = False

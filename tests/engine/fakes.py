@@ -64,8 +64,10 @@ class FakeModel:
         assert 0 < batch.num_tokens <= self.max_batch_tokens
         assert len(batch.logits_rows) <= self.max_logits
         assert sum(span.length for span in batch.spans) == batch.num_tokens
-        used = [page for span in batch.spans for page in span.pages[: -(-(span.position + span.length) // PAGE_TOKENS)]]
-        assert len(set(used)) == len(used), "two sequences share a page"
+        used = [span.pages[: -(-(span.position + span.length) // PAGE_TOKENS)].tolist() for span in batch.spans]
+        for span, pages in zip(batch.spans, used, strict=True):
+            written = set(pages[span.position // PAGE_TOKENS :])
+            assert sum(len(written.intersection(other)) for other in used) == len(written), "a page is written and used by somebody else"
         logits = np.empty((len(batch.logits_rows), VOCAB), np.float32)
         row = 0
         for span in batch.spans:
@@ -92,6 +94,11 @@ class FakeModel:
                 row += 1
         assert row == len(batch.logits_rows), "rows of logits belong to no span"
         return logits
+
+    def copy_page(self, source: int, target: int, num_tokens: int) -> None:
+        assert self.store[source, :num_tokens].all(), "a token that is copied was never computed"
+        self.store[target] = 0
+        self.store[target, :num_tokens] = self.store[source, :num_tokens]
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         assert len(logits) == len(rows)
@@ -123,10 +130,10 @@ def sample(row: SampleRow, raw: FloatArray) -> SampleResult:
 
 
 def plan(request_id: str, prompt: Sequence[int] | int, max_tokens: int = 8, *, rng: Any = None, **options: Any) -> GenerationPlan:
-    """A plan; `prompt` may be a number of tokens. Options of the sampling and of the plan alike."""
+    """A plan; `prompt` may be a number of tokens, other ones for each request. Options of the sampling and of the plan alike."""
     if isinstance(prompt, int):
-        prompt = (rng or np.random.default_rng(prompt)).integers(0, VOCAB - 3, prompt).tolist()
-    own = {name: options.pop(name) for name in ("stop_ids", "min_tokens", "prompt_logprobs") if name in options}
+        prompt = (rng or np.random.default_rng([prompt, *request_id.encode()])).integers(0, VOCAB - 3, prompt).tolist()
+    own = {name: options.pop(name) for name in ("stop_ids", "min_tokens", "prompt_logprobs", "cache_salt") if name in options}
     return GenerationPlan(request_id, tuple(prompt), max_tokens, SamplingParams(**options), **own)
 
 

@@ -13,7 +13,8 @@ from qwenbox.errors import ContextLengthError
 from qwenbox.types import GenerationPlan
 from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
 
-PROMPTS = [plan("x", size).prompt_ids for size in (1, 2, 31, 32, 33, 64, 100, 300)]
+TEXT = plan("x", 300).prompt_ids
+PROMPTS = [*(TEXT[:size] for size in (1, 2, 31, 32, 33, 64, 300)), *(TEXT[:size] + plan("y", 20).prompt_ids for size in (7, 32, 70, 96)), TEXT[9:109]]
 
 
 @functools.cache
@@ -27,8 +28,8 @@ def alone(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, s
     return answer
 
 
-def make(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, scored: bool, name: str = "x") -> GenerationPlan:
-    options = {"prompt_logprobs": 1} if scored else {}
+def make(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, scored: bool, name: str = "x", salt: str = "") -> GenerationPlan:
+    options = {"cache_salt": salt} | ({"prompt_logprobs": 1} if scored else {})
     return plan(name, PROMPTS[prompt], max_tokens, seed=seed, stop_ids=(stop,), min_tokens=min_tokens, logprobs=1, **options)
 
 
@@ -46,10 +47,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.answers: dict[str, Answer] = {}
         self.cancelled: set[str] = set()
 
-    @rule(request=REQUEST)
-    def add(self, request: tuple[int, int, int, int, int, bool]) -> None:
+    @rule(request=REQUEST, salt=st.sampled_from(["", "", "", "other"]))
+    def add(self, request: tuple[int, int, int, int, int, bool], salt: str) -> None:
         name = f"r{len(self.requests)}"
-        one = make(*request, name=name)
+        one = make(*request, name=name, salt=salt)
         try:
             self.engine.add(one)
         except ContextLengthError:

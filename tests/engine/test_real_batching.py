@@ -35,11 +35,15 @@ def model(real_model: Callable[[str], Path]) -> Iterator[Model]:
 
 
 def make_plans(model: Model) -> list[GenerationPlan]:
+    """Every third prompt begins as the one before it does, so that pages are shared, whole ones and parts."""
     rng = np.random.default_rng(3)
-    plans = []
+    plans: list[GenerationPlan] = []
     for i in range(32):
         num_prompt, max_tokens = LONG.get(i, (int(rng.integers(20, 60)), int(rng.integers(300, 330))))
         prompt = tuple(rng.integers(0, 150_000, num_prompt).tolist())
+        if i % 3 == 2:
+            begin = plans[-1].prompt_ids[: num_prompt - int(rng.integers(1, 20))]
+            prompt = begin + prompt[len(begin) :]
         temperature = float(rng.choice([0.0, 0.7, 1.2]))
         penalties = {"presence_penalty": 0.5, "repetition_penalty": 1.1} if i % 4 == 1 else {}
         top = {"top_k": 20, "top_p": 0.9} if i % 3 == 1 else {}
@@ -91,6 +95,7 @@ def test_answers_under_batching_preemption_and_cancellation_are_those_of_the_req
     assert stats.preemptions >= 20
     assert stats.used_pages == 0
     assert stats.failed == 0
+    assert stats.cached_tokens >= 100
     assert stats.cancelled >= 3
     for plan in plans:
         answer = answers[plan.request_id]
@@ -108,3 +113,13 @@ def test_an_answer_made_token_by_token_alone_begins_as_the_one_made_in_company(m
     for plan in plans[::6]:
         alone = run(Engine(model), [plan], {})
         assert alone[plan.request_id].same_as(together[plan.request_id])
+
+
+def test_a_prompt_asked_again_takes_its_pages_from_the_tree_and_gives_the_same_bits(model: Model) -> None:
+    engine = Engine(model)
+    plan = GenerationPlan("first", tuple(range(1000, 1900)), 40, SamplingParams(temperature=0.8, seed=5, logprobs=3))
+    first = run(engine, [plan], {})["first"]
+    again = run(engine, [replace(plan, request_id="again")], {})["again"]
+    assert again.same_as(first)
+    assert again.last is not None and again.last.usage is not None
+    assert again.last.usage.cached_tokens == 899

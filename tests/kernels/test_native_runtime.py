@@ -19,6 +19,7 @@ import pytest
 from qwenbox.errors import EngineError, UsageError
 from qwenbox.kernels import native
 from qwenbox.kernels.program import CancelFlag, Interrupted, Ops
+from qwenbox.kernels.reference import ReferenceRunner
 from qwenbox.types import Batch, Span
 from tests.kernels.networks import Steps, Tiny, assert_equal, compiled, matrix, rows_batch, tensor
 
@@ -135,6 +136,32 @@ def test_a_tensor_is_packed_once() -> None:
     other = runtime.weight(replace(weight, data=weight.data.copy()))
     assert other != first
     assert runtime.weights_bytes == 2 * size
+
+
+@pytest.mark.parametrize("num_tokens", [1, 9, 16, 31])
+def test_tokens_copied_from_a_page_are_as_good_as_run_and_the_others_leave_no_trace(num_tokens: int) -> None:
+    common, rng = 32 + num_tokens, np.random.default_rng(2)
+    ids = rng.integers(0, 90, 110).astype(np.int32)
+    first = Batch(ids[:64], [Span(0, 64, 0, np.array([3, 4], np.int32))], np.array([63], np.int32))
+    own = ids[64 : 64 + 30]
+    last = np.array([29], np.int32)
+    apart = Batch(own, [Span(0, 30, common, np.array([3, 7, 1], np.int32))], last)
+    network = Tiny()
+    program, runner = compiled(network), ReferenceRunner(network)
+    for one in (program, runner):
+        one.run(first)
+        one.copy_page(4, 7, num_tokens)
+    got = program.run(apart)
+    assert_equal(got, runner.run(apart))
+    fresh = compiled(network)
+    fresh.run(Batch(ids[:common], [Span(0, common, 0, np.array([0, 1], np.int32))], np.zeros(0, np.int32)))
+    assert_equal(got, fresh.run(Batch(own, [Span(0, 30, common, np.arange(3, dtype=np.int32))], last)))
+
+
+@pytest.mark.parametrize(("source", "target", "num_tokens"), [(0, 0, 5), (-1, 0, 5), (0, 64, 5), (0, 1, 0), (0, 1, 33)])
+def test_a_page_copy_that_makes_no_sense_is_refused(source: int, target: int, num_tokens: int) -> None:
+    with pytest.raises(EngineError, match=f"page {source} of 64 cannot give {num_tokens} tokens to page {target}"):
+        compiled(Tiny()).copy_page(source, target, num_tokens)
 
 
 def test_pages_are_counted() -> None:

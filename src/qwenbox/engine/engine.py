@@ -16,6 +16,7 @@ import numpy as np
 
 from qwenbox.engine.guard import StepGuard
 from qwenbox.engine.pages import PagePool, pages_for
+from qwenbox.engine.prefix import PrefixTree
 from qwenbox.engine.sampler import choice_row, score_rows, token_logprob
 from qwenbox.engine.scheduler import Run, Scheduler
 from qwenbox.engine.sequence import Sequence, most_pages
@@ -28,6 +29,7 @@ MAX_PROMPT_LOGPROBS = 1_000_000
 """Entries (prompt tokens times alternatives) that one request may ask for: they leave in one frame."""
 MAX_BIASES = 4096
 MAX_STOP_IDS = 1024
+MAX_SALT = 1024
 
 
 class EngineModel(Protocol):
@@ -51,6 +53,10 @@ class EngineModel(Protocol):
 
     def sample(self, logits: FloatArray, rows: AnySequence[SampleRow]) -> list[SampleResult]: ...
 
+    def copy_page(self, source: int, target: int, num_tokens: int) -> None:
+        """The first tokens of a page become those of another."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -69,6 +75,8 @@ class EngineStats:
     """Of `step_seconds`, inside the model and the sampler."""
     computed_tokens: int = 0
     """Tokens that ran, those computed again after a preemption included."""
+    cached_tokens: int = 0
+    """Prompt tokens that did not have to run, because their pages were found."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finished: int = 0
@@ -86,14 +94,22 @@ class Engine:
         self.max_requests = max_requests
         """Requests that run or wait at once; one more is refused."""
         self._clock = clock
-        self._pool = PagePool(model.num_pages)
-        self._scheduler = Scheduler(self._pool, max_running=model.max_sequences, max_batch_tokens=model.max_batch_tokens, max_logits=model.max_logits)
+        self._tree = PrefixTree(PagePool(model.num_pages))
+        self._scheduler = Scheduler(
+            self._tree,
+            model.copy_page,
+            max_running=model.max_sequences,
+            max_batch_tokens=model.max_batch_tokens,
+            max_logits=model.max_logits,
+        )
         self._guard = StepGuard()
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
         self._cancelled: list[SequenceOutput] = []
         self._request_seconds = 1.0
-        self._counts = {"steps": 0, "computed_tokens": 0, "prompt_tokens": 0, "completion_tokens": 0, "finished": 0, "failed": 0, "cancelled": 0}
+        self._counts = dict.fromkeys(
+            ("steps", "computed_tokens", "cached_tokens", "prompt_tokens", "completion_tokens", "finished", "failed", "cancelled"), 0
+        )
         self._step_seconds = 0.0
         self._model_seconds = 0.0
 
@@ -172,10 +188,10 @@ class Engine:
         if not 0 < num_tokens <= self.model.context_length:
             raise ContextLengthError(f"{num_tokens} tokens do not fit the context of {self.model.context_length}")
         _check_ids(ids, "ids", self.model.vocab_limit)
-        if pages_for(num_tokens) > self._pool.num_free:
-            raise OverloadedError(f"{pages_for(num_tokens)} pages wanted, {self._pool.num_free} are free", retry_after=1)
+        if pages_for(num_tokens) > self._tree.num_free:
+            raise OverloadedError(f"{pages_for(num_tokens)} pages wanted, {self._tree.num_free} are free", retry_after=1)
         tokens = np.array(ids, np.int32)
-        pages = self._pool.allocate(pages_for(num_tokens))
+        pages = self._tree.allocate(pages_for(num_tokens))
         table = np.array(pages, np.int32)
         rows = np.empty((num_tokens, self.model.vocab_size), np.float32)
         size = min(self.model.max_batch_tokens, self.model.max_logits)
@@ -186,15 +202,15 @@ class Engine:
                 span = Span(0, end - first, first, table[: pages_for(end)])
                 rows[first:end] = self.model.run(Batch(tokens[first:end], [span], np.arange(end - first, dtype=np.int32)), self._guard.flag)
         finally:
-            self._pool.free(pages)
+            self._tree.pool.free(pages)
         return rows
 
     def stats(self) -> EngineStats:
         return EngineStats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            used_pages=self._pool.num_used,
-            num_pages=self._pool.num_pages,
+            used_pages=self._tree.num_used,
+            num_pages=self._tree.pool.num_pages,
             preemptions=self._scheduler.preemptions,
             step_seconds=self._step_seconds,
             model_seconds=self._model_seconds,
@@ -249,6 +265,7 @@ class Engine:
         sequence.num_computed += length
         if any(result.id < 0 for result in results):
             return self._fail(sequence, NumericalError("the model produced NaN for this request"))
+        sequence.give_pages(self._tree)
         if sequence.prompt_logprobs is not None:
             sequence.num_scored += scored
             sequence.prompt_logprobs += [token_logprob(result) for result in results[:scored]]
@@ -282,6 +299,7 @@ class Engine:
         return self._finish(sequence, sequence.last_output("error", self._clock(), error=error), "failed")
 
     def _finish(self, sequence: Sequence, output: SequenceOutput, count: str) -> SequenceOutput:
+        self._counts["cached_tokens"] += sequence.num_cached
         self._scheduler.remove(sequence)
         del self._sequences[sequence.request_id]
         self._counts[count] += 1
@@ -330,6 +348,8 @@ def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
         raise RequestError(f"{len(plan.stop_ids)} stop ids, at most {MAX_STOP_IDS} are possible", param="stop")
     for id in plan.stop_ids:
         _check_number("stop_ids", id, 0, 2**31 - 1, whole=True)
+    if not isinstance(plan.cache_salt, str) or len(plan.cache_salt) > MAX_SALT:
+        raise RequestError(f"cache_salt is not a text of at most {MAX_SALT} characters", param="cache_salt")
     most_logprobs = min(MAX_LOGPROBS, model.vocab_limit)
     _check_sampling(plan.sampling, model.vocab_limit, most_logprobs)
     if plan.prompt_logprobs is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from qwenbox.engine.pages import PagePool
+from qwenbox.engine.prefix import PrefixTree
 from qwenbox.engine.sequence import Sequence
 from qwenbox.errors import EngineError
 from qwenbox.types import Batch, Span
@@ -28,12 +29,15 @@ class Scheduler:
     head. So the earliest arrival always advances, and nobody starves.
     """
 
-    def __init__(self, pool: PagePool, *, max_running: int, max_batch_tokens: int, max_logits: int) -> None:
+    def __init__(
+        self, tree: PrefixTree, copy_page: Callable[[int, int, int], None], *, max_running: int, max_batch_tokens: int, max_logits: int
+    ) -> None:
         # A running sequence must always find a token and a row of logits left, whatever the others take.
         self.max_running = min(max_running, max_batch_tokens, max_logits)
         self.max_batch_tokens = max_batch_tokens
         self.max_logits = max_logits
-        self.pool = pool
+        self.tree = tree
+        self._copy_page = copy_page
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -43,26 +47,35 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Finished, failed or cancelled: forgets the sequence and frees its pages."""
+        """Finished, failed or cancelled: forgets the sequence, whose pages stay in the tree as long as nobody else wants them."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
-        sequence.drop_pages(self.pool)
+        sequence.leave_pages(self.tree)
 
     def schedule(self) -> list[Run]:
-        """The next step: sequences that lack one token first, then the others in order of arrival, as far as tokens and rows go."""
+        """The next step: sequences that lack one token first, then the others in order of arrival, as far as tokens and rows go.
+
+        Who lacks the very page that another computes in this step waits for it and finds it in the tree.
+        """
         self._admit()
         runs: dict[Sequence, Run] = {}
+        coming: set[tuple[str, object]] = set()
         tokens, rows = self.max_batch_tokens, self.max_logits
         for sequence in sorted(self.running, key=lambda s: s.num_missing > 1):
             if not sequence.num_pages or not tokens:
                 continue
+            if sequence.num_missing > 1:
+                sequence.find_pages(self.tree)
+                if sequence.at_page and (sequence.plan.cache_salt, sequence.next_key(sequence.num_skippable)) in coming:
+                    continue
+                sequence.copy_page(self.tree, self._copy_page)
             length = sequence.fit(tokens, rows)
             if length <= 0:
                 continue
             lacking = sequence.pages_lacking(sequence.num_computed + length)
-            while lacking > self.pool.num_free:
+            while lacking > self.tree.num_free:
                 victim = self._preempt()
                 if (run := runs.pop(victim, None)) is not None:
                     tokens, rows = tokens + run.length, rows + run.num_rows
@@ -70,9 +83,11 @@ class Scheduler:
                     break
             else:
                 if lacking:
-                    sequence.take_pages(self.pool, lacking)
+                    sequence.take_pages(self.tree, lacking)
                 run = runs[sequence] = Run(sequence, length, sequence.num_rows(length))
                 tokens, rows = tokens - length, rows - run.num_rows
+                if (place := sequence.next_key(sequence.num_computed + length)) is not None:
+                    coming.add((sequence.plan.cache_salt, place))
         return list(runs.values())
 
     def batch(self, runs: list[Run]) -> Batch:
@@ -91,7 +106,8 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """EngineError with numbers where pages are lost, shared by mistake or too few, or the order of arrival is broken."""
-        self.pool.check_integrity(sequence.pages for sequence in self.running)
+        in_tree = np.array(self.tree.check_integrity(), np.int32)
+        self.tree.pool.check_integrity([in_tree, *(sequence.pages for sequence in self.running)])
         if held := sum(sequence.num_pages for sequence in self.waiting):
             raise EngineError(f"waiting sequences hold {held} pages")
         for sequence in self.running:
@@ -105,16 +121,19 @@ class Scheduler:
         # One page is kept for each sequence that runs already: who enters is the first who would have to leave again.
         while self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
-            if sequence.pages_lacking(sequence.num_tokens) + len(self.running) > self.pool.num_free:
+            sequence.find_pages(self.tree)
+            lacking = sequence.pages_lacking(sequence.num_tokens)
+            if lacking + len(self.running) > self.tree.num_free:
+                sequence.drop_pages(self.tree)
                 return
             self.waiting.popleft()
-            sequence.take_pages(self.pool, sequence.pages_lacking(sequence.num_tokens))
+            sequence.take_pages(self.tree, lacking)
             self.running.append(sequence)
 
     def _preempt(self) -> Sequence:
         victim = self.running.pop()
-        victim.drop_pages(self.pool)
         victim.preemptions += 1
+        victim.drop_pages(self.tree)
         self.preemptions += 1
         self.waiting.appendleft(victim)
         return victim

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from qwenbox.engine.pages import PagePool, pages_for
+from qwenbox.engine.pages import pages_for
+from qwenbox.engine.prefix import Node, PrefixTree, key_of
 from qwenbox.errors import QwenboxError
-from qwenbox.types import FinishReason, GenerationPlan, IntArray, SequenceOutput, TokenLogprob, Usage
+from qwenbox.types import PAGE_TOKENS, FinishReason, GenerationPlan, IntArray, SequenceOutput, TokenLogprob, Usage
 
 #   ids          0 ................ num_prompt ............ num_tokens ........ capacity
 #   in the pages 0 ...... num_computed
+#   of the tree  0 .. whole pages of it
 #   scored       0 .. num_scored       (prompt positions whose successor has its log-probability)
 
 
@@ -31,6 +34,9 @@ class Sequence:
         self.preemptions = 0
         self._pages = np.empty(most_pages(plan), np.int32)
         self.num_pages = 0
+        self.num_cached = 0
+        """Tokens of the prompt that others had run."""
+        self._chain: list[Node] = []
         self._arrived = now
         self._started = math.nan
         self._answered = math.nan
@@ -69,15 +75,84 @@ class Sequence:
         """Pages to add before `num_tokens` tokens have room."""
         return max(0, pages_for(num_tokens) - self.num_pages)
 
-    def take_pages(self, pool: PagePool, count: int) -> None:
-        self._pages[self.num_pages : self.num_pages + count] = pool.allocate(count)
+    def take_pages(self, tree: PrefixTree, count: int) -> None:
+        self._pages[self.num_pages : self.num_pages + count] = tree.allocate(count)
         self.num_pages += count
 
-    def drop_pages(self, pool: PagePool) -> None:
-        """Gives every page back; all tokens have to be computed again."""
-        pool.free(self.pages.tolist())
-        self.num_pages = 0
-        self.num_computed = 0
+    def drop_pages(self, tree: PrefixTree) -> None:
+        """Gives every page back; all tokens have to be computed or found again."""
+        tree.pool.free(self._pages[len(self._chain) : self.num_pages].tolist())
+        tree.release(self._chain)
+        self._chain = []
+        self.num_pages = self.num_computed = 0
+        if not self.preemptions:
+            self.num_cached = 0
+
+    def leave_pages(self, tree: PrefixTree) -> None:
+        """Gives every page back at the end, the last computed tokens to the tree as well."""
+        self.give_pages(tree)
+        if not self.at_page:
+            key = key_of(self._ids[len(self._chain) * PAGE_TOKENS : self.num_computed])
+            tree.add(self.plan.cache_salt, self._last(), key, int(self._pages[len(self._chain)]))
+        self.drop_pages(tree)
+
+    # --- pages of the tree ---
+
+    def next_key(self, end: int) -> tuple[Node | None, bytes] | None:
+        """Where the page that follows the chain stands in the tree; None where `end` is not behind it."""
+        first = len(self._chain) * PAGE_TOKENS
+        return (self._last(), key_of(self._ids[first : first + PAGE_TOKENS])) if first + PAGE_TOKENS <= end else None
+
+    def find_pages(self, tree: PrefixTree) -> None:
+        """Goes on along the pages that the tree has, instead of computing their tokens."""
+        while self.at_page and (place := self.next_key(self.num_skippable)) is not None:
+            if (node := tree.find(self.plan.cache_salt, *place)) is None:
+                return
+            self._use(tree, node)
+            self._skip(PAGE_TOKENS)
+
+    def copy_page(self, tree: PrefixTree, copy: Callable[[int, int, int], None]) -> None:
+        """Takes the first tokens of a page that goes on differently, or ends, into the sequence's own next page."""
+        if self.at_page and self.num_computed < self.num_skippable:
+            node, count = tree.nearest(self.plan.cache_salt, self._last(), key_of(self._ids[self.num_computed : self.num_skippable][:PAGE_TOKENS]))
+            if node is not None:
+                copy(node.page, int(self._pages[len(self._chain)]), count)
+                tree.touch(node)
+                self._skip(count)
+
+    def give_pages(self, tree: PrefixTree) -> None:
+        """Puts the full pages that have been computed into the tree; where it has one already, this sequence uses that one instead of its own."""
+        while (place := self.next_key(self.num_computed)) is not None:
+            self._use(tree, tree.add(self.plan.cache_salt, *place, int(self._pages[len(self._chain)])))
+
+    @property
+    def at_page(self) -> bool:
+        """Whether the next token to compute is the first of a page."""
+        return self.num_computed == len(self._chain) * PAGE_TOKENS
+
+    @property
+    def num_skippable(self) -> int:
+        """Tokens that need not run where their keys and values are found: those before the first whose logits are wanted."""
+        scored = self.scored_rows(self.num_missing)
+        return scored.start if scored else self.num_tokens - 1
+
+    def _use(self, tree: PrefixTree, node: Node) -> None:
+        index = len(self._chain)
+        tree.use(node)
+        if index < self.num_pages:
+            tree.pool.free([int(self._pages[index])])
+        else:
+            self.num_pages += 1
+        self._pages[index] = node.page
+        self._chain.append(node)
+
+    def _skip(self, num_tokens: int) -> None:
+        self.num_computed += num_tokens
+        if not self.preemptions:
+            self.num_cached += num_tokens
+
+    def _last(self) -> Node | None:
+        return self._chain[-1] if self._chain else None
 
     # --- rows of logits ---
 
@@ -119,7 +194,7 @@ class Sequence:
             self.request_id,
             finish_reason=reason,
             error=None if error is None else error.to_wire(),
-            usage=Usage(self.num_prompt, self.num_output),
+            usage=Usage(self.num_prompt, self.num_output, self.num_cached),
             timings={"queue": started - self._arrived, "prefill": answered - started, "decode": now - answered},
         )
 

@@ -103,6 +103,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_program_kv_bytes": (_u64, (_ptr,)),
     "qw_program_buffer_bytes": (_u64, (_ptr,)),
     "qw_program_steps": (_i32, (_ptr,)),
+    "qw_program_copy_page": (_i32, (_ptr, _i32, _i32, _i32)),
     "qw_program_run": (_i32, (_ptr, ctypes.POINTER(_Batch), _i32, _ptr, _f64, _ptr)),
     "qw_sample": (_i32, (_ptr, _ptr, _i32, ctypes.POINTER(_SampleRow), _i32, _i32, _ptr, _ptr, _ptr)),
 }
@@ -387,6 +388,11 @@ class NativeProgram:
         if end < self.steps:
             raise Interrupted(end)
         return logits
+
+    def copy_page(self, source: int, target: int, num_tokens: int) -> None:
+        """The first `num_tokens` keys and values of a page become those of another, as if its tokens had been run there."""
+        if library().qw_program_copy_page(self._alive(), source, target, num_tokens) < 0:
+            raise _failure()
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         return self._runtime.sample(logits, rows)

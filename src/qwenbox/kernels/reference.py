@@ -426,6 +426,13 @@ class Pages:
         where = span.pages[tokens // PAGE_TOKENS], tokens % PAGE_TOKENS
         return _widen(self._layers[layer, "k"][where]), _widen(self._layers[layer, "v"][where])
 
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        """The first `num_tokens` keys and values of a page become those of another, whose other slots are zeros."""
+        for layer, part in list(self._layers):
+            array = self._array(layer, part, max(source, target) + 1, self._layers[layer, part].shape[2:])
+            array[target] = 0
+            array[target, :num_tokens] = array[source, :num_tokens]
+
     def _array(self, layer: int, part: str, pages: int, head_shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
         array = self._layers.get((layer, part))
         if array is None or len(array) < pages:
@@ -557,6 +564,9 @@ class ReferenceRunner:
         if ops.logits is None:
             raise EngineError("the model gave no output")
         return ops.logits
+
+    def copy_page(self, source: int, target: int, num_tokens: int) -> None:
+        self._pages.copy(source, target, num_tokens)
 
 
 # --- sampling ------------------------------------------------------------------------------------------------------

@@ -57,6 +57,8 @@ class Runner(Protocol):
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]: ...
 
+    def copy_page(self, source: int, target: int, num_tokens: int) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -108,6 +110,10 @@ class Model:
                 return [SampleResult(-1)]
             return [result for index, row in enumerate(rows) for result in self.sample(logits[index : index + 1], [row])]
 
+    def copy_page(self, source: int, target: int, num_tokens: int) -> None:
+        """The first `num_tokens` keys and values of a page become those of another, as if its tokens had been run there."""
+        self._runner.copy_page(source, target, num_tokens)
+
     def close(self) -> None:
         self._runner.close()
 
@@ -136,6 +142,10 @@ class _NativeRunner:
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         return self._runtime.sample(logits, rows)
+
+    def copy_page(self, source: int, target: int, num_tokens: int) -> None:
+        assert self._program is not None
+        self._program.copy_page(source, target, num_tokens)
 
     def close(self) -> None:
         if self._program is not None:

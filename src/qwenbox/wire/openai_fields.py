@@ -18,6 +18,7 @@ MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_IDS = 64
+MAX_SALT = 256
 INT32 = 2**31 - 1
 
 TokenCount = Annotated[int, Field(ge=1, le=INT32)]
@@ -45,7 +46,7 @@ SHARED_FIELDS: Mapping[str, FieldRow] = {
     **dict.fromkeys(
         (
             "model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
-            "logit_bias", "n", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "stream", "stream_options", "logprobs",
+            "logit_bias", "n", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "stream", "stream_options", "logprobs", "cache_salt",
         ),
         HONOURED,
     ),
@@ -90,6 +91,7 @@ class SamplingFields(BaseModel):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     ignore_eos: bool | None = None
+    cache_salt: Annotated[str, Field(max_length=MAX_SALT)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -124,6 +126,7 @@ class SamplingFields(BaseModel):
                 "stop_ids": tuple(self.stop_token_ids or ()),
                 "min_tokens": self.min_tokens or 0,
                 "ignore_eos": bool(self.ignore_eos),
+                "cache_salt": self.cache_salt or "",
             }
             | more
         )

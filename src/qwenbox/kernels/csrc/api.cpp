@@ -116,6 +116,13 @@ int32_t qw_program_run(qw_program* program, const qw_batch* batch, int32_t first
   return guarded(-1, program->runtime(), [&] { return program->run(*batch, first, cancel, deadline, logits); });
 }
 
+int32_t qw_program_copy_page(qw_program* program, int32_t from, int32_t to, int32_t num_tokens) {
+  return guarded(-1, program->runtime(), [&] {
+    program->copy_page(from, to, num_tokens);
+    return 0;
+  });
+}
+
 int32_t qw_sample(qw_runtime* runtime, const float* logits, int32_t vocab, const qw_sample_row* rows, int32_t num_rows, int32_t max_top,
                   qw_sample_result* results, int32_t* top_ids, float* top_logprobs) {
   return guarded(-1, *runtime, [&] {

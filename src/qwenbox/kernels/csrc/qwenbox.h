@@ -101,6 +101,8 @@ QW_API int32_t qw_program_steps(qw_program* program);
 // CLOCK_MONOTONIC, 0: none) stopped it. `logits` [num_logits][vocabulary].
 QW_API int32_t qw_program_run(qw_program* program, const qw_batch* batch, int32_t first, const int32_t* cancel, double deadline,
                               float* logits);
+// The first `num_tokens` tokens of page `from`, in every layer, become those of page `to`, whose other slots are zeros. 0, or -1.
+QW_API int32_t qw_program_copy_page(qw_program* program, int32_t from, int32_t to, int32_t num_tokens);
 // One result a row; top_ids and top_logprobs [num_rows][max_top], max_top >= every row's `logprobs`.
 QW_API int32_t qw_sample(qw_runtime* runtime, const float* logits, int32_t vocab, const qw_sample_row* rows, int32_t num_rows,
                          int32_t max_top, qw_sample_result* results, int32_t* top_ids, float* top_logprobs);

@@ -728,6 +728,24 @@ void Program::store(const Step& step, const qw_span& span, int head, int begin, 
   }
 }
 
+void Program::copy_page(int from, int to, int num_tokens) {
+  const auto text = [](int value) { return std::to_string(value); };
+  if (std::min(from, to) < 0 || std::max(from, to) >= num_pages_ || from == to || num_tokens < 1 || num_tokens > kPageTokens)
+    fail("page " + text(from) + " of " + text(num_pages_) + " cannot give " + text(num_tokens) + " tokens to page " + text(to));
+  for (const Step& step : steps_) {
+    if (!step.kv) continue;
+    const size_t half_page = size_t(kPageTokens) * size_t(step.segment);
+    const std::vector<float> zeros(size_t(step.segment));
+    for (int head = 0; head < step.kv_heads; ++head) {
+      uint16_t* const base = step.kv + size_t(head) * size_t(num_pages_) * 2 * half_page;
+      uint16_t* const page = base + size_t(to) * 2 * half_page;
+      std::copy_n(base + size_t(from) * 2 * half_page, 2 * half_page, page);
+      for (int at = num_tokens; at < kPageTokens; ++at)
+        kernels_.store_kv(zeros.data(), zeros.data(), step.segment, at, page, page + half_page);
+    }
+  }
+}
+
 void Program::attend(const Step& step) {
   const int d = step.segment, group = step.heads / step.kv_heads, kv_heads = step.kv_heads;
   const size_t half_page = size_t(kPageTokens) * size_t(d);

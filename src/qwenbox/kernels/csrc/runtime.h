@@ -93,6 +93,7 @@ class Program {
   int run(const qw_batch& batch, int first, const int32_t* cancel, double deadline, float* logits);
   int steps() const { return int(steps_.size()); }
   size_t kv_bytes() const { return kv_arena_.bytes(); }
+  void copy_page(int from, int to, int num_tokens);
   size_t buffer_bytes() const { return arena_.bytes(); }
   Runtime& runtime() const { return runtime_; }
 
