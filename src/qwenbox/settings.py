@@ -73,6 +73,9 @@ class Settings:
     kv_gb: float | None = _setting(None, "Gigabytes for the KV pages; otherwise what fits into the memory that is free.", least=0.001)
     max_sequences: int = _setting(32, "Requests that run at the same time.", least=1, most=4096)
     max_batch_tokens: int = _setting(512, "Tokens in one step of the model.", least=1, most=65536)
+    step_ms: int = _setting(
+        200, "Milliseconds of a step while answers stream: a longer prompt runs in slices, so that nobody waits for it.", least=10, most=60000
+    )
     max_queue: int = _setting(128, "Requests that wait for their turn; one more is refused with 429.", least=0)
     request_timeout: float = _setting(600.0, "Seconds that a request may take.", least=0.1)
     cache_dir: Path = _setting(

@@ -24,7 +24,7 @@ from qwenbox.engine.engine import Engine
 from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, pack_output, unpack_output
 from qwenbox.engine.protocol import Pace
 from qwenbox.engine.supervisor import Find, Report
-from qwenbox.engine.worker import StepClock, Worker
+from qwenbox.engine.worker import Worker
 from qwenbox.errors import DownloadError, ModelFormatError, UsageError
 from qwenbox.types import SequenceOutput, TokenLogprob, Usage
 from tests.engine.fake_worker import POISON, TORPOR
@@ -527,17 +527,6 @@ def test_frames_larger_than_the_socket_arrive_whole_and_in_order() -> None:
 
 
 # --- small parts ---
-
-
-def test_the_time_of_a_step_is_predicted_from_those_before() -> None:
-    steps = StepClock(weights_bytes=4_000_000_000)
-    assert steps.predict(1) == pytest.approx(1.4)
-    steps.note(1, 0.1)
-    assert steps.predict(1) == 0.1
-    assert steps.predict(512) == pytest.approx(0.1 * 2**9)
-    steps.note(512, 3.0)
-    assert steps.predict(512) == 3.0
-    assert steps.predict(300) == pytest.approx(0.1 * 2**8)
 
 
 def test_options_are_refused_by_name() -> None:

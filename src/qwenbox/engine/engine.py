@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from qwenbox.engine.clock import StepClock, Work
 from qwenbox.engine.guard import StepGuard
 from qwenbox.engine.pages import PagePool, pages_for
 from qwenbox.engine.prefix import PrefixTree
@@ -89,15 +90,20 @@ class EngineStats:
 class Engine:
     """`add` and `cancel` requests between calls of `step`, which runs one batch and says what each request got from it."""
 
-    def __init__(self, model: EngineModel, *, max_requests: int = 288, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, model: EngineModel, *, max_requests: int = 288, step_seconds: float = math.inf, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.model = model
         self.max_requests = max_requests
         """Requests that run or wait at once; one more is refused."""
         self._clock = clock
+        self._step_clock = StepClock(model.weights_bytes)
         self._tree = PrefixTree(PagePool(model.num_pages))
         self._scheduler = Scheduler(
             self._tree,
             model.copy_page,
+            self._step_clock,
+            step_seconds=step_seconds,
             max_running=model.max_sequences,
             max_batch_tokens=model.max_batch_tokens,
             max_logits=model.max_logits,
@@ -117,15 +123,11 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._sequences or self._cancelled)
 
-    @property
-    def num_steps(self) -> int:
-        """Steps that ran to their end."""
-        return self._counts["steps"]
-
-    @property
-    def num_outstanding(self) -> int:
-        """Tokens that the next step runs at most."""
-        return min(self.model.max_batch_tokens, sum(sequence.num_missing for sequence in self._sequences.values()))
+    def predict_seconds(self) -> float:
+        """How long the next step may take: with all that its requests lack, as far as it fits."""
+        num_tokens = min(self.model.max_batch_tokens, sum(sequence.num_missing for sequence in self._sequences.values()))
+        most_seen = max((sequence.num_tokens for sequence in self._sequences.values()), default=0)
+        return self._step_clock.predict(Work(num_tokens, num_tokens * most_seen))
 
     def add(self, plan: GenerationPlan) -> None:
         """Queues a request. RequestError, ContextLengthError or OverloadedError where it cannot be honoured: nothing is cut to fit."""
@@ -245,7 +247,12 @@ class Engine:
         finally:
             self._guard.end()
         results = self.model.sample(logits, rows) if rows else []
-        self._model_seconds += self._clock() - began
+        seconds = self._clock() - began
+        work = Work()
+        for run in runs:
+            work = work.with_tokens(run.length, run.sequence.num_computed)
+        self._step_clock.note(work, seconds)
+        self._model_seconds += seconds
         return results
 
     def _advance(self, runs: list[Run], results: list[SampleResult]) -> list[SequenceOutput]:

@@ -118,7 +118,7 @@ class InProcessEngine:
         error: QwenboxError | None = None
         try:
             model = self._load(self._options, self._note_progress)
-            engine = self._engine = Engine(model, max_requests=self._options.max_requests)
+            engine = self._engine = Engine(model, max_requests=self._options.max_requests, step_seconds=self._options.step_ms / 1000)
             self._info = model_info(model, self._options)
             self._set_state(EngineState("ready", 1.0))
             self._serve(engine)

@@ -33,6 +33,8 @@ class EngineOptions:
     num_pages: int | None = None
     max_sequences: int = 32
     max_batch_tokens: int = 512
+    step_ms: int = 200
+    """Time of a step while answers stream; a longer prompt runs in slices."""
     max_waiting: int = 128
     """Requests that wait for their turn; one more is refused."""
     vocab_limit: int | None = None
@@ -41,7 +43,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.random is None):
             raise UsageError("one of a model and a random shape is needed", param="model")
-        for name in ("max_sequences", "max_batch_tokens", "max_waiting"):
+        for name in ("max_sequences", "max_batch_tokens", "step_ms", "max_waiting"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: at least 1 is needed", param=name)
 
@@ -56,6 +58,7 @@ class EngineOptions:
             kv_gb=settings.kv_gb,
             max_sequences=settings.max_sequences,
             max_batch_tokens=settings.max_batch_tokens,
+            step_ms=settings.step_ms,
             max_waiting=max(settings.max_queue, 1),
             **where,
         )

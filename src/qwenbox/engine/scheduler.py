@@ -8,10 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qwenbox.engine.clock import StepClock, Work
 from qwenbox.engine.prefix import PrefixTree
 from qwenbox.engine.sequence import Sequence
 from qwenbox.errors import EngineError
 from qwenbox.types import Batch, Span
+
+LONE_STEPS = 5
+"""So many times longer a step may be while no answer streams: whoever comes meanwhile waits for its end."""
+MIN_SLICE = 16
+"""Tokens that a step runs of a prompt at least, however slow the machine is."""
 
 
 class Run(NamedTuple):
@@ -30,7 +36,15 @@ class Scheduler:
     """
 
     def __init__(
-        self, tree: PrefixTree, copy_page: Callable[[int, int, int], None], *, max_running: int, max_batch_tokens: int, max_logits: int
+        self,
+        tree: PrefixTree,
+        copy_page: Callable[[int, int, int], None],
+        clock: StepClock,
+        *,
+        step_seconds: float,
+        max_running: int,
+        max_batch_tokens: int,
+        max_logits: int,
     ) -> None:
         # A running sequence must always find a token and a row of logits left, whatever the others take.
         self.max_running = min(max_running, max_batch_tokens, max_logits)
@@ -38,6 +52,8 @@ class Scheduler:
         self.max_logits = max_logits
         self.tree = tree
         self._copy_page = copy_page
+        self._clock = clock
+        self._step_seconds = step_seconds
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -55,7 +71,7 @@ class Scheduler:
         sequence.leave_pages(self.tree)
 
     def schedule(self) -> list[Run]:
-        """The next step: sequences that lack one token first, then the others in order of arrival, as far as tokens and rows go.
+        """The next step: sequences that lack one token first, then the others in order of arrival, as far as tokens, rows and the step's time go.
 
         Who lacks the very page that another computes in this step waits for it and finds it in the tree.
         """
@@ -63,6 +79,7 @@ class Scheduler:
         runs: dict[Sequence, Run] = {}
         coming: set[tuple[str, object]] = set()
         tokens, rows = self.max_batch_tokens, self.max_logits
+        work, seconds, least = Work(), LONE_STEPS * self._step_seconds, MIN_SLICE
         for sequence in sorted(self.running, key=lambda s: s.num_missing > 1):
             if not sequence.num_pages or not tokens:
                 continue
@@ -71,7 +88,11 @@ class Scheduler:
                 if sequence.at_page and (sequence.plan.cache_salt, sequence.next_key(sequence.num_skippable)) in coming:
                     continue
                 sequence.copy_page(self.tree, self._copy_page)
-            length = sequence.fit(tokens, rows)
+                room = max(self._clock.tokens_within(seconds, work, sequence.num_computed, min(tokens, sequence.num_missing)), least)
+                length = sequence.fit(min(room, tokens), rows)
+            else:
+                seconds = self._step_seconds
+                length = sequence.fit(tokens, rows)
             if length <= 0:
                 continue
             lacking = sequence.pages_lacking(sequence.num_computed + length)
@@ -86,6 +107,9 @@ class Scheduler:
                     sequence.take_pages(self.tree, lacking)
                 run = runs[sequence] = Run(sequence, length, sequence.num_rows(length))
                 tokens, rows = tokens - length, rows - run.num_rows
+                work = work.with_tokens(length, sequence.num_computed)
+                if sequence.num_missing > 1:
+                    least = 0
                 if (place := sequence.next_key(sequence.num_computed + length)) is not None:
                     coming.add((sequence.plan.cache_salt, place))
         return list(runs.values())

@@ -41,38 +41,12 @@ PROGRESS_SECONDS = 0.05
 _PR_SET_PDEATHSIG = 1
 
 
-class StepClock:
-    """Predicts how long a step of so many tokens takes: the slowest of late, by power of two."""
-
-    def __init__(self, weights_bytes: int) -> None:
-        # Before the first measurement: the weights read once at 4 GB/s, and 4 operations a byte and token at 40 Gop/s. This guess has to be
-        # exceeded ten times before anybody acts on it.
-        self._base = weights_bytes / 4e9
-        self._each = weights_bytes / 1e10
-        self._slowest: dict[int, float] = {}
-
-    def note(self, num_tokens: int, seconds: float) -> None:
-        size = num_tokens.bit_length()
-        self._slowest[size] = max(seconds, 0.9 * self._slowest.get(size, 0.0))
-
-    def predict(self, num_tokens: int) -> float:
-        size = num_tokens.bit_length()
-        if size in self._slowest:
-            return self._slowest[size]
-        if smaller := [known for known in self._slowest if known < size]:
-            return self._slowest[max(smaller)] * 2.0 ** (size - max(smaller))
-        if self._slowest:
-            return self._slowest[min(self._slowest)]
-        return self._base + self._each * num_tokens
-
-
 class Worker:
     """Serves one front over a channel until one of them ends."""
 
-    def __init__(self, channel: Channel, engine: Engine, *, weights_bytes: int = 0) -> None:
+    def __init__(self, channel: Channel, engine: Engine) -> None:
         self._channel = channel
         self._engine = engine
-        self._steps = StepClock(weights_bytes)
         self._refused: list[SequenceOutput] = []
         self._closing = False
         self._inbox: deque[tuple[str, list[Any]] | Exception] = deque()
@@ -160,15 +134,10 @@ class Worker:
             self._refused.append(refusal(plan, error))
 
     def _step(self) -> list[SequenceOutput]:
-        num_tokens = self._engine.num_outstanding
-        predicted = self._steps.predict(num_tokens)
+        predicted = self._engine.predict_seconds()
         if predicted > LONG_STEP_SECONDS:
             self._channel.send(["patience", predicted])
-        began, steps = time.monotonic(), self._engine.num_steps
-        outputs = self._engine.step()
-        if self._engine.num_steps > steps:  # an interrupted step says nothing about the next
-            self._steps.note(num_tokens, time.monotonic() - began)
-        return outputs
+        return self._engine.step()
 
     def _send_step(self, outputs: list[SequenceOutput]) -> None:
         packed = [pack_output(output) for output in outputs]
@@ -255,7 +224,8 @@ def main() -> None:
         if loaded is not None:
             model, options = loaded
             channel.send(["ready", asdict(model_info(model, options))])
-            Worker(channel, Engine(model, max_requests=options.max_requests), weights_bytes=model.weights_bytes).serve()
+            engine = Engine(model, max_requests=options.max_requests, step_seconds=options.step_ms / 1000)
+            Worker(channel, engine).serve()
     except (EOFError, BrokenPipeError):
         pass
     except (FrameError, TimeoutError) as error:
