@@ -61,19 +61,14 @@ QWENBOX_INLINE void prefetch_lines(const uint8_t* p, int bytes) {
   for (int i = 0; i < bytes; i += 64) prefetch_far(p + kAhead + i);
 }
 
-// Quads r and r + 8 of 16 channels. planes: the fifth bits, or bits 4 and 5, of the same half of the group.
-template <int bits, int r>
-QWENBOX_INLINE void unpack(const uint8_t* nibbles, const uint8_t* planes, Bytes& low, Bytes& high) {
-  const Bytes both = load_bytes(nibbles);
-  low = low_nibbles(both), high = high_nibbles(both);
-  if (bits == 5) {
-    low = or_bits<r, 0x10>(low, load_bytes(planes));
-    high = or_bits<r, 0x10>(high, load_bytes(planes + 256));
-  }
-  if (bits == 6) {
-    low = or_bits<2 * (r % 4), 0x30>(low, load_bytes(planes + 256 * (r / 4)));
-    high = or_bits<2 * (r % 4), 0x30>(high, load_bytes(planes + 256 * (r / 4 + 2)));
-  }
+// Quad q of a half of the group, of 16 channels: low nibbles hold the first eight, high ones the others. planes: the fifth bits, or bits 4
+// and 5, of the same half.
+template <int bits, int q>
+QWENBOX_INLINE Bytes code(const uint8_t* nibbles, const uint8_t* planes) {
+  const Bytes both = load_bytes(nibbles), four = q < 8 ? low_nibbles(both) : high_nibbles(both);
+  if (bits == 5) return or_bits<q % 8, 0x10>(four, load_bytes(planes + 256 * (q / 8)));
+  if (bits == 6) return or_bits<2 * (q % 4), 0x30>(four, load_bytes(planes + 256 * (q / 4)));
+  return four;
 }
 
 // Where dot4 keeps short sums, a run of quads is added up in them and then folded into the sums; those of q6_k are scaled as they are.
@@ -126,7 +121,7 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
 template <Kind kind>
 struct Packed {
   static constexpr Layout layout = layout_of(kind);
-  static constexpr bool interleaved = layout.bits != 8;  // two sums at a time
+  static constexpr bool interleaved = layout.bits != 8 && !kSplitNibbles;  // two sums at a time
   const uint8_t *codes, *subs, *scales;
 
   Packed(const uint8_t* panel, int g)
@@ -155,7 +150,7 @@ struct Packed {
   template <int MR, int NB, class Start, class Finish>
   QWENBOX_INLINE void half(int t, int c, const Row* rows, Start start, Finish finish) const {
     constexpr int quads = quads_of(kind), plane_bytes = layout.bits == 5 ? 512 : 1024;
-    if constexpr (!interleaved) {
+    if constexpr (layout.bits == 8) {
 #pragma GCC unroll 8
       for (int q = 16 * t; q < 16 * t + 16; q += quads) {
         Ints sums[MR][NB];
@@ -168,6 +163,7 @@ struct Packed {
       if (layout.bits != 4)
         for (int i = 0; i < plane_bytes; i += 256)
           for (int b = 0; b < NB; ++b) prefetch_far(planes + kAhead + i + 64 * b);
+      if constexpr (kSplitNibbles) return split<MR, NB>(t, nibbles, planes, rows, start, finish);
       steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
         constexpr int i = decltype(step)::value;
         const int low_part = 16 * t / quads + i, high_part = low_part + 8 / quads;
@@ -181,8 +177,8 @@ struct Packed {
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) {
             prefetch_far(nibbles + kAhead + 256 * r + 64 * b);
-            unpack<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b, w[0][b], w[1][b]);
-            w[0][b] = hold(w[0][b]), w[1][b] = hold(w[1][b]);
+            w[0][b] = hold(code<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b));
+            w[1][b] = hold(code<layout.bits, r + 8>(nibbles + 256 * r + 64 * b, planes + 64 * b));
           }
 #pragma GCC unroll 8
           for (int m = 0; m < MR; ++m) {
@@ -199,6 +195,36 @@ struct Packed {
         finish(high_part, high);
       });
     }
+  }
+  // The same, low nibbles before high ones. Each fetches half of the lines, so that requests to memory are spread.
+  template <int MR, int NB, class Start, class Finish>
+  QWENBOX_INLINE void split(int t, const uint8_t* nibbles, const uint8_t* planes, const Row* rows, Start start, Finish finish) const {
+    constexpr int quads = quads_of(kind), run_quads = run_of<kind>(quads);
+    steps<0, 16 / quads>([&](auto step) __attribute__((always_inline)) {
+      constexpr int first = quads * decltype(step)::value;
+      const int part = 16 * t / quads + first / quads;
+      Ints sums[MR][NB], run[MR][NB];
+      each<MR, NB>([&](int m, int b) { sums[m][b] = start(part, m, b); });
+      steps<first, first + quads>([&](auto at) __attribute__((always_inline)) {
+        constexpr int q = decltype(at)::value;
+        if (q % run_quads == 0) begin_run<kind>(run, sums);
+        Bytes w[NB];
+#pragma GCC unroll 4
+        for (int b = 0; b < NB; ++b) {
+          const uint8_t* p = nibbles + 256 * (q % 8) + 64 * b;
+          if (2 * b / NB == q / 8) prefetch_far(p + kAhead);
+          w[b] = hold(code<layout.bits, q>(p, planes + 64 * b));
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m) {
+          const Ints a = load_quad(rows[m].codes + t * kCodesHalf + 4 * q);
+#pragma GCC unroll 4
+          for (int b = 0; b < NB; ++b) run[m][b] = dot4<layout.bits>(run[m][b], w[b], a);
+        }
+        if ((q + 1) % run_quads == 0) end_run<kind>(run, sums);
+      });
+      finish(part, sums);
+    });
   }
 };
 
@@ -250,10 +276,8 @@ struct alignas(64) Prepared {
       steps<0, 8>([&](auto at) {
         constexpr int r = decltype(at)::value;
         for (int b = 0; b < 4; ++b) {
-          Bytes low, high;
-          unpack<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b, low, high);
-          store(out + 256 * r + 64 * b, low);
-          store(out + 256 * (r + 8) + 64 * b, high);
+          store(out + 256 * r + 64 * b, code<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b));
+          store(out + 256 * (r + 8) + 64 * b, code<layout.bits, r + 8>(nibbles + 256 * r + 64 * b, planes + 64 * b));
         }
       });
     }

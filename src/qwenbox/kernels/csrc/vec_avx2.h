@@ -22,7 +22,8 @@ struct Bytes {
 // Rows by blocks of 16 channels that fit the 16 registers, as vec_avx512.h names them.
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 8;
-constexpr int kTileRows = 2, kTileBlocks = 2, kPackedBlocks = 2, kPackedBlocksMore = 1;
+constexpr int kTileRows = 2, kTileBlocks = 2, kPackedBlocks = 4, kPackedBlocksMore = 1;
+constexpr bool kSplitNibbles = true;
 #ifdef __AVXVNNI__
 constexpr int kSumRows = 6, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 4, kPackedRows = 2;
 #else
@@ -162,7 +163,8 @@ QWENBOX_INLINE Ints load_i16(const int16_t* p) {
   return {_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
-QWENBOX_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
+// Volatile, or GCC moves them all before the products, where they wait for each other.
+QWENBOX_INLINE void prefetch_far(const void* p) { __asm__ volatile("prefetcht1 %0" : : "m"(*(const char*)p)); }
 
 // The assembly keeps GCC 12 from copying accumulators, and from adding products in another order, for which it would spill all of them.
 #ifdef __AVXVNNI__

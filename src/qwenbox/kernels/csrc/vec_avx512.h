@@ -51,6 +51,7 @@ constexpr bool kKeepAccumulators = true;  // in registers, between the 32-blocks
 constexpr int kUnrolledSums = 8;          // integer sums of a group that follow one another in the code
 // So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of more.
 constexpr int kFewRows = 8, kPackedRows = 4, kPackedBlocks = 4, kPackedBlocksMore = 2;
+constexpr bool kSplitNibbles = false;  // whether they multiply low nibbles before high ones, where registers are few: half the sums at once
 
 QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
 

@@ -35,6 +35,7 @@ constexpr int kTileRows = 2, kTileBlocks = 1, kSumRows = 2, kSumBlocks = 1, kTot
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 1;
 constexpr int kFewRows = 1, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksMore = 1;
+constexpr bool kSplitNibbles = false;
 
 // f on each of the four quarters.
 template <class R, class F>
