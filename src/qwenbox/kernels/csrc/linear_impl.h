@@ -72,19 +72,25 @@ QWENBOX_INLINE Bytes code(const uint8_t* nibbles, const uint8_t* planes) {
 }
 
 // Where dot4 keeps short sums, a run of quads is added up in them and then folded into the sums; those of q6_k are scaled as they are.
+// High nibbles that are multiplied where they lie have a run of their own too, which is 16 times too large.
 template <Kind kind>
 constexpr int kShort = kShortQuads<layout_of(kind).bits>;
 template <Kind kind>
 constexpr int run_of(int quads) {
   return kShort<kind> != 0 && kShort<kind> < quads ? kShort<kind> : quads;
 }
-template <Kind kind, int MR, int NB>
+template <Kind kind, bool in_place = false, int MR, int NB>
 QWENBOX_INLINE void begin_run(Ints (&run)[MR][NB], const Ints (&sums)[MR][NB]) {
-  each<MR, NB>([&](int m, int b) { run[m][b] = kShort<kind> != 0 ? zeros() : sums[m][b]; });
+  each<MR, NB>([&](int m, int b) { run[m][b] = kShort<kind> != 0 || in_place ? zeros() : sums[m][b]; });
 }
-template <Kind kind, int MR, int NB>
+template <Kind kind, bool in_place = false, int MR, int NB>
 QWENBOX_INLINE void end_run(const Ints (&run)[MR][NB], Ints (&sums)[MR][NB]) {
-  each<MR, NB>([&](int m, int b) { sums[m][b] = kShort<kind> != 0 && kind != Kind::q6_k ? fold(sums[m][b], run[m][b]) : run[m][b]; });
+  each<MR, NB>([&](int m, int b) {
+    if (in_place)
+      sums[m][b] = sums[m][b] + shift_right_signed<4>(run[m][b]);
+    else
+      sums[m][b] = kShort<kind> != 0 && kind != Kind::q6_k ? fold(sums[m][b], run[m][b]) : run[m][b];
+  });
 }
 
 // sums += `quads` quads, the first of which is q, times those of the rows; they lie in one half of the group. codes: bytes of 16 NB
@@ -207,13 +213,14 @@ struct Packed {
       each<MR, NB>([&](int m, int b) { sums[m][b] = start(part, m, b); });
       steps<first, first + quads>([&](auto at) __attribute__((always_inline)) {
         constexpr int q = decltype(at)::value;
-        if (q % run_quads == 0) begin_run<kind>(run, sums);
+        constexpr bool in_place = kHighInPlace && layout.bits == 4 && q >= 8;
+        if (q % run_quads == 0) begin_run<kind, in_place>(run, sums);
         Bytes w[NB];
 #pragma GCC unroll 4
         for (int b = 0; b < NB; ++b) {
           const uint8_t* p = nibbles + 256 * (q % 8) + 64 * b;
           if (2 * b / NB == q / 8) prefetch_far(p + kAhead);
-          w[b] = hold(code<layout.bits, q>(p, planes + 64 * b));
+          w[b] = hold(in_place ? high_in_place(load_bytes(p)) : code<layout.bits, q>(p, planes + 64 * b));
         }
 #pragma GCC unroll 8
         for (int m = 0; m < MR; ++m) {
@@ -221,7 +228,7 @@ struct Packed {
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) run[m][b] = dot4<layout.bits>(run[m][b], w[b], a);
         }
-        if ((q + 1) % run_quads == 0) end_run<kind>(run, sums);
+        if ((q + 1) % run_quads == 0) end_run<kind, in_place>(run, sums);
       });
       finish(part, sums);
     });

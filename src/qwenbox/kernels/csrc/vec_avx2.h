@@ -22,11 +22,13 @@ struct Bytes {
 // Rows by blocks of 16 channels that fit the 16 registers, as vec_avx512.h names them.
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 8;
-constexpr int kTileRows = 2, kTileBlocks = 2, kPackedBlocks = 4, kPackedBlocksMore = 1;
+constexpr int kTileRows = 2, kTileBlocks = 2, kPackedBlocks = 4, kPackedBlocksMore = 2;
 constexpr bool kSplitNibbles = true;
 #ifdef __AVXVNNI__
+constexpr bool kHighInPlace = true;
 constexpr int kSumRows = 6, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 4, kPackedRows = 2;
 #else
+constexpr bool kHighInPlace = false;  // sixteen times their products do not fit short sums
 constexpr int kSumRows = 4, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 3, kPackedRows = 2;
 #endif
 
@@ -96,6 +98,10 @@ QWENBOX_INLINE Ints shift_left(Ints a) {
 template <int n>
 QWENBOX_INLINE Ints shift_right(Ints a) {
   return {_mm256_srli_epi32(a.lo, n), _mm256_srli_epi32(a.hi, n)};
+}
+template <int n>
+QWENBOX_INLINE Ints shift_right_signed(Ints a) {
+  return {_mm256_srai_epi32(a.lo, n), _mm256_srai_epi32(a.hi, n)};
 }
 QWENBOX_INLINE Ints to_ints(Floats a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
 QWENBOX_INLINE Floats to_floats(Ints a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
@@ -228,6 +234,10 @@ QWENBOX_INLINE Bytes low_nibbles(Bytes a) {
   return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
 }
 QWENBOX_INLINE Bytes high_nibbles(Bytes a) { return low_nibbles({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
+QWENBOX_INLINE Bytes high_in_place(Bytes a) {
+  const __m256i mask = _mm256_set1_epi8(int8_t(0xF0));
+  return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
+}
 template <int from, int mask>
 QWENBOX_INLINE __m256i or_bits_half(__m256i codes, __m256i plane) {
   __m256i moved = from <= 4 ? _mm256_slli_epi16(plane, from <= 4 ? 4 - from : 0) : _mm256_srli_epi16(plane, from > 4 ? from - 4 : 0);

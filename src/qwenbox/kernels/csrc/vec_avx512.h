@@ -52,6 +52,7 @@ constexpr int kUnrolledSums = 8;          // integer sums of a group that follow
 // So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of more.
 constexpr int kFewRows = 8, kPackedRows = 4, kPackedBlocks = 4, kPackedBlocksMore = 2;
 constexpr bool kSplitNibbles = false;  // whether they multiply low nibbles before high ones, where registers are few: half the sums at once
+constexpr bool kHighInPlace = false;   // and then high nibbles of 4-bit codes without a shift, as 16 times the code
 
 QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
 
@@ -92,6 +93,10 @@ QWENBOX_INLINE Ints shift_left(Ints a) {
 template <int n>
 QWENBOX_INLINE Ints shift_right(Ints a) {
   return {_mm512_srli_epi32(a.v, n)};
+}
+template <int n>
+QWENBOX_INLINE Ints shift_right_signed(Ints a) {
+  return {_mm512_srai_epi32(a.v, n)};
 }
 QWENBOX_INLINE Ints to_ints(Floats a) { return {_mm512_cvtps_epi32(a.v)}; }
 QWENBOX_INLINE Floats to_floats(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -171,6 +176,7 @@ QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) {
 }
 QWENBOX_INLINE Ints load_i8_pairs(const int8_t* p) { return {_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p))}; }
 QWENBOX_INLINE Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+QWENBOX_INLINE Bytes high_in_place(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(int8_t(0xF0)))}; }
 QWENBOX_INLINE Bytes high_nibbles(Bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 template <int from, int mask>
 QWENBOX_INLINE Bytes or_bits(Bytes codes, Bytes plane) {

@@ -35,7 +35,7 @@ constexpr int kTileRows = 2, kTileBlocks = 1, kSumRows = 2, kSumBlocks = 1, kTot
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 1;
 constexpr int kFewRows = 1, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksMore = 1;
-constexpr bool kSplitNibbles = false;
+constexpr bool kSplitNibbles = false, kHighInPlace = false;
 
 // f on each of the four quarters.
 template <class R, class F>
@@ -122,6 +122,10 @@ QWENBOX_INLINE Ints shift_left(Ints a) {
 template <int n>
 QWENBOX_INLINE Ints shift_right(Ints a) {
   return quarters<Ints>([&](int i) { return int4v(uint4v(a.v[i]) >> n); });
+}
+template <int n>
+QWENBOX_INLINE Ints shift_right_signed(Ints a) {
+  return quarters<Ints>([&](int i) { return a.v[i] >> n; });
 }
 QWENBOX_INLINE Ints to_ints(Floats a) {
   return quarters<Ints>([&](int i) { return __builtin_convertvector(a.v[i], int4v); });
@@ -273,6 +277,9 @@ QWENBOX_INLINE Bytes low_nibbles(Bytes a) {
 }
 QWENBOX_INLINE Bytes high_nibbles(Bytes a) {
   return quarters<Bytes>([&](int i) { return byte16(ushort8(a.v[i]) >> 4) & 15; });
+}
+QWENBOX_INLINE Bytes high_in_place(Bytes a) {
+  return quarters<Bytes>([&](int i) { return a.v[i] & 0xF0; });
 }
 template <int from, int mask>
 QWENBOX_INLINE Bytes or_bits(Bytes codes, Bytes plane) {
