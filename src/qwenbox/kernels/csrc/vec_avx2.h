@@ -26,10 +26,10 @@ constexpr int kTileRows = 2, kTileBlocks = 2, kPackedBlocks = 4, kPackedBlocksMo
 constexpr bool kSplitNibbles = true;
 #ifdef __AVXVNNI__
 constexpr bool kHighInPlace = true;
-constexpr int kSumRows = 6, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 4, kPackedRows = 2;
+constexpr int kSumRows = 6, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 6, kPackedRows = 3;
 #else
 constexpr bool kHighInPlace = false;  // sixteen times their products do not fit short sums
-constexpr int kSumRows = 4, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 3, kPackedRows = 2;
+constexpr int kSumRows = 4, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 6, kPackedRows = 3;
 #endif
 
 QWENBOX_INLINE __m256i load_256(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
