@@ -22,14 +22,15 @@ struct Bytes {
 // Rows by blocks of 16 channels that fit the 16 registers, as vec_avx512.h names them.
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 8;
-constexpr int kTileRows = 2, kTileBlocks = 2, kPackedBlocks = 4, kPackedBlocksMore = 2;
+constexpr int kTileRows = 2, kTileBlocks = 2, kTotalRows = 3, kTotalBlocks = 1;
+constexpr int kFewRows = 6, kPackedRows = 3, kPackedBlocks = 4, kPackedBlocksMore = 2;
 constexpr bool kSplitNibbles = true;
 #ifdef __AVXVNNI__
 constexpr bool kHighInPlace = true;
-constexpr int kSumRows = 6, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 6, kPackedRows = 3;
+constexpr int kSumRows = 6, kSumBlocks = 1;
 #else
 constexpr bool kHighInPlace = false;  // sixteen times their products do not fit short sums
-constexpr int kSumRows = 4, kSumBlocks = 1, kTotalRows = 3, kTotalBlocks = 1, kFewRows = 6, kPackedRows = 3;
+constexpr int kSumRows = 4, kSumBlocks = 1;
 #endif
 
 QWENBOX_INLINE __m256i load_256(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }

@@ -4,6 +4,7 @@
 //   Floats, Ints   16 lanes of float32 / int32          Bytes   64 bytes; as codes: [16 channels][4 inputs]
 //   load(float*) load_ints(int32*) load_bytes(u8*) store(p, v), no alignment needed; load_first(p, n) (other lanes 0), store_first(p, v,
 //   n), 0 <= n <= 16 splat(float) splat(int32)      + - * / on Floats, + - & | on Ints, shift_left<n>(Ints), shift_right<n> (logical)
+//   shift_right_signed<n>(Ints)
 //   fma(a, b, c) rounded once      exact_fma(a, b, c)   the same where neither product nor sum needs rounding
 //   min(a, b) max(a, b)            a < b ? a : b, a > b ? a : b: the second operand where either is NaN; max on Ints too
 //   select_less(a, b, x, y)        a < b ? x : y                  keep_first(v, n, rest)   lanes < n from v, the others from rest
@@ -19,8 +20,8 @@
 //   kShortQuads<bits> is not 0 in int16 lanes, two a channel: only so many products fit, then fold(sums, acc) adds both to int32 sums
 //   load_quad(i8*)                 4 bytes in all lanes
 //   pair(lo, hi)                   low 16 bits of each, as int16 pairs; dot2(acc, p, q): acc += p.lo * q.lo + p.hi * q.hi;
-//   load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes); or_bits<from, mask>(codes, plane): codes | (plane's bit
-//   `from` moved to bit 4, and its neighbours) & mask
+//   load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes); high_in_place(Bytes): 16 times the high ones; or_bits<from,
+//   mask>(codes, plane): codes | (plane's bit `from` moved to bit 4, and its neighbours) & mask
 #pragma once
 // GCC 12 takes its own _mm512_undefined_* for a mistake (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -51,8 +52,9 @@ constexpr bool kKeepAccumulators = true;  // in registers, between the 32-blocks
 constexpr int kUnrolledSums = 8;          // integer sums of a group that follow one another in the code
 // So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of more.
 constexpr int kFewRows = 8, kPackedRows = 4, kPackedBlocks = 4, kPackedBlocksMore = 2;
-constexpr bool kSplitNibbles = false;  // whether they multiply low nibbles before high ones, where registers are few: half the sums at once
-constexpr bool kHighInPlace = false;   // and then high nibbles of 4-bit codes without a shift, as 16 times the code
+// Whether they multiply low nibbles before high ones: half the sums at once, where registers are few; and whether high nibbles of 4-bit
+// codes stay where they lie, as 16 times the code.
+constexpr bool kSplitNibbles = false, kHighInPlace = false;
 
 QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
 
