@@ -16,11 +16,12 @@ namespace {
 constexpr int kChunkRows = 64;  // rows that share one spreading of the codes
 constexpr int kAhead = 8192;    // bytes between a read of weights and its prefetch
 
-// One row of a chunk: its part of the group, and its accumulators.
+// One row of a chunk: its part of the group, its accumulators, and where they are written at last.
 struct Row {
   const int8_t* codes;
   const RowGroup* member;
   float* acc;  // [64 channels]
+  float* out;
 };
 
 // -zero_point times 16 of a row's sums: those of 8, or two more, then those of 16, 32, 128 and 0. Integer sums start from these.
@@ -241,10 +242,10 @@ struct alignas(64) Prepared {
   static constexpr Layout layout = layout_of(kind);
   static constexpr bool interleaved = false;
   uint8_t bytes[kGroup * kPanel];  // [32 quads][64 channels][4]
-  const uint8_t* codes;            // bytes, or the weight itself where its codes are bytes
-  const uint8_t* ahead;            // the next group, which the tiles fetch between them: all at once would wait for memory
   float scales[4][kPanel], mins[4][kPanel], factors[4][kPanel];
   int32_t subs[8][kPanel], pairs[2][kPanel];
+  const uint8_t* codes;  // bytes, or the weight itself where its codes are bytes
+  const uint8_t* ahead;  // the next group
 
   Floats scale(int j, int c) const { return load(scales[j] + c); }
   Floats min(int j, int c) const { return load(mins[j] + c); }
@@ -477,16 +478,24 @@ QWENBOX_INLINE void tile_of(int count, const Source& source, int blocks, const R
   }
   tile<kind, MR, tile_blocks(kind, packed, MR)>(source, blocks, rows);
 }
+// Over spread codes, the tiles fetch between them what is needed next, because all at once would wait for memory: activations of the next
+// tile, weights of the next group where `ahead`, and to write it, line `line` of each row of the output, if there is one.
 template <Kind kind, bool packed, class Source>
-QWENBOX_INLINE void tiles(const Source& source, int blocks, const Row* rows, int count) {
+QWENBOX_INLINE void tiles(const Source& source, int blocks, const Row* rows, int count, bool ahead, int line) {
   constexpr Layout layout = layout_of(kind);
   constexpr int most = tile_rows(kind, packed), bytes = layout.group_bytes() + layout.scale_bytes;
   int left = (count + most - 1) / most;
   const int fetched = (bytes / left + 63) / 64 * 64;
   for (int i = 0; left > 0; --left, i += fetched) {
-    if constexpr (!packed)
-      for (int line = i; line < i + fetched && line < bytes; line += 64) prefetch(source.ahead + line);
     const int height = (count + left - 1) / left;
+    if constexpr (!packed) {
+      for (int m = height; m < 2 * height && m < count; ++m)
+        prefetch(rows[m].codes), prefetch(rows[m].codes + kCodesHalf), prefetch(rows[m].member);
+      if (ahead)
+        for (int at = i; at < i + fetched && at < bytes; at += 64) prefetch(source.ahead + at);
+      if (line >= 0)
+        for (int m = 0; m < height; ++m) prefetch_write(rows[m].out + 16 * line);
+    }
     tile_of<kind, packed>(height, source, blocks, rows);
     rows += height, count -= height;
   }
@@ -501,14 +510,15 @@ inline void write_row(const float* acc, const float* bias, int channels, float* 
   }
 }
 
-// Rows [chunk, chunk + rows) of one panel.
+// Rows [chunk, chunk + rows) of one panel. first: its weights are not in the second cache yet.
 template <Kind kind>
-void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int panel, LinearScratch& scratch) {
+void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int panel, bool first, float* out, size_t out_stride,
+              LinearScratch& scratch) {
   const uint8_t* base = w.data + size_t(panel) * w.panel_bytes;
   auto& prepared = *reinterpret_cast<Prepared<kind>*>(scratch.prepared);
   for (int r = 0; r < rows; ++r) {
     scratch.rows[r] = {a.codes + code_index(a.groups, size_t(chunk + r), 0), a.members + member_index(a.groups, size_t(chunk + r), 0),
-                       scratch.acc[r]};
+                       scratch.acc[r], out + size_t(chunk + r) * out_stride + size_t(panel) * kPanel};
     for (int c = 0; c < kPanel; c += 16) store(scratch.acc[r] + c, splat(0.0f));
   }
   for (int g = 0; g < w.groups; ++g) {
@@ -516,10 +526,10 @@ void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int pa
     if (rows <= kFewRows) {
       const Packed<kind> packed(base, g);
       packed.fetch();
-      tiles<kind, true>(packed, blocks, scratch.rows, rows);
+      tiles<kind, true>(packed, blocks, scratch.rows, rows, false, -1);
     } else {
       prepared.prepare(base, g);
-      tiles<kind, false>(prepared, blocks, scratch.rows, rows);
+      tiles<kind, false>(prepared, blocks, scratch.rows, rows, first, g - w.groups + kPanel / 16);
     }
     for (int r = 0; r < rows; ++r) scratch.rows[r].codes += 2 * kCodesHalf, scratch.rows[r].member += 16;
   }
@@ -533,7 +543,7 @@ void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end
     const int channel = panel * kPanel, channels = w.n - channel < kPanel ? w.n - channel : kPanel;
     for (int i = 0, chunk = row_begin; i < chunks; ++i) {
       const int rows = (row_end - chunk + chunks - i - 1) / (chunks - i);
-      chunk_of<kind>(w, a, chunk, rows, panel, scratch);
+      chunk_of<kind>(w, a, chunk, rows, panel, i == 0, out, out_stride, scratch);
       for (int r = 0; r < rows; ++r)
         write_row(scratch.acc[r], bias ? bias + channel : nullptr, channels, out + size_t(chunk + r) * out_stride + channel);
       chunk += rows;

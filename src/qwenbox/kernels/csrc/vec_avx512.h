@@ -14,7 +14,7 @@
 //   reduce_add(Floats)             halving: lane j += j + 8, then 4, 2, 1; reduce_max(Floats) without NaN; reduce_add, reduce_max of Ints
 //   load_f16(u16*) load_bf16(u16*) widened exactly                load_bf16_pairs(u16*, even, odd)   32 values, the even and the odd ones
 //   store_bf16(u16*, v)            nearest even, NaN stays NaN    store_i8(i8*, Ints)   low byte of each lane     load_u8(u8*)   16 bytes
-//   widened prefetch(p)                    into L1
+//   widened prefetch(p)                    into L1; prefetch_far(p): into L2; prefetch_write(p): into L1, to be written
 // and for the integer products of linear_impl.h:
 //   dot4<bits>(acc, Bytes w, Ints a)   acc[c] += sum over j of w[4 c + j] (unsigned, of so many bits) * a.byte[j] (signed), exact; where
 //   kShortQuads<bits> is not 0 in int16 lanes, two a channel: only so many products fit, then fold(sums, acc) adds both to int32 sums
@@ -136,6 +136,7 @@ QWENBOX_INLINE void store_i8(int8_t* p, Ints a) { _mm_storeu_si128((__m128i*)p, 
 QWENBOX_INLINE Ints load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
 QWENBOX_INLINE Ints load_i16(const int16_t* p) { return {_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }
 QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+QWENBOX_INLINE void prefetch_write(const void* p) { __asm__ volatile("prefetchw %0" : : "m"(*(const char*)p)); }
 QWENBOX_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
 template <int bits>
