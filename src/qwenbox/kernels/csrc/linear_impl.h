@@ -13,8 +13,10 @@
 namespace qwenbox {
 namespace {
 
-constexpr int kChunkRows = 64;  // rows that share one spreading of the codes
-constexpr int kAhead = 8192;    // bytes between a read of weights and its prefetch
+constexpr int kTwoSumsRows = 4;  // of a tile over packed codes: for more, two sums each are too many for the registers
+constexpr int kChunkRows = 64;   // rows that share one spreading of the codes
+constexpr int kAhead = 8192;     // bytes between a read of weights and its prefetch into L2
+constexpr int kNear = 4608;      // into L1; more than a tile skips
 
 // One row of a chunk: its part of the group, its accumulators, and where they are written at last.
 struct Row {
@@ -58,8 +60,15 @@ QWENBOX_INLINE void each(F f) {
     for (int m = 0; m < MR; ++m) f(m, b);
 }
 
-QWENBOX_INLINE void prefetch_lines(const uint8_t* p, int bytes) {
-  for (int i = 0; i < bytes; i += 64) prefetch_far(p + kAhead + i);
+// Into L2, where memory answers to more requests than from L1; later into L1, so that lines arrive in the order of their addresses whatever
+// the order in which a tile reads them.
+QWENBOX_INLINE void fetch(const uint8_t* p) {
+  prefetch_far(p + kAhead);
+  prefetch(p + kNear);
+}
+
+QWENBOX_INLINE void fetch_lines(const uint8_t* p, int bytes) {
+  for (int i = 0; i < bytes; i += 64) fetch(p + i);
 }
 
 // Quad q of a half of the group, of 16 channels: low nibbles hold the first eight, high ones the others. planes: the fifth bits, or bits 4
@@ -96,8 +105,8 @@ QWENBOX_INLINE void end_run(const Ints (&run)[MR][NB], Ints (&sums)[MR][NB]) {
 
 // sums += `quads` quads, the first of which is q, times those of the rows; they lie in one half of the group. codes: bytes of 16 NB
 // channels.
-template <Kind kind, int quads, bool fetch, int MR, int NB>
-QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q) {
+template <Kind kind, int quads, int MR, int NB>
+QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q, const uint8_t* ahead = nullptr) {
   constexpr int run = run_of<kind>(quads);
   const int offset = q / 16 * kCodesHalf + q % 16 * 4;
 #pragma GCC unroll 4
@@ -110,7 +119,7 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
 #pragma GCC unroll 4
       for (int b = 0; b < NB; ++b) {
         const uint8_t* p = codes + 256 * (q + i) + 64 * b;
-        if (fetch) prefetch_far(p + kAhead);
+        if (ahead) fetch(ahead + 64 * ((q + i) * NB + b));
         w[b] = hold(load_bytes(p));
       }
 #pragma GCC unroll 8
@@ -128,16 +137,17 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
 template <Kind kind>
 struct Packed {
   static constexpr Layout layout = layout_of(kind);
-  static constexpr bool interleaved = layout.bits != 8 && !kSplitNibbles;  // two sums at a time
+  // Quads r and r + 8 come together. More than a few rows add both to one sum, where a group has one scale.
+  template <int MR>
+  static constexpr bool two_sums = layout.bits != 8 && !kSplitNibbles && !(has_group_scale(kind) && kShort<kind> == 0 && MR > kTwoSumsRows);
   const uint8_t *codes, *subs, *scales;
 
   Packed(const uint8_t* panel, int g)
       : codes(panel + group_offset(layout, g)), subs(codes + layout.code_bytes()), scales(panel + scale_offset(layout, g)) {}
 
-  // Into L2: memory answers to more requests from there than from L1, which then finds the lines near.
-  void fetch() const {
-    prefetch_lines(subs, layout.sub_bytes);
-    prefetch_lines(scales, layout.scale_bytes);
+  void fetch_scales() const {
+    fetch_lines(subs, layout.sub_bytes);
+    fetch_lines(scales, layout.scale_bytes);
   }
   Floats scale(int j, int c) const { return load_f16((const uint16_t*)scales + 64 * j + c); }
   Floats min(int j, int c) const {  // negative for K-quants
@@ -162,28 +172,31 @@ struct Packed {
       for (int q = 16 * t; q < 16 * t + 16; q += quads) {
         Ints sums[MR][NB];
         each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
-        add_dots<kind, quads, true>(sums, codes + 4 * c, rows, q);
+        add_dots<kind, quads>(sums, codes + 4 * c, rows, q, codes + 128 * c);
         finish(q / quads, sums);
       }
     } else {
       const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
       if (layout.bits != 4)
         for (int i = 0; i < plane_bytes; i += 256)
-          for (int b = 0; b < NB; ++b) prefetch_far(planes + kAhead + i + 64 * b);
+          for (int b = 0; b < NB; ++b) fetch(planes + i + 64 * b);
       if constexpr (kSplitNibbles) return split<MR, NB>(t, nibbles, planes, rows, start, finish);
       steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
         constexpr int i = decltype(step)::value;
         const int low_part = 16 * t / quads + i, high_part = low_part + 8 / quads;
-        Ints low[MR][NB], high[MR][NB];
-        each<MR, NB>([&](int m, int b) { low[m][b] = start(low_part, m, b), high[m][b] = start(high_part, m, b); });
-        Ints low_run[MR][NB], high_run[MR][NB];
+        constexpr bool two = two_sums<MR>;
+        Ints low[MR][NB], high[MR][NB], low_run[MR][NB], own_run[MR][NB];
+        each<MR, NB>([&](int m, int b) { low[m][b] = start(low_part, m, b); });
+        if (two) each<MR, NB>([&](int m, int b) { high[m][b] = start(high_part, m, b); });
+        Ints(&high_run)[MR][NB] = two ? own_run : low_run;
         steps<quads * i, quads * i + quads>([&](auto at) __attribute__((always_inline)) {
           constexpr int r = decltype(at)::value, run = run_of<kind>(quads);
-          if (r % run == 0) begin_run<kind>(low_run, low), begin_run<kind>(high_run, high);
+          if (r % run == 0) begin_run<kind>(low_run, low);
+          if (two && r % run == 0) begin_run<kind>(high_run, high);
           Bytes w[2][NB];
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) {
-            prefetch_far(nibbles + kAhead + 256 * r + 64 * b);
+            fetch(codes + 64 * (c + (8 * t + r) * NB + b));
             w[0][b] = hold(code<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b));
             w[1][b] = hold(code<layout.bits, r + 8>(nibbles + 256 * r + 64 * b, planes + 64 * b));
           }
@@ -193,13 +206,21 @@ struct Packed {
 #pragma GCC unroll 4
             for (int b = 0; b < NB; ++b) {
               low_run[m][b] = dot4<layout.bits>(low_run[m][b], w[0][b], a);
-              high_run[m][b] = dot4<layout.bits>(high_run[m][b], w[1][b], b8);
+              if (two) high_run[m][b] = dot4<layout.bits>(high_run[m][b], w[1][b], b8);
             }
           }
-          if ((r + 1) % run == 0) end_run<kind>(low_run, low), end_run<kind>(high_run, high);
+#pragma GCC unroll 8
+          for (int m = 0; m < MR; ++m) {
+            if (two) continue;
+            const Ints b8 = load_quad(rows[m].codes + t * kCodesHalf + 4 * r + 32);
+#pragma GCC unroll 4
+            for (int b = 0; b < NB; ++b) low_run[m][b] = dot4<layout.bits>(low_run[m][b], w[1][b], b8);
+          }
+          if ((r + 1) % run == 0) end_run<kind>(low_run, low);
+          if (two && (r + 1) % run == 0) end_run<kind>(high_run, high);
         });
         finish(low_part, low);
-        finish(high_part, high);
+        if (two) finish(high_part, high);
       });
     }
   }
@@ -220,7 +241,7 @@ struct Packed {
 #pragma GCC unroll 4
         for (int b = 0; b < NB; ++b) {
           const uint8_t* p = nibbles + 256 * (q % 8) + 64 * b;
-          if (2 * b / NB == q / 8) prefetch_far(p + kAhead);
+          if (2 * b / NB == q / 8) fetch(p);
           w[b] = hold(in_place ? high_in_place(load_bytes(p)) : code<layout.bits, q>(p, planes + 64 * b));
         }
 #pragma GCC unroll 8
@@ -240,7 +261,8 @@ struct Packed {
 template <Kind kind>
 struct alignas(64) Prepared {
   static constexpr Layout layout = layout_of(kind);
-  static constexpr bool interleaved = false;
+  template <int>
+  static constexpr bool two_sums = false;
   uint8_t bytes[kGroup * kPanel];  // [32 quads][64 channels][4]
   float scales[4][kPanel], mins[4][kPanel], factors[4][kPanel];
   int32_t subs[8][kPanel], pairs[2][kPanel];
@@ -300,7 +322,7 @@ struct alignas(64) Prepared {
     for (int q = 16 * t; q < end; q += quads) {
       Ints sums[MR][NB];
       each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
-      add_dots<kind, quads, false>(sums, codes + 4 * c, rows, q);
+      add_dots<kind, quads>(sums, codes + 4 * c, rows, q);
       finish(q / quads, sums);
     }
   }
@@ -354,23 +376,24 @@ QWENBOX_INLINE void accumulate(const Row& row, int c, Floats value, Floats scale
 // One scale for the group.
 template <Kind kind, int MR, int NB, class Source>
 QWENBOX_INLINE void tile_group(const Source& source, const Row* rows, int c) {
+  constexpr bool two = Source::template two_sums<MR>;
   Ints sums[2][MR][NB];
   each<MR, NB>([&](int m, int b) {
     sums[0][m][b] = kind == Kind::int4 ? zeros() : splat(-layout_of(kind).zero_point * rows[m].member->sums[28]);
-    if (Source::interleaved) sums[1][m][b] = zeros();
+    if (two) sums[1][m][b] = zeros();
   });
 #pragma GCC unroll 2
   for (int t = 0; t < 2; ++t)
     source.template half<MR, NB>(
-        t, c, rows, [&](int j, int m, int b) { return sums[Source::interleaved ? j % 2 : 0][m][b]; },
-        [&](int j, Ints(&s)[MR][NB]) { each<MR, NB>([&](int m, int b) { sums[Source::interleaved ? j % 2 : 0][m][b] = s[m][b]; }); });
+        t, c, rows, [&](int j, int m, int b) { return sums[two ? j % 2 : 0][m][b]; },
+        [&](int j, Ints(&s)[MR][NB]) { each<MR, NB>([&](int m, int b) { sums[two ? j % 2 : 0][m][b] = s[m][b]; }); });
 #pragma GCC unroll 4
   for (int b = 0; b < NB; ++b) {
     const Floats scale = source.scale(0, c + 16 * b);
     const Ints minus_zero = kind == Kind::int4 ? source.minus_zero(c + 16 * b) : splat(0);
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) {
-      Ints sum = Source::interleaved ? sums[0][m][b] + sums[1][m][b] : sums[0][m][b];
+      Ints sum = two ? sums[0][m][b] + sums[1][m][b] : sums[0][m][b];
       if (kind == Kind::int4) sum = dot2(sum, minus_zero, load_sum_pair(rows[m].member->sums + 28));
       accumulate(rows[m], c + 16 * b, to_floats(sum), scale);
     }
@@ -467,7 +490,9 @@ __attribute__((noinline)) void tile(const Source& source, int blocks, const Row*
 constexpr bool keeps_sums_only(Kind kind) { return has_group_scale(kind) || (has_blocks32(kind) && !kKeepAccumulators); }
 constexpr int tile_rows(Kind kind, bool packed) { return packed ? kPackedRows : keeps_sums_only(kind) ? kSumRows : kTotalRows; }
 constexpr int tile_blocks(Kind kind, bool packed, int rows) {
-  return packed ? (rows == 1 ? kPackedBlocks : kPackedBlocksMore) : keeps_sums_only(kind) ? kSumBlocks : kTotalBlocks;
+  if (!packed) return keeps_sums_only(kind) ? kSumBlocks : kTotalBlocks;
+  if (rows == 1) return kPackedBlocks;
+  return rows <= kTwoSumsRows || has_group_scale(kind) ? kPackedBlocksMore : 1;
 }
 
 // Rows [0, rows) in tiles of nearly the same height.
@@ -525,7 +550,7 @@ void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int pa
     const int left = (w.k - g * kGroup + 31) / 32, blocks = left < 4 ? left : 4;
     if (rows <= kFewRows) {
       const Packed<kind> packed(base, g);
-      packed.fetch();
+      packed.fetch_scales();
       tiles<kind, true>(packed, blocks, scratch.rows, rows, false, -1);
     } else {
       prepared.prepare(base, g);

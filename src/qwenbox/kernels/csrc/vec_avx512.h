@@ -51,7 +51,7 @@ constexpr int kTileRows = 4, kTileBlocks = 4, kSumRows = 6, kSumBlocks = 4, kTot
 constexpr bool kKeepAccumulators = true;  // in registers, between the 32-blocks of a group
 constexpr int kUnrolledSums = 8;          // integer sums of a group that follow one another in the code
 // So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of more.
-constexpr int kFewRows = 8, kPackedRows = 4, kPackedBlocks = 4, kPackedBlocksMore = 2;
+constexpr int kFewRows = 8, kPackedRows = 8, kPackedBlocks = 4, kPackedBlocksMore = 2;
 // Whether they multiply low nibbles before high ones: half the sums at once, where registers are few; and whether high nibbles of 4-bit
 // codes stay where they lie, as 16 times the code.
 constexpr bool kSplitNibbles = false, kHighInPlace = false;
