@@ -145,6 +145,7 @@ void store_kv(const float* k, const float* v, int head_dim, int slot, uint16_t* 
   }
 }
 
+constexpr int kNearKeys = 512;           // between a read of keys and its prefetch into L1: 1 KiB
 constexpr int kQueries = 2 * kTileRows;  // query vectors that a tile keeps in registers
 
 // Blocks of 16 tokens or dimensions beside `queries` query vectors: enough sums under way at a time, few enough for the registers.
@@ -171,6 +172,7 @@ void score_tile(const float* queries, const uint16_t* const* keys, ptrdiff_t val
     Floats even[T], odd[T];
     each_pair<1, T>([&](int, int t) {
       load_bf16_pairs(key[t] + i * 16, even[t], odd[t]);
+      prefetch(key[t] + i * 16 + kNearKeys);
       prefetch_far(key[t] + values + i * 16);
     });
 #pragma GCC unroll 16
@@ -188,7 +190,7 @@ void score_tile(const float* queries, const uint16_t* const* keys, ptrdiff_t val
 }
 
 // out[query][head_dim] += weights x values over the tokens [begin, end) of a block, for D blocks of 16 dimensions; lanes are dimensions.
-// Meanwhile what lies at the same places of the pages `ahead`, the keys of the next block, is on its way.
+// Meanwhile what lies at the same places of the next page goes to L1, and of the pages `ahead`, the keys of the next block, to L2.
 template <int Q, int D>
 void value_tile(const float* weights, const uint16_t* const* pages, const uint16_t* const* ahead, int offset, int begin, int end,
                 int head_dim, float* out) {
@@ -205,11 +207,13 @@ void value_tile(const float* weights, const uint16_t* const* pages, const uint16
   };
   while (t < end) {
     const int page = t / kPageTokens, stop = (page + 1) * kPageTokens < end ? (page + 1) * kPageTokens : end;
-    const uint16_t *v = pages[page] + offset + t % kPageTokens / 2 * 32, *next = ahead[page] + offset + t % kPageTokens / 2 * 32;
-    for (; t < stop; v += 32, next += 32) {
+    const int at = offset + t % kPageTokens / 2 * 32;
+    const uint16_t *v = pages[page] + at, *near = pages[stop < end ? page + 1 : page] + at, *next = ahead[page] + at;
+    for (; t < stop; v += 32, near += 32, next += 32) {
       Floats even[D], odd[D];
       each_pair<1, D>([&](int, int j) {
         load_bf16_pairs(v + j * 512, even[j], odd[j]);
+        prefetch(near + j * 512);
         prefetch_far(next + j * 512);
       });
       if (t % 2 == 0) add(even);
