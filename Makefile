@@ -33,7 +33,7 @@ bench: $(VENV)/test native models  ## every kernel beside its ceiling, then qwen
 
 native: $(VENV)/base            ## the C++ library, into the source tree, for tests that run from there
 	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DQWENBOX_WERROR=ON > build/native.log 2>&1 || (cat build/native.log; exit 1)
-	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake --build build/native
+	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake --build build/native --target qwenbox_native
 	install build/native/libqwenbox_native.so src/qwenbox/kernels/  # a new file: programs that run go on with the old one
 
 models: $(VENV)/test native     ## the real weights that the tests use, verified, in the cache

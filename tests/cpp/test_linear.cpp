@@ -1,5 +1,5 @@
-// Every variant that this processor can run against a scalar twin: two loops straight from raw blocks and docs/numeric-contract.md. Bits
-// must agree. Usage: test_linear [quick]. Prints "N passed, N failed".
+// Every variant that this processor can run, or the one that is named, against a scalar twin: two loops straight from raw blocks and
+// docs/numeric-contract.md. Bits must agree. Usage: test_linear [quick] [VARIANT]. Prints "N passed, N failed".
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +16,7 @@ using namespace qwenbox;
 namespace {
 
 int passed = 0, failed = 0;
+std::vector<const Kernels*> variants;  // that are checked
 
 void check(bool good, const std::string& what) {
   (good ? passed : failed)++;
@@ -398,16 +399,16 @@ void check_quantised(const KindName& kind, int n, int k, Fill fill, Input& in, c
     unpack_row(packed.weight, i, row.data());
     check(same(row.data(), expected_row.data(), k), c.name + " unpacked row " + std::to_string(i));
   }
-  for (auto kernels = available_kernels(); *kernels; ++kernels) {
+  for (const Kernels* kernels : variants) {
     Activations a = in.activations();
-    (*kernels)->quantize_rows(in.x.data(), in.stride, 0, in.rows, a);
+    kernels->quantize_rows(in.x.data(), in.stride, 0, in.rows, a);
     for (auto range : ranges) {
       const bool with_bias = range.second % 2 == 1;
-      Aligned<uint8_t> scratch((*kernels)->linear_scratch(range.second - range.first));
-      check_product(c, range.first, range.second, packed.weight.panels, with_bias, (*kernels)->name,
+      Aligned<uint8_t> scratch(kernels->linear_scratch(range.second - range.first));
+      check_product(c, range.first, range.second, packed.weight.panels, with_bias, kernels->name,
                     [&](int row_begin, int row_end, int panel_begin, int panel_end, float* out, size_t stride) {
-                      (*kernels)->linear(packed.weight, a, row_begin, row_end, panel_begin, panel_end, with_bias ? c.bias.data() : nullptr,
-                                         out, stride, scratch.memory);
+                      kernels->linear(packed.weight, a, row_begin, row_end, panel_begin, panel_end, with_bias ? c.bias.data() : nullptr,
+                                      out, stride, scratch.memory);
                     });
     }
   }
@@ -440,14 +441,14 @@ void check_dense(const KindName& kind, int n, int k, Input& in, const std::vecto
   for (int j = 0; j < k; ++j) expected_row[j] = dense_value(kind.kind, row_of(kind, raw, k, n - 1), j);
   unpack_row(packed.weight, n - 1, row.data());
   check(same(row.data(), expected_row.data(), k), c.name + " unpacked row");
-  for (auto kernels = available_kernels(); *kernels; ++kernels)
+  for (const Kernels* kernels : variants)
     for (auto range : ranges) {
       const bool with_bias = range.second % 2 == 1;
-      const bool by_tiles = kind.kind == Kind::bf16 && std::strcmp((*kernels)->name, "amx") == 0;
-      check_product(by_tiles ? tiles : c, range.first, range.second, packed.weight.panels, with_bias, (*kernels)->name,
+      const bool by_tiles = kind.kind == Kind::bf16 && std::strcmp(kernels->name, "amx") == 0;
+      check_product(by_tiles ? tiles : c, range.first, range.second, packed.weight.panels, with_bias, kernels->name,
                     [&](int row_begin, int row_end, int panel_begin, int panel_end, float* out, size_t stride) {
-                      (*kernels)->linear_dense(packed.weight, in.x.data(), in.stride, row_begin, row_end, panel_begin, panel_end,
-                                               with_bias ? c.bias.data() : nullptr, out, stride);
+                      kernels->linear_dense(packed.weight, in.x.data(), in.stride, row_begin, row_end, panel_begin, panel_end,
+                                            with_bias ? c.bias.data() : nullptr, out, stride);
                     });
     }
 }
@@ -456,10 +457,13 @@ void check_dense(const KindName& kind, int n, int k, Input& in, const std::vecto
 
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
+  const char* const only = argc > 1 + quick ? argv[1 + quick] : nullptr;
   std::printf("variants:");
   for (auto kernels = available_kernels(); *kernels; ++kernels) {
-    std::printf(" %s", (*kernels)->name);
     check(find_kernels((*kernels)->name) == *kernels, "a variant is found by its name");
+    if (only && std::strcmp((*kernels)->name, only) != 0) continue;
+    std::printf(" %s", (*kernels)->name);
+    variants.push_back(*kernels);
   }
   std::printf("\n");
   check(find_kernels("none") == nullptr, "no variant has an unknown name");
@@ -474,7 +478,7 @@ int main(int argc, char** argv) {
   const Shape shapes[] = {{70, 256, 70}, {64, 128, 30}, {1, 512, 30}, {130, 1024, 30}, {72, 896, 30}, {65, 928, 30}, {3, 40, 30}};
   for (const Shape& shape : shapes) {
     Input in(shape.rows, shape.k);
-    for (auto kernels = available_kernels(); *kernels; ++kernels) check_rounding(**kernels, in);
+    for (const Kernels* kernels : variants) check_rounding(*kernels, in);
     const auto& ranges = shape.rows == 70 ? all : few;
     for (const KindName& kind : kQuantised)
       for (Fill fill : {Fill::random, Fill::top, Fill::bottom})
@@ -487,7 +491,7 @@ int main(int argc, char** argv) {
   check_quantised(kQuantised[7], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
 
 #if defined(__x86_64__)
-  if (find_kernels("amx")) {  // where vectors take over is measured; the bits stay
+  if (!std::strcmp(variants.at(0)->name, "amx")) {  // where vectors take over is measured; the bits stay
     measure_tile_crossovers();
     for (int rows : tile_crossovers) check(rows <= 16, "tiles are used for 16 rows");
     Input in(17, 512);

@@ -55,7 +55,7 @@ def variants_that_agree(*command: str | Path) -> list[str]:
 
 def test_every_variant_of_this_processor_equals_the_scalar_twin() -> None:
     require("c++")
-    assert variants_that_agree(build("cpp"))[-1] == "generic"
+    assert variants_that_agree(build("native"))[-1] == "generic"
 
 
 def require_avx512() -> None:
@@ -67,19 +67,12 @@ def require_avx512() -> None:
 def test_products_by_emulated_tiles_equal_the_scalar_twin() -> None:
     require("c++")
     require_avx512()
-    assert variants_that_agree(build("cpp", target="test_linear_amx"))[0] == "amx"
-
-
-@pytest.mark.long
-def test_products_by_emulated_tiles_stay_inside_their_memory_and_the_language() -> None:
-    require("c++")
-    require_avx512()
-    assert variants_that_agree(build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON", target="test_linear_amx"), "quick")[0] == "amx"
+    assert variants_that_agree(build("native", target="test_linear_amx"), "amx") == ["amx"]
 
 
 def test_packed_panels_equal_the_scalar_twin() -> None:
     require("c++")
-    assert run(build("cpp", target="test_pack")).endswith(" passed, 0 failed\n")
+    assert run(build("native", target="test_pack")).endswith(" passed, 0 failed\n")
 
 
 @pytest.mark.long
@@ -98,13 +91,17 @@ def test_an_arm_processor_packs_the_same_panels() -> None:
 @pytest.mark.long
 def test_the_kernels_stay_inside_their_memory_and_the_language() -> None:
     require("c++")
-    assert "generic" in variants_that_agree(build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON"), "quick")
+    tiles = isa_missing("avx512vnni") is None  # emulated ones: what a real one touches, no sanitizer sees
+    program = build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON", target="test_linear_amx" if tiles else "test_linear")
+    variants = variants_that_agree(program, "quick")
+    assert variants[-1] == "generic"
+    assert not tiles or variants[0] == "amx"
 
 
 @pytest.mark.long
 def test_an_x86_without_avx_equals_the_scalar_twin() -> None:
     require("c++", "qemu-x86_64-static")
-    assert variants_that_agree("qemu-x86_64-static", "-cpu", "Nehalem", build("cpp"), "quick") == ["generic"]
+    assert variants_that_agree("qemu-x86_64-static", "-cpu", "Nehalem", build("native"), "quick") == ["generic"]
 
 
 @pytest.mark.long

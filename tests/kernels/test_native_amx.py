@@ -17,7 +17,7 @@ QUANTISED = tuple(kind for kind in TENSOR_KINDS if kind not in ("f32", "f16", "b
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     require("c++")
     require_avx512()
-    program = build("cpp", target="test_linear_amx", others=("qwenbox_native_amx",))
+    program = build("native", target="test_linear_amx", others=("qwenbox_native_amx",))
     library = native.open_library(program.parent / "libqwenbox_native_amx.so")
     monkeypatch.setattr(native, "library", lambda: library)
 

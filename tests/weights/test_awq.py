@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qwenbox.errors import ModelFormatError, UnsupportedModelError
-from qwenbox.kernels import quants
+from qwenbox.kernels import native, quants
 from qwenbox.types import TENSOR_KINDS, tensor_nbytes
 from qwenbox.weights import read_directory
 from qwenbox.weights.awq import AwqTensor, awq_tensors
@@ -63,6 +63,14 @@ def test_unpacking_gives_the_blocks_of_the_slow_twin(rows: int, columns: int) ->
     assert (whole.name, whole.kind, whole.shape) == ("m.weight", "int4", (rows, columns))
     assert whole.data.nbytes == tensor_nbytes("int4", (rows, columns))
     assert whole.data.tobytes() == unpacked_slowly(arrays)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("rows", "columns"), [(8, 128), (24, 384), (40, 256), (176, 128), (3096, 256)])
+def test_unpacking_in_cpp_gives_the_bytes_of_numpy(rows: int, columns: int, threads: int) -> None:
+    tensor = awq_tensors(parts(rows, columns))["m.weight"]
+    assert isinstance(tensor, AwqTensor)
+    np.testing.assert_array_equal(native.unpack_awq(*tensor.arrays, threads=threads), tensor.unpack().data)
 
 
 def test_what_autoawq_packs_is_read_as_autoawq_reads_it() -> None:

@@ -11,6 +11,7 @@ import functools
 import os
 import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,6 +48,8 @@ _PANEL = 64
 """Rows that are packed together."""
 _SLICE = 16 << 20
 """Bytes that one call packs, about: a few milliseconds, after which loading can report or stop."""
+_AWQ_WORDS = 128
+"""Words of each input that one call unpacks: a thousand outputs."""
 _i32, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
 _OPCODES = {
@@ -95,6 +98,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32)),
     "qw_weight_pack": (_i32, (_ptr, _i32, _i32, _i32, _i32, _ptr, _u64, _i32, _u64)),
     "qw_round": (_i32, (_i32, _i32, _i32, _i32, _ptr, _ptr)),
+    "qw_unpack_awq": (None, (_ptr, _ptr, _ptr, _i32, _i32, _i32, _i32, _ptr)),
     "qw_vector": (_i32, (_ptr, _ptr, _i32)),
     "qw_rope_table": (_i32, (_ptr, _ptr, _ptr, _i32, _i32)),
     "qw_weights_bytes": (_u64, (_ptr,)),
@@ -161,6 +165,20 @@ def round_rows(tensor: Tensor, kind: str, start: int, stop: int) -> ByteArray:
     if problem:
         raise (not_finite, too_large)[problem - 1](tensor, kind)
     return rounded
+
+
+def unpack_awq(qweight: AnyArray, qzeros: AnyArray, scales: AnyArray, *, threads: int = 1) -> ByteArray:
+    """AutoAWQ's words [k, n / 8], their zeros [k / 128, n / 8] and the bits of their scales [k / 128, n] to the n rows of int4 blocks."""
+    (k, words), n = qweight.shape, scales.shape[1]
+    parts = [np.ascontiguousarray(part) for part in (qweight, qzeros, scales)]
+    out = np.empty(tensor_nbytes("int4", (n, k)), np.uint8)
+
+    def unpack(first: int) -> None:
+        library().qw_unpack_awq(*(_address(part) for part in parts), n, k, first, min(first + _AWQ_WORDS, words), _address(out))
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(unpack, range(0, words, _AWQ_WORDS)))
+    return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def load_model(
     return _open(
         Qwen(config, tensors, positions=positions),
         lambda tensor, role: rounded_kind(form, tensor, role),
-        lambda consumed: rounding(form, threads=threads or _processors(), rows=_ROUND_ROWS[backend], consumed=consumed),
+        lambda consumed: rounding(form, threads=threads or _processors(), conversions=_CONVERSIONS[backend], consumed=consumed),
         backend=backend,
         threads=threads,
         isa=isa,
@@ -258,19 +258,32 @@ def rounded_kind(weights: str, tensor: Tensor, role: Role) -> str:
     return "int8" if weights == "int4" and role in ("embedding", "head") else weights
 
 
-_ROUND_ROWS: Mapping[Backend, RoundRows] = {"native": native.round_rows, "reference": quants.round_rows}
+class _Conversions(NamedTuple):
+    round_rows: RoundRows
+    unpack: Callable[[AwqTensor, int], Tensor]
+    """With so many threads."""
 
 
-def rounding(weights: str, *, threads: int, rows: RoundRows, consumed: Consumed) -> Prepare:
+def _unpack(tensor: AwqTensor, threads: int) -> Tensor:
+    return Tensor(tensor.name, tensor.kind, tensor.shape, native.unpack_awq(*tensor.arrays, threads=threads))
+
+
+_CONVERSIONS: Mapping[Backend, _Conversions] = {
+    "native": _Conversions(native.round_rows, _unpack),
+    "reference": _Conversions(quants.round_rows, lambda tensor, threads: tensor.unpack()),
+}
+
+
+def rounding(weights: str, *, threads: int, conversions: _Conversions, consumed: Consumed) -> Prepare:
     """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says. `consumed` is told what was converted."""
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
         kind = rounded_kind(weights, tensor, role)
         if isinstance(tensor, AwqTensor):
-            arrays, tensor = tensor.arrays, tensor.unpack()
+            arrays, tensor = tensor.arrays, conversions.unpack(tensor, threads)
             for array in arrays:
                 consumed(array)
-        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads, rows=rows, consumed=consumed)
+        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads, rows=conversions.round_rows, consumed=consumed)
 
     return prepare
 

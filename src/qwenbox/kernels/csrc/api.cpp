@@ -88,6 +88,11 @@ int32_t qw_round(int32_t kind, int32_t to, int32_t rows, int32_t k, const uint8_
   return int32_t(qwenbox::round_rows(qwenbox::Kind(kind), qwenbox::Kind(to), rows, k, raw, out));
 }
 
+void qw_unpack_awq(const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, int32_t n, int32_t k, int32_t first,
+                   int32_t last, uint8_t* out) {
+  qwenbox::unpack_awq(qweight, qzeros, scales, n, k, first, last, out);
+}
+
 int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n) {
   return guarded(-1, *runtime, [&] { return runtime->add_vector(data, n); });
 }

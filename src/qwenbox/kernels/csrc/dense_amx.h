@@ -116,7 +116,8 @@ inline void dense_panels(const Weight& w, const float* x, size_t x_stride, int r
 
 void linear_dense(const Weight& w, const float* x, size_t x_stride, int row_begin, int row_end, int panel_begin, int panel_end,
                   const float* bias, float* out, size_t out_stride) {
-  if (w.kind != Kind::bf16) return qwenbox::linear_dense(w, x, x_stride, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride);
+  if (w.kind != Kind::bf16)
+    return kernels_avx512vnni().linear_dense(w, x, x_stride, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride);
   static constexpr TileConfig config = make_config(false);
   ensure_config(config);
   DenseScratch scratch;

@@ -1,9 +1,16 @@
 // The border between the instruction-set variants and everything else: plain data, and one table of functions a variant.
 // Each variant_*.cpp compiles linear_impl.h and ops_impl.h once with its own flags, in an anonymous namespace, over one small vector
-// vocabulary (vec_*.h). Nothing else in the library may contain instructions beyond the baseline. Formulas: docs/numeric-contract.md.
+// vocabulary (vec_*.h); amx has only its own products beside what avx512vnni has. Nothing else in the library may contain instructions
+// beyond the baseline. Formulas: docs/numeric-contract.md.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+
+#ifdef __SANITIZE_ADDRESS__  // functions stay functions, or compiling takes minutes
+#define QWENBOX_INLINE inline
+#else
+#define QWENBOX_INLINE inline __attribute__((always_inline))
+#endif
 
 namespace qwenbox {
 
@@ -130,5 +137,10 @@ void unpack_row(const Weight& w, int row, float* out);
 enum class Rounding { done, not_finite, too_large };
 // Raw rows of one kind to raw rows of bf16, int8 or int4; stops at a number that is not finite, or at a scale too large for fp16.
 Rounding round_rows(Kind kind, Kind to, int rows, int k, const uint8_t* raw, uint8_t* out);
+
+// awq.cpp
+// AutoAWQ's words [first, last) of each input, eight outputs each, to their rows of raw int4 blocks; `out` is the start of the whole
+// matrix. qweight [k][n / 8], qzeros [k / 128][n / 8], scales fp16 [k / 128][n].
+void unpack_awq(const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, int n, int k, int first, int last, uint8_t* out);
 
 }  // namespace qwenbox

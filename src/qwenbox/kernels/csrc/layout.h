@@ -12,6 +12,8 @@
 //   q6_k             sc int8 [4][64][2 blocks]; a unit: d fp16 [64]
 //   int4             s fp16 [64], -z int16 [64]   int8   s fp16 [64]
 #pragma once
+#include <type_traits>
+
 #include "kernels.h"
 
 namespace qwenbox {
@@ -57,6 +59,37 @@ constexpr Layout layout_of(Kind kind) {
       return {8, 128, 0, 1, 128};
   }
   return {};
+}
+
+// f(the kind as a constant).
+template <class F>
+inline void with_kind(Kind kind, const F& f) {
+  switch (kind) {
+    case Kind::f32:
+      return f(std::integral_constant<Kind, Kind::f32>());
+    case Kind::f16:
+      return f(std::integral_constant<Kind, Kind::f16>());
+    case Kind::bf16:
+      return f(std::integral_constant<Kind, Kind::bf16>());
+    case Kind::q4_0:
+      return f(std::integral_constant<Kind, Kind::q4_0>());
+    case Kind::q4_1:
+      return f(std::integral_constant<Kind, Kind::q4_1>());
+    case Kind::q5_0:
+      return f(std::integral_constant<Kind, Kind::q5_0>());
+    case Kind::q8_0:
+      return f(std::integral_constant<Kind, Kind::q8_0>());
+    case Kind::q4_k:
+      return f(std::integral_constant<Kind, Kind::q4_k>());
+    case Kind::q5_k:
+      return f(std::integral_constant<Kind, Kind::q5_k>());
+    case Kind::q6_k:
+      return f(std::integral_constant<Kind, Kind::q6_k>());
+    case Kind::int4:
+      return f(std::integral_constant<Kind, Kind::int4>());
+    case Kind::int8:
+      return f(std::integral_constant<Kind, Kind::int8>());
+  }
 }
 
 // The codes of group g of a panel; its sub-scales follow. The unit's scales stand at unit_scales().

@@ -15,7 +15,6 @@
 
 #include "amx.h"
 #include "layout.h"
-#include "linear_impl.h"
 
 namespace qwenbox {
 namespace {
@@ -535,7 +534,7 @@ void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end
       if (product.run(panel, panels, streamed))
         product.write(row, chunk_end, bias, out, out_stride);
       else
-        qwenbox::linear(w, a, row, chunk_end, panel, panel + panels, bias, out, out_stride, memory);
+        kernels_avx512vnni().linear(w, a, row, chunk_end, panel, panel + panels, bias, out, out_stride, memory);
       row = chunk_end;
     }
   }
@@ -543,30 +542,11 @@ void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end
 
 void linear(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
             float* out, size_t out_stride, uint8_t* scratch) {
-  auto run = [&](auto function) { function(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, scratch); };
-  if (row_end - row_begin < tile_crossovers[int(w.kind)]) return run(qwenbox::linear);
-  switch (w.kind) {
-    case Kind::q4_0:
-      return run(linear_of<Kind::q4_0>);
-    case Kind::q4_1:
-      return run(linear_of<Kind::q4_1>);
-    case Kind::q5_0:
-      return run(linear_of<Kind::q5_0>);
-    case Kind::q8_0:
-      return run(linear_of<Kind::q8_0>);
-    case Kind::q4_k:
-      return run(linear_of<Kind::q4_k>);
-    case Kind::q5_k:
-      return run(linear_of<Kind::q5_k>);
-    case Kind::q6_k:
-      return run(linear_of<Kind::q6_k>);
-    case Kind::int4:
-      return run(linear_of<Kind::int4>);
-    case Kind::int8:
-      return run(linear_of<Kind::int8>);
-    default:
-      return;  // dense kinds: linear_dense
-  }
+  if (row_end - row_begin < tile_crossovers[int(w.kind)])
+    return kernels_avx512vnni().linear(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, scratch);
+  with_kind(w.kind, [&](auto kind) {  // dense kinds: linear_dense
+    if constexpr (!is_dense(kind)) linear_of<kind>(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, scratch);
+  });
 }
 
 size_t linear_scratch(int rows) {
@@ -574,7 +554,7 @@ size_t linear_scratch(int rows) {
   constexpr size_t larger = groups > blocks32 ? groups : blocks32, fixed = larger > planes ? larger : planes;
   const size_t touched = size_t(rows + 30) / 16, blocks = touched < kChunkRows / 16 ? touched : kChunkRows / 16;
   const size_t acc = (blocks + 1) / 2 * 32 * kPanel * sizeof(float) * (rows > kStreamedRows ? kPanels : 1);
-  const size_t tiles = fixed + acc + 64, without = qwenbox::linear_scratch(rows);
+  const size_t tiles = fixed + acc + 64, without = kernels_avx512vnni().linear_scratch(rows);
   return tiles > without ? tiles : without;
 }
 

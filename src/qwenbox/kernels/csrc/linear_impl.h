@@ -579,29 +579,9 @@ void linear_of(const Weight& w, const Activations& a, int row_begin, int row_end
 void linear(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
             float* out, size_t out_stride, uint8_t* scratch) {
   auto& aligned = *reinterpret_cast<LinearScratch*>((uintptr_t(scratch) + 63) & ~uintptr_t(63));
-  auto run = [&](auto function) { function(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, aligned); };
-  switch (w.kind) {
-    case Kind::q4_0:
-      return run(linear_of<Kind::q4_0>);
-    case Kind::q4_1:
-      return run(linear_of<Kind::q4_1>);
-    case Kind::q5_0:
-      return run(linear_of<Kind::q5_0>);
-    case Kind::q8_0:
-      return run(linear_of<Kind::q8_0>);
-    case Kind::q4_k:
-      return run(linear_of<Kind::q4_k>);
-    case Kind::q5_k:
-      return run(linear_of<Kind::q5_k>);
-    case Kind::q6_k:
-      return run(linear_of<Kind::q6_k>);
-    case Kind::int4:
-      return run(linear_of<Kind::int4>);
-    case Kind::int8:
-      return run(linear_of<Kind::int8>);
-    default:
-      return;  // dense kinds: linear_dense
-  }
+  with_kind(w.kind, [&](auto kind) {  // dense kinds: linear_dense
+    if constexpr (!is_dense(kind)) linear_of<kind>(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, aligned);
+  });
 }
 
 size_t linear_scratch(int) { return sizeof(LinearScratch) + 64; }
@@ -654,17 +634,9 @@ void dense_of(const Weight& w, const float* x, size_t x_stride, int row_begin, i
 
 void linear_dense(const Weight& w, const float* x, size_t x_stride, int row_begin, int row_end, int panel_begin, int panel_end,
                   const float* bias, float* out, size_t out_stride) {
-  auto run = [&](auto function) { function(w, x, x_stride, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride); };
-  switch (w.kind) {
-    case Kind::f32:
-      return run(dense_of<Kind::f32>);
-    case Kind::f16:
-      return run(dense_of<Kind::f16>);
-    case Kind::bf16:
-      return run(dense_of<Kind::bf16>);
-    default:
-      return;  // quantised kinds: linear
-  }
+  with_kind(w.kind, [&](auto kind) {
+    if constexpr (is_dense(kind)) dense_of<kind>(w, x, x_stride, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride);
+  });
 }
 
 // --- activations -------------------------------------------------------------------------------------------------

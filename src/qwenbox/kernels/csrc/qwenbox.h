@@ -87,6 +87,9 @@ QW_API int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index
                               uint64_t bytes, int32_t file, uint64_t offset);
 // Rounds raw rows to raw rows of the kind bf16, int8 or int4. 1: a number is not finite, 2: a scale is too large for fp16.
 QW_API int32_t qw_round(int32_t kind, int32_t to, int32_t rows, int32_t k, const uint8_t* raw, uint8_t* out);
+// AutoAWQ's words [first, last) to their rows of int4 blocks in the whole matrix at `out`: unpack_awq in kernels.h.
+QW_API void qw_unpack_awq(const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, int32_t n, int32_t k, int32_t first,
+                          int32_t last, uint8_t* out);
 QW_API int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n);
 QW_API int32_t qw_rope_table(qw_runtime* runtime, const float* cos, const float* sin, int32_t positions, int32_t half);
 QW_API uint64_t qw_weights_bytes(qw_runtime* runtime);

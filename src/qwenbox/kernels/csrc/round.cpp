@@ -147,11 +147,9 @@ Rounding round_kind(Kind to, int rows, int k, const uint8_t* raw, uint8_t* out) 
 }  // namespace
 
 Rounding round_rows(Kind kind, Kind to, int rows, int k, const uint8_t* raw, uint8_t* out) {
-  constexpr decltype(&round_kind<Kind::f32>) functions[] = {round_kind<Kind::f32>,  round_kind<Kind::f16>,  round_kind<Kind::bf16>,
-                                                            round_kind<Kind::q4_0>, round_kind<Kind::q4_1>, round_kind<Kind::q5_0>,
-                                                            round_kind<Kind::q8_0>, round_kind<Kind::q4_k>, round_kind<Kind::q5_k>,
-                                                            round_kind<Kind::q6_k>, round_kind<Kind::int4>, round_kind<Kind::int8>};
-  return functions[int(kind)](to, rows, k, raw, out);
+  Rounding result = Rounding::done;
+  with_kind(kind, [&](auto constant) { result = round_kind<constant>(to, rows, k, raw, out); });
+  return result;
 }
 
 }  // namespace qwenbox

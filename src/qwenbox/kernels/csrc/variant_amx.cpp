@@ -1,26 +1,23 @@
-#define QWENBOX_VECTORS "vec_avx512.h"
-#include "variant_impl.h"
-// clang-format off: over the vectors
+// What tiles do better than vectors; everything else is the avx512vnni variant's.
+#include "kernels.h"
+// clang-format off: the vectors come first
+#include "vec_avx512.h"
 #include "linear_amx.h"
 #include "dense_amx.h"
 // clang-format on
 
 namespace qwenbox {
-namespace {
-
-constexpr Kernels make_amx_kernels() {
-  Kernels kernels = make_kernels("amx");
-  kernels.linear = amx::linear;
-  kernels.linear_scratch = amx::linear_scratch;
-  kernels.linear_dense = amx::linear_dense;
-  kernels.panels = amx::kPanels;
-  return kernels;
-}
-
-}  // namespace
 
 const Kernels& kernels_amx() {
-  static constexpr Kernels kernels = make_amx_kernels();
+  static const Kernels kernels = [] {
+    Kernels all = kernels_avx512vnni();
+    all.name = "amx";
+    all.linear = amx::linear;
+    all.linear_scratch = amx::linear_scratch;
+    all.linear_dense = amx::linear_dense;
+    all.panels = amx::kPanels;
+    return all;
+  }();
   return kernels;
 }
 

@@ -4,10 +4,10 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 namespace qwenbox {
 namespace {
-
-#define QWENBOX_INLINE inline __attribute__((always_inline))
 
 struct Floats {
   __m256 lo, hi;

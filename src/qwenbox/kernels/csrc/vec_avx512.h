@@ -30,10 +30,10 @@
 
 #include <cstdint>
 
+#include "kernels.h"
+
 namespace qwenbox {
 namespace {
-
-#define QWENBOX_INLINE inline __attribute__((always_inline))
 
 struct Floats {
   __m512 v;

@@ -9,10 +9,10 @@
 #include <arm_neon.h>
 #endif
 
+#include "kernels.h"
+
 namespace qwenbox {
 namespace {
-
-#define QWENBOX_INLINE inline __attribute__((always_inline))
 
 typedef float float4 __attribute__((vector_size(16)));
 typedef int32_t int4v __attribute__((vector_size(16)));

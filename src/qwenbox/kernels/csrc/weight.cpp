@@ -5,31 +5,10 @@
 #include "blocks.h"
 #include "kernels.h"
 #include "layout.h"
+#include "transpose.h"
 
 namespace qwenbox {
 namespace {
-
-typedef uint32_t Words4 __attribute__((vector_size(16)));
-
-inline Words4 interleave_low(Words4 a, Words4 b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
-inline Words4 interleave_high(Words4 a, Words4 b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
-inline Shorts8 interleave_low(Shorts8 a, Shorts8 b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
-inline Shorts8 interleave_high(Shorts8 a, Shorts8 b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
-
-// A square block of 4 rows of 4-byte elements or 8 rows of 2-byte ones, transposed; strides in bytes.
-template <class Vector, int rows>
-inline void transpose(const uint8_t* __restrict src, size_t src_stride, uint8_t* __restrict dst, size_t dst_stride) {
-  Vector v[rows], w[rows];
-  for (int i = 0; i < rows; ++i) v[i] = read<Vector>(src + i * src_stride);
-  for (int step = 1; step < rows; step *= 2) {  // a perfect shuffle each
-    for (int i = 0; i < rows / 2; ++i) {
-      w[2 * i] = interleave_low(v[i], v[i + rows / 2]);
-      w[2 * i + 1] = interleave_high(v[i], v[i + rows / 2]);
-    }
-    for (int i = 0; i < rows; ++i) v[i] = w[i];
-  }
-  for (int i = 0; i < rows; ++i) write(dst + i * dst_stride, v[i]);
-}
 
 // Codes of a group, channel by channel, to the packed form; quad q of a channel holds inputs 4 q .. 4 q + 3.
 template <int bits>
@@ -170,42 +149,14 @@ void pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, i
     uint8_t* base = dst + size_t(panel) * out.panel_bytes;
     const int channels = std::min(kPanel, n - panel * kPanel);
     if (channels < kPanel || out.groups % layout.unit_groups) std::memset(base, 0, out.panel_bytes);  // what nothing below writes
-    switch (kind) {
-      case Kind::f32:
+    with_kind(kind, [&](auto constant) {
+      if constexpr (constant == Kind::f32)
         pack_dense<Words4, 4>(channels, k, rows, base);
-        break;
-      case Kind::f16:
-      case Kind::bf16:
+      else if constexpr (is_dense(constant))
         pack_dense<Shorts8, 2>(channels, k, rows, base);
-        break;
-      case Kind::q4_0:
-        pack_quantised<Kind::q4_0>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::q4_1:
-        pack_quantised<Kind::q4_1>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::q5_0:
-        pack_quantised<Kind::q5_0>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::q8_0:
-        pack_quantised<Kind::q8_0>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::q4_k:
-        pack_quantised<Kind::q4_k>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::q5_k:
-        pack_quantised<Kind::q5_k>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::q6_k:
-        pack_quantised<Kind::q6_k>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::int4:
-        pack_quantised<Kind::int4>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-      case Kind::int8:
-        pack_quantised<Kind::int8>(channels, out.groups, row_blocks, rows, row_bytes, base);
-        break;
-    }
+      else
+        pack_quantised<constant>(channels, out.groups, row_blocks, rows, row_bytes, base);
+    });
   }
 }
 
