@@ -33,12 +33,13 @@ def test_64_greedy_tokens_of_20_prompts_are_the_oracles_and_logits_are_equal_in_
     np.testing.assert_array_equal(made.ids, oracle.ids)
     np.testing.assert_array_equal(made.sums, oracle.sums, err_msg="decoding a token at a time, 20 sequences in a batch")
     for isa in isa_available():
+        some = slice(0, 20, 5) if isa == "generic" else slice(20)  # plain vectors take as long for one prompt as the others for all
         with opened(path, isa) as model:
-            np.testing.assert_array_equal(judge(model, starts, oracle.ids).sums, oracle.sums, err_msg=isa)
+            np.testing.assert_array_equal(judge(model, starts[some], oracle.ids[some]).sums, oracle.sums[some], err_msg=isa)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "some"), [("qwen2.5-coder-0.5b", slice(0, 20, 4)), ("qwen2.5-coder-1.5b", slice(1, 20, 8))])
+@pytest.mark.parametrize(("name", "some"), [("qwen2.5-coder-0.5b", slice(0, 20, 8)), ("qwen2.5-coder-1.5b", slice(1, 20, 16))])
 def test_the_oracle_still_says_what_is_stored(name: str, some: slice, real_model: Callable[[str], Path]) -> None:
     """Of a few prompts: it is slow. tests/golden/greedy.py asked it for all of them."""
     path, stored = real_model(name), golden(name)
@@ -79,14 +80,16 @@ def test_perplexity_of_10000_tokens_is_that_of_transformers_on_dequantised_weigh
 
 @pytest.mark.long
 def test_log_probabilities_of_10000_tokens_are_the_same_bits_however_the_work_is_cut(real_model: Callable[[str], Path]) -> None:
+    """Each of them in two ways, a third of them in each of the three others."""
     path = real_model("qwen2.5-coder-0.5b")
     with np.load(DATA / "perplexity.npz") as stored:
         ids = stored["ids"]
     with opened(path, context=512) as model:
         expected = log_probabilities(model, ids)
-    for threads, chunk in ((1, 511), (3, 77), (2, 16)):
+    for third, (threads, chunk) in enumerate(((1, 511), (3, 77), (2, 16))):
         with opened(path, context=512, threads=threads) as model:
-            np.testing.assert_array_equal(log_probabilities(model, ids, chunk), expected, err_msg=f"{threads} threads, {chunk} tokens a step")
+            again = log_probabilities(model, ids[third::3], chunk)
+        np.testing.assert_array_equal(again, expected[third::3], err_msg=f"{threads} threads, {chunk} tokens a step")
 
 
 @pytest.mark.long

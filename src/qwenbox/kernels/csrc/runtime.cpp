@@ -10,7 +10,6 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -340,7 +339,6 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
     steps_.push_back(std::move(step));
   }
   if (!done) fail("a program without output");
-  join_rows();
 
   buffer_floats_.assign(size_t(num_values), 0);
   for (int i = 0; i < num_values; ++i) {
@@ -350,30 +348,6 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
     floats = std::max(floats, size_t(v.width) * size_t(v.narrow ? max_logits_ : max_tokens_));
   }
   if (codes_width) codes_ = activations(std::max(max_tokens_, max_logits_), codes_width);
-}
-
-// Neighbours that work row by row become one job, if each buffer that they touch has rows of one width: no row then touches another.
-void Program::join_rows() {
-  const auto by_row = [](const Step& step) {
-    return step.code == Code::quantize || step.code == Code::rms_norm || step.code == Code::rope || step.code == Code::silu_mul ||
-           step.code == Code::add;
-  };
-  for (size_t begin = 0; begin < steps_.size(); begin += size_t(steps_[begin].chain)) {
-    std::map<int, int> widths;  // of the buffers of the chain
-    bool codes = false;
-    size_t end = begin;
-    for (; end < steps_.size() && by_row(steps_[end]); ++end) {
-      const Step& step = steps_[end];
-      std::vector<Slot> slots{step.inputs[0]};
-      if (step.code == Code::silu_mul || step.code == Code::add) slots.push_back(step.inputs[1]);
-      if (step.code != Code::quantize) slots.push_back(step.output);
-      bool fits = step.inputs[0].narrow == steps_[begin].inputs[0].narrow && !(codes && step.code == Code::quantize);
-      for (const Slot& slot : slots) fits &= widths.emplace(slot.buffer, slot.width).first->second == slot.width;
-      if (!fits) break;
-      codes |= step.code == Code::quantize;
-    }
-    steps_[begin].chain = int(std::max<size_t>(1, end - begin));
-  }
 }
 
 Program::Moe Program::compile_moe(const qw_op& op, const Slot& x, const Slot& y) {
@@ -522,13 +496,7 @@ int Program::run(const qw_batch& batch, int first, const int32_t* cancel, double
       clock_gettime(CLOCK_MONOTONIC, &t);
       if (double(t.tv_sec) + double(t.tv_nsec) * 1e-9 >= deadline) return i;
     }
-    if (steps_[size_t(i)].chain > 1) {
-      const int length = steps_[size_t(i)].chain;
-      run_rows(&steps_[size_t(i)], length);
-      i += length - 1;
-    } else {
-      execute(steps_[size_t(i)]);
-    }
+    execute(steps_[size_t(i)]);
   }
   return steps();
 }
@@ -557,7 +525,7 @@ void Program::execute(const Step& step) {
     case Code::rope:
     case Code::silu_mul:
     case Code::add:
-      return run_rows(&step, 1);
+      return run_rows(step);
     case Code::attention:
       return attend(step);
     case Code::moe:
@@ -630,17 +598,11 @@ void Program::linears(const Target* targets, int count, const Input& input, int 
   });
 }
 
-// Operations that work row by row, as one job: a row is still in the cache when the next operation reads it.
-void Program::run_rows(const Step* steps, int count) {
-  int64_t width = 0;
-  for (int i = 0; i < count; ++i) {
-    const Slot& x = steps[i].inputs[0];
-    width += x.width;
-    if (steps[i].code == Code::quantize) shape(codes_, rows(x), x.width);
-  }
-  pool_.run(rows(steps[0].inputs[0]), std::max<int64_t>(1, kElements / width), [&](int, int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row)
-      for (int i = 0; i < count; ++i) run_row(steps[i], size_t(row));
+void Program::run_rows(const Step& step) {
+  const Slot& x = step.inputs[0];
+  if (step.code == Code::quantize) shape(codes_, rows(x), x.width);
+  pool_.run(rows(x), std::max<int64_t>(1, kElements / x.width), [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) run_row(step, size_t(row));
   });
 }
 

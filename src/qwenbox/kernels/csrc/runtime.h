@@ -130,7 +130,6 @@ class Program {
     int heads = 0, kv_heads = 0;
     uint16_t* kv = nullptr;
     float eps = 0;
-    int chain = 1;  // this step and how many after it run as one job, row by row
   };
   struct Input {  // rows of float32, and the same rows rounded, where a quantised matrix reads them
     const float* x;
@@ -164,7 +163,6 @@ class Program {
   };
 
   void compile(const qw_op* ops, int num_ops, const qw_value* values, int num_values);
-  void join_rows();
   void allocate();
   Moe compile_moe(const qw_op& op, const Slot& x, const Slot& y);
   Activations activations(int rows, int k);
@@ -177,7 +175,7 @@ class Program {
   void quantize(const float* x, size_t stride, int rows, Activations& out);
   void linears(const Target* targets, int count, const Input& input, int rows);
   void apply(const Target& target, const Input& input, int row_begin, int row_end, int panel_begin, int panel_end, int worker);
-  void run_rows(const Step* steps, int count);
+  void run_rows(const Step& step);
   void run_row(const Step& step, size_t row);
   void attend(const Step& step);
   void plan_attention();
