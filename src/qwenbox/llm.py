@@ -441,6 +441,10 @@ class LocalLLM:
             min_tokens=min(params.min_tokens, max_tokens),
             prompt_logprobs=params.logprobs if params.echo else None,
             cache_salt=params.cache_salt,
+            user=params.user,
+            weight=params.weight,
+            priority=params.priority,
+            attempt=params.attempt,
         )
 
     def _events(self, prompts: Sequence[Sequence[int]], params: RequestParams, *, chat: bool) -> Iterator[Event]:

@@ -155,6 +155,14 @@ class GenerationPlan:
     """None, or how many top log-probabilities of each prompt token are wanted (`echo` with `logprobs`)."""
     cache_salt: str = ""
     """Pages of keys and values are shared with requests of the same salt only."""
+    user: str = ""
+    """Whose request it is: places and time are shared fairly among users."""
+    weight: float = 1.0
+    """Of the user: one with weight 2 gets twice as much as one with weight 1."""
+    priority: int = 0
+    """Lower ones are admitted first, whoever's they are."""
+    attempt: int | None = None
+    """How often this request was refused before; None where the client does not say."""
 
     def to_wire(self) -> dict[str, Any]:
         plan = asdict(self)
@@ -249,6 +257,11 @@ class RequestParams:
     ignore_eos: bool = False
     cache_salt: str = ""
     """Requests share the keys and values of a common beginning with requests of the same salt only."""
+    user: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    attempt: int | None = None
+    """See `GenerationPlan` for these four."""
     min_tokens: int = 0
     logprobs: int | None = None
     echo: bool = False

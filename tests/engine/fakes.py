@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -129,11 +130,14 @@ def sample(row: SampleRow, raw: FloatArray) -> SampleResult:
     return SampleResult(chosen, float(logprobs[chosen]), [(int(id), float(logprobs[id])) for id in best])
 
 
+_PLAN_FIELDS = {field.name for field in fields(GenerationPlan)} - {"request_id", "prompt_ids", "max_tokens", "sampling"}
+
+
 def plan(request_id: str, prompt: Sequence[int] | int, max_tokens: int = 8, *, rng: Any = None, **options: Any) -> GenerationPlan:
     """A plan; `prompt` may be a number of tokens, other ones for each request. Options of the sampling and of the plan alike."""
     if isinstance(prompt, int):
         prompt = (rng or np.random.default_rng([prompt, *request_id.encode()])).integers(0, VOCAB - 3, prompt).tolist()
-    own = {name: options.pop(name) for name in ("stop_ids", "min_tokens", "prompt_logprobs", "cache_salt") if name in options}
+    own = {name: options.pop(name) for name in _PLAN_FIELDS if name in options}
     return GenerationPlan(request_id, tuple(prompt), max_tokens, SamplingParams(**options), **own)
 
 

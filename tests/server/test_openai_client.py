@@ -142,8 +142,8 @@ def test_ignore_eos_leaves_no_stop_ids(served, client):
 
 
 def test_unknown_fields_are_accepted_and_reported(client):
-    raw = client.chat.completions.with_raw_response.create(model="tiny", messages=HELLO, user="me", extra_body={"no_such_field": 1})
-    assert raw.headers["x-qwenbox-ignored"] == "user, no_such_field"
+    raw = client.chat.completions.with_raw_response.create(model="tiny", messages=HELLO, store=False, extra_body={"no_such_field": 1})
+    assert raw.headers["x-qwenbox-ignored"] == "store, no_such_field"
     assert raw.parse().choices[0].message.content == TEXT
 
 
@@ -293,3 +293,13 @@ def test_a_dropped_stream_ends_the_request_in_the_engine(served, client):
 def test_the_fake_engine_speaks_the_tokenizers_ids():
     assert FakeEngine.__dataclass_fields__["vocab_limit"].default == 263
     assert byte_tokenizer_ids("<|im_end|>") == [258]
+
+
+def test_whose_a_request_is_and_how_often_it_was_refused_reaches_the_engine(served, client) -> None:
+    client.chat.completions.create(model="tiny", messages=HELLO, user="ada", extra_body={"weight": 2, "priority": -1, "cache_salt": "class 3"})
+    client.chat.completions.create(model="tiny", messages=HELLO, extra_headers={"x-stainless-retry-count": "2"})
+    client.chat.completions.create(model="tiny", messages=HELLO, extra_headers={"x-stainless-retry-count": "x"})
+    first, again, other = served.engine.plans
+    assert (first.user, first.weight, first.priority, first.cache_salt, first.attempt) == ("ada", 2.0, -1, "class 3", 0)
+    assert (again.user, again.weight, again.priority, again.cache_salt, again.attempt) == ("", 1.0, 0, "", 2)
+    assert other.attempt is None

@@ -30,7 +30,7 @@ MAX_PROMPT_LOGPROBS = 1_000_000
 """Entries (prompt tokens times alternatives) that one request may ask for: they leave in one frame."""
 MAX_BIASES = 4096
 MAX_STOP_IDS = 1024
-MAX_SALT = 1024
+MAX_NAME = 1024
 
 
 class EngineModel(Protocol):
@@ -90,12 +90,8 @@ class EngineStats:
 class Engine:
     """`add` and `cancel` requests between calls of `step`, which runs one batch and says what each request got from it."""
 
-    def __init__(
-        self, model: EngineModel, *, max_requests: int = 288, step_seconds: float = math.inf, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, model: EngineModel, *, step_seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
         self.model = model
-        self.max_requests = max_requests
-        """Requests that run or wait at once; one more is refused."""
         self._clock = clock
         self._step_clock = StepClock(model.weights_bytes)
         self._tree = PrefixTree(PagePool(model.num_pages))
@@ -112,7 +108,6 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
         self._cancelled: list[SequenceOutput] = []
-        self._request_seconds = 1.0
         self._counts = dict.fromkeys(
             ("steps", "computed_tokens", "cached_tokens", "prompt_tokens", "completion_tokens", "finished", "failed", "cancelled"), 0
         )
@@ -130,13 +125,10 @@ class Engine:
         return self._step_clock.predict(Work(num_tokens, num_tokens * most_seen))
 
     def add(self, plan: GenerationPlan) -> None:
-        """Queues a request. RequestError, ContextLengthError or OverloadedError where it cannot be honoured: nothing is cut to fit."""
+        """Queues a request. RequestError or ContextLengthError where it cannot be honoured: nothing is cut to fit. How many is up to the caller."""
         if plan.request_id in self._sequences:
             raise RequestError(f"request {plan.request_id!r} runs already")
         check_plan(plan, self.model)
-        if len(self._sequences) >= self.max_requests:
-            wait = len(self._scheduler.waiting) * self._request_seconds / self._scheduler.max_running
-            raise OverloadedError(f"{len(self._sequences)} requests run or wait already", retry_after=min(max(1, math.ceil(wait)), 600), status=429)
         sequence = Sequence(plan, self._arrivals, self._clock())
         self._arrivals += 1
         self._sequences[plan.request_id] = sequence
@@ -252,6 +244,7 @@ class Engine:
         for run in runs:
             work = work.with_tokens(run.length, run.sequence.num_computed)
         self._step_clock.note(work, seconds)
+        self._scheduler.charge(runs, seconds)
         self._model_seconds += seconds
         return results
 
@@ -293,7 +286,6 @@ class Engine:
         if not over:
             return SequenceOutput(plan.request_id, ids, logprobs, prompt_logprobs)
         last = sequence.last_output("stop" if stopped else "length", now)
-        self._request_seconds += 0.1 * (sum((last.timings or {}).values()) - self._request_seconds)
         return self._finish(
             sequence,
             SequenceOutput(plan.request_id, ids, logprobs, prompt_logprobs, last.finish_reason, None, last.usage, last.timings),
@@ -355,8 +347,12 @@ def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
         raise RequestError(f"{len(plan.stop_ids)} stop ids, at most {MAX_STOP_IDS} are possible", param="stop")
     for id in plan.stop_ids:
         _check_number("stop_ids", id, 0, 2**31 - 1, whole=True)
-    if not isinstance(plan.cache_salt, str) or len(plan.cache_salt) > MAX_SALT:
-        raise RequestError(f"cache_salt is not a text of at most {MAX_SALT} characters", param="cache_salt")
+    if not isinstance(plan.cache_salt, str) or len(plan.cache_salt) > MAX_NAME:
+        raise RequestError(f"cache_salt is not a text of at most {MAX_NAME} characters", param="cache_salt")
+    if not isinstance(plan.user, str) or len(plan.user) > MAX_NAME:
+        raise RequestError(f"user is not a text of at most {MAX_NAME} characters", param="user")
+    _check_number("weight", plan.weight, 0.001, 1000.0)
+    _check_number("priority", plan.priority, -(2**31), 2**31 - 1, whole=True)
     most_logprobs = min(MAX_LOGPROBS, model.vocab_limit)
     _check_sampling(plan.sampling, model.vocab_limit, most_logprobs)
     if plan.prompt_logprobs is not None:

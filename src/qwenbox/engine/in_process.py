@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from qwenbox.engine.admission import Admission
 from qwenbox.engine.engine import Engine, EngineModel, EngineStats
 from qwenbox.engine.options import EngineOptions, Progress, open_model
 from qwenbox.engine.protocol import Closed, Deliver, EngineState, ModelInfo, Pace, closed_error, deliver_safely, model_info, refusal
@@ -30,7 +31,8 @@ class InProcessEngine:
         self._info: ModelInfo | None = None
         self._engine: Engine | None = None
         self._stats = EngineStats()
-        self._receivers: dict[str, Deliver] = {}
+        self._admission = Admission(options.max_requests)
+        self._receivers: dict[str, tuple[GenerationPlan, Deliver]] = {}
         self._commands: deque[Callable[[Engine], None]] = deque()
         self._refused: list[SequenceOutput] = []
         self._results: set[Future[FloatArray]] = set()
@@ -40,9 +42,9 @@ class InProcessEngine:
 
     def submit(self, plan: GenerationPlan, deliver: Deliver) -> None:
         with self._changed:
-            error = self._refuse(plan)
+            error = self._admit(plan)
             if error is None:
-                self._receivers[plan.request_id] = deliver
+                self._receivers[plan.request_id] = plan, deliver
                 self._command(lambda engine: self._add(engine, plan))
         if error is not None:
             deliver_safely(deliver, refusal(plan, error))
@@ -92,13 +94,16 @@ class InProcessEngine:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _refuse(self, plan: GenerationPlan) -> QwenboxError | None:
+    def _admit(self, plan: GenerationPlan) -> QwenboxError | None:
+        """Why the request is refused; None where it has got a place."""
         if self._closing or self._state.name in ("closed", "failed"):
             return self._state.error or closed_error()
         if plan.request_id in self._receivers:
             return RequestError(f"request {plan.request_id!r} runs already")
-        if len(self._receivers) >= self._options.max_requests:
-            return OverloadedError(f"{len(self._receivers)} requests run or wait already", retry_after=5, status=429)
+        try:
+            self._admission.enter(plan)
+        except OverloadedError as error:
+            return error
         return None
 
     def _command(self, command: Callable[[Engine], None]) -> None:
@@ -118,7 +123,7 @@ class InProcessEngine:
         error: QwenboxError | None = None
         try:
             model = self._load(self._options, self._note_progress)
-            engine = self._engine = Engine(model, max_requests=self._options.max_requests, step_seconds=self._options.step_ms / 1000)
+            engine = self._engine = Engine(model, step_seconds=self._options.step_ms / 1000)
             self._info = model_info(model, self._options)
             self._set_state(EngineState("ready", 1.0))
             self._serve(engine)
@@ -160,10 +165,11 @@ class InProcessEngine:
 
     def _deliver(self, engine: Engine, output: SequenceOutput) -> None:
         if output.finish_reason is None:
-            deliver = self._receivers[output.request_id]
+            _, deliver = self._receivers[output.request_id]
         else:
             with self._changed:
-                deliver = self._receivers.pop(output.request_id)
+                plan, deliver = self._receivers.pop(output.request_id)
+                self._admission.leave(plan)
         if not deliver_safely(deliver, output):
             engine.cancel(output.request_id)
 
@@ -173,7 +179,7 @@ class InProcessEngine:
             receivers, self._receivers = self._receivers, {}
             results = list(self._results)
         error = error or closed_error()
-        for request_id, deliver in receivers.items():
+        for request_id, (_, deliver) in receivers.items():
             deliver_safely(deliver, SequenceOutput(request_id, finish_reason="error", error=error.to_wire()))
         for result in results:
             result.set_exception(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from qwenbox.engine.clock import StepClock, Work
 from qwenbox.engine.prefix import PrefixTree
+from qwenbox.engine.queue import WaitingQueue
 from qwenbox.engine.sequence import Sequence
 from qwenbox.errors import EngineError
 from qwenbox.types import Batch, Span
@@ -29,10 +29,9 @@ class Run(NamedTuple):
 
 
 class Scheduler:
-    """Running and waiting sequences, both in order of arrival, and everything that runs arrived before everything that waits.
+    """Running sequences in the order in which they were admitted first, and a queue of those that wait.
 
-    This order is kept because sequences are admitted from the head of the queue only, and the latest arrival gives way first and goes back to the
-    head. So the earliest arrival always advances, and nobody starves.
+    The one admitted last gives way first, and is admitted again before anybody who never ran. So the one that was admitted first always advances.
     """
 
     def __init__(
@@ -54,13 +53,14 @@ class Scheduler:
         self._copy_page = copy_page
         self._clock = clock
         self._step_seconds = step_seconds
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._admissions = 0
         self._ids = np.empty(max_batch_tokens, np.int32)
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Finished, failed or cancelled: forgets the sequence, whose pages stay in the tree as long as nobody else wants them."""
@@ -68,10 +68,11 @@ class Scheduler:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
+        self.waiting.forget(sequence)
         sequence.leave_pages(self.tree)
 
     def schedule(self) -> list[Run]:
-        """The next step: sequences that lack one token first, then the others in order of arrival, as far as tokens, rows and the step's time go.
+        """The next step: sequences that lack one token first, then the others in order of admission, as far as tokens, rows and the step's time go.
 
         Who lacks the very page that another computes in this step waits for it and finds it in the tree.
         """
@@ -114,6 +115,12 @@ class Scheduler:
                     coming.add((sequence.plan.cache_salt, place))
         return list(runs.values())
 
+    def charge(self, runs: list[Run], seconds: float) -> None:
+        """Tells the queue for whom a step ran: in equal parts for its tokens."""
+        num_tokens = sum(run.length for run in runs)
+        for run in runs:
+            self.waiting.charge(run.sequence, seconds * run.length / num_tokens)
+
     def batch(self, runs: list[Run]) -> Batch:
         """The tokens of a step side by side. Its arrays are valid until the next call."""
         spans, logits_rows, start = [], [], 0
@@ -137,21 +144,24 @@ class Scheduler:
         for sequence in self.running:
             if sequence.pages_lacking(sequence.num_computed):
                 raise EngineError(f"{sequence.request_id}: {sequence.num_computed} tokens computed, {sequence.num_pages} pages held")
-        arrivals = [sequence.arrival for sequence in (*self.running, *self.waiting)]
-        if arrivals != sorted(arrivals):
-            raise EngineError(f"sequences are out of order: {arrivals}")
+        admissions = [sequence.admitted for sequence in (*self.running, *self.waiting)]
+        ran = [number for number in admissions if number is not None]
+        if ran != sorted(ran) or admissions[len(ran) :] != [None] * (len(admissions) - len(ran)):
+            raise EngineError(f"sequences are out of order: {admissions}")
 
     def _admit(self) -> None:
         # One page is kept for each sequence that runs already: who enters is the first who would have to leave again.
-        while self.waiting and len(self.running) < self.max_running:
-            sequence = self.waiting[0]
+        while len(self.running) < self.max_running and (sequence := self.waiting.first()) is not None:
             sequence.find_pages(self.tree)
             lacking = sequence.pages_lacking(sequence.num_tokens)
             if lacking + len(self.running) > self.tree.num_free:
                 sequence.drop_pages(self.tree)
                 return
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             sequence.take_pages(self.tree, lacking)
+            if sequence.admitted is None:
+                sequence.admitted = self._admissions
+                self._admissions += 1
             self.running.append(sequence)
 
     def _preempt(self) -> Sequence:
@@ -159,5 +169,5 @@ class Scheduler:
         victim.preemptions += 1
         victim.drop_pages(self.tree)
         self.preemptions += 1
-        self.waiting.appendleft(victim)
+        self.waiting.put_back(victim)
         return victim

@@ -24,6 +24,8 @@ class Sequence:
     def __init__(self, plan: GenerationPlan, arrival: int, now: float) -> None:
         self.plan = plan
         self.arrival = arrival
+        self.admitted: int | None = None
+        """How many were admitted before it was for the first time."""
         self.num_prompt = len(plan.prompt_ids)
         self._ids = np.empty(self.num_prompt + plan.max_tokens, np.int32)
         self._ids[: self.num_prompt] = plan.prompt_ids

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 import qwenbox
+from qwenbox.engine.admission import Admission
 from qwenbox.engine.engine import EngineStats
 from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, unpack_output
 from qwenbox.engine.options import EngineOptions
@@ -118,6 +119,7 @@ class WorkerEngine:
         self._info: ModelInfo | None = None
         # Of the workers before, and of the one that runs; one tuple, so that a reader never counts a worker twice.
         self._counts = (EngineStats(), EngineStats())
+        self._admission = None if self._options is None else Admission(self._options.max_requests)
         self._requests: dict[str, _Request] = {}
         self._unsent: deque[_Request] = deque()
         self._cancels: deque[str] = deque()
@@ -138,7 +140,7 @@ class WorkerEngine:
 
     def submit(self, plan: GenerationPlan, deliver: Deliver) -> None:
         with self._lock:
-            error = self._refuse(plan)
+            error = self._admit(plan)
             if error is None:
                 request = self._requests[plan.request_id] = _Request(plan, deliver, time.monotonic())
                 self._unsent.append(request)
@@ -173,18 +175,27 @@ class WorkerEngine:
             # Somebody who finds a model may wait for a network that says nothing.
             self._thread.join(CLOSE_SECONDS if self._options is None else None)
 
-    def _refuse(self, plan: GenerationPlan) -> QwenboxError | None:
+    def _admit(self, plan: GenerationPlan) -> QwenboxError | None:
+        """Why the request is refused; None where it has got a place."""
         if self._closing or self._state.name in ("closed", "failed"):
             return self._state.error or closed_error()
         if plan.request_id in self._requests:
             return RequestError(f"request {plan.request_id!r} runs already")
         if self._suspects.refuses(plan):
             return EngineError("this prompt was running at two crashes of the worker and is not run again", code="poisoned_request")
-        if self._options is None:
+        if self._admission is None:
             return OverloadedError("the model is not here yet", retry_after=5)
-        if len(self._requests) >= self._options.max_requests:
-            return OverloadedError(f"{len(self._requests)} requests run or wait already", retry_after=5, status=429)
+        try:
+            self._admission.enter(plan)
+        except OverloadedError as error:
+            return error
         return None
+
+    def _forget(self, request: _Request) -> None:
+        """It has ended: its place is free."""
+        del self._requests[request.plan.request_id]
+        if self._admission is not None:
+            self._admission.leave(request.plan)
 
     def _ring(self) -> None:
         # A full socket has rung already, a closed one has nobody left to wake.
@@ -198,6 +209,7 @@ class WorkerEngine:
         error: QwenboxError | None = None
         try:
             self._options = options = self._found()
+            self._admission = self._admission or Admission(options.max_requests)
             self._state = EngineState("loading")
             while True:
                 ready_seconds, message = self._run_worker(options)
@@ -338,7 +350,7 @@ class WorkerEngine:
             known = [(self._requests[output.request_id], output) for output in outputs if output.request_id in self._requests]
             for request, output in known:
                 if output.finish_reason is not None:
-                    self._requests.pop(output.request_id, None)
+                    self._forget(request)
                     self._suspects.clear(request.plan)
         for request, output in known:
             if not deliver_safely(request.deliver, output):
@@ -354,7 +366,7 @@ class WorkerEngine:
                     continue
                 if not request.sent:
                     self._unsent.remove(request)
-                    del self._requests[request.plan.request_id]
+                    self._forget(request)
                     ended.append(request)
                 elif channel is not None:
                     channel.send(["cancel", request.plan.request_id])
@@ -378,7 +390,7 @@ class WorkerEngine:
                 raise
             except (FrameError, OverflowError, TypeError, ValueError) as error:
                 with self._lock:
-                    del self._requests[request.plan.request_id]
+                    self._forget(request)
                 refused = RequestError(f"the request cannot be sent to the worker: {type(error).__name__}: {error}")
                 deliver_safely(request.deliver, refusal(request.plan, refused))
 
@@ -400,7 +412,7 @@ class WorkerEngine:
         with self._lock:
             sent = [request for request in self._requests.values() if request.sent]
             for request in sent:
-                del self._requests[request.plan.request_id]
+                self._forget(request)
             self._suspects.blame(request.plan for request in sent)
             total = self.stats()
             past = replace(total, running=0, waiting=0, used_pages=0, num_pages=0, failed=total.failed + len(sent), restarts=total.restarts + 1)

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -89,13 +90,14 @@ class Routes:
 
     async def _answer(self, request: Request, call: Call, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> Response:
         headers = _ignored_header(call.ignored)
+        params = replace(call.params, attempt=_attempt(request))
         if call.stream:
-            return await self._stream(request, self._frames(call, writer, encode, chat=chat), headers)
+            return await self._stream(request, self._frames(params, writer, encode, chat=chat), headers)
         events: list[tuple[int, Event]] = []
         async with until_disconnect(request.receive):
             if not await self._llm.await_ready(READY_SECONDS):
                 raise self._llm.loading_error()
-            async with aclosing(await self._begin(call, encode, chat=chat)) as batches:
+            async with aclosing(await self._begin(params, encode, chat=chat)) as batches:
                 async for batch in batches:
                     events += batch
                     _raise_error(batch)
@@ -113,7 +115,7 @@ class Routes:
             raise
         return EventResponse(first, frames, headers)
 
-    async def _frames(self, call: Call, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[bytes]:
+    async def _frames(self, params: RequestParams, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[bytes]:
         """The stream as bytes, one item a batch of events, empty ones for silence. Raises the error that ends it."""
         deadline = time.monotonic() + self._request_timeout
         while not await self._llm.await_ready(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS)):
@@ -121,7 +123,7 @@ class Routes:
                 raise self._llm.loading_error()
             yield b""
         started = False
-        async with aclosing(await self._begin(call, encode, chat=chat)) as batches:
+        async with aclosing(await self._begin(params, encode, chat=chat)) as batches:
             async for batch in batches:
                 chunks = [sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"]
                 if chunks and not started:
@@ -134,12 +136,12 @@ class Routes:
                     yield b""
         yield b"".join([*map(sse.frame, writer.end()), sse.DONE])
 
-    async def _begin(self, call: Call, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[list[tuple[int, Event]]]:
+    async def _begin(self, params: RequestParams, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[list[tuple[int, Event]]]:
         """The request, running. Whoever gets the batches closes them."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
         prompts = await asyncio.to_thread(encode)
         reader = self._llm.reader(sse.KEEP_ALIVE_SECONDS)
-        return reader.batches(self._llm.start(prompts, call.params, reader.wake, chat=chat))
+        return reader.batches(self._llm.start(prompts, params, reader.wake, chat=chat))
 
     # --- tokens -----------------------------------------------------------------------------------------------------------
 
@@ -234,6 +236,12 @@ def _raise_error(batch: Sequence[tuple[int, Event]]) -> None:
     for _, event in batch:
         if event.kind == "error":
             raise QwenboxError.from_wire(event.error or {})
+
+
+def _attempt(request: Request) -> int | None:
+    """How often the client has been refused before: OpenAI's clients say it, others do not."""
+    count = request.headers.get("x-stainless-retry-count", "")
+    return int(count) if re.fullmatch(r"[0-9]{1,3}", count) else None
 
 
 def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:

@@ -18,7 +18,9 @@ MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_IDS = 64
-MAX_SALT = 256
+MAX_NAME = 256
+MIN_WEIGHT, MAX_WEIGHT = 0.01, 100.0
+MAX_PRIORITY = 1000
 INT32 = 2**31 - 1
 
 TokenCount = Annotated[int, Field(ge=1, le=INT32)]
@@ -47,11 +49,12 @@ SHARED_FIELDS: Mapping[str, FieldRow] = {
         (
             "model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
             "logit_bias", "n", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "stream", "stream_options", "logprobs", "cache_salt",
+            "user", "weight", "priority",
         ),
         HONOURED,
     ),
     **dict.fromkeys(
-        ("user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"), NO_EFFECT
+        ("metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"), NO_EFFECT
     ),
     **dict.fromkeys(
         ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex", "ebnf", "grammar"),
@@ -91,7 +94,10 @@ class SamplingFields(BaseModel):
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_IDS)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=INT32)] | None = None
     ignore_eos: bool | None = None
-    cache_salt: Annotated[str, Field(max_length=MAX_SALT)] | None = None
+    cache_salt: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    user: Annotated[str, Field(max_length=MAX_NAME)] | None = None
+    weight: Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)] | None = None
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -127,6 +133,9 @@ class SamplingFields(BaseModel):
                 "min_tokens": self.min_tokens or 0,
                 "ignore_eos": bool(self.ignore_eos),
                 "cache_salt": self.cache_salt or "",
+                "user": self.user or "",
+                "weight": self.weight or 1.0,
+                "priority": self.priority or 0,
             }
             | more
         )
