@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 MODEL ?= qwen2.5-coder-1.5b
 PORT ?= 8080
 
-.PHONY: run test test-long lint format bench dist native models clean
+.PHONY: run test test-long soak lint format bench dist native models clean
 
 run: $(VENV)/installed          ## environment, build, model, service on http://127.0.0.1:8080
 	$(VENV)/bin/qwenbox serve $(MODEL) --port $(PORT)
@@ -15,6 +15,10 @@ test: $(VENV)/test native models  ## everything but the minutes-long checks
 
 test-long: $(VENV)/test native models
 	$(PY) -m pytest
+
+soak: $(VENV)/test native models  ## thousands of requests with faults, on a tiny model and on real weights: about half an hour
+	$(PY) tests/soak.py --requests 10000
+	$(PY) tests/soak.py --requests 500 --model qwen2.5-coder-0.5b --people 8
 
 lint: $(VENV)/lint
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -142,6 +142,8 @@ class Resident:
         self.needs, self.threads, self.log = [python, *needs], threads, log
         self.process: subprocess.Popen[str] | None = None
         self.words = ""
+        self.sources = ROOT / "src"
+        """Where it finds the package qwenbox."""
 
     def missing(self) -> str | None:
         return next((f"no {path}" for path in self.needs if not path.exists()), None)
@@ -165,7 +167,7 @@ class Resident:
         if self.process is not None:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": str(self.threads)}
+        env = os.environ | {"PYTHONPATH": str(self.sources), "OMP_NUM_THREADS": str(self.threads)}
         if (openmp := Path(self.command[0]).parents[1] / "lib" / "libiomp5.so").exists():
             env["LD_PRELOAD"] = str(openmp)  # vLLM asks for it
         with self.log.open("w", encoding="utf-8") as log:

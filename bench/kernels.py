@@ -3,8 +3,9 @@
     python bench/kernels.py [SECTION ...] [--isa NAME] [--threads N] [--model MODEL] [--quick] [--json]
 
 Sections: linear (few rows against reading memory, many against products fed from L1), attention, operations (against a copy of as many bytes),
-sampler (against one pass for the maximum); with a model also load (against reading the file) and pages (the model without huge pages, against itself
-with them). A section that is not asked for keeps the rows of the last run in the .json file. The C++ programs are built under build/bench.
+sampler (against one pass for the maximum); with a model also load (against reading the file), pages (the model without huge pages, against itself
+with them) and parts (the model with a library built without one of its parts, against the whole one; both must give the same bits). A section that is
+not asked for keeps the rows of the last run in the .json file. The C++ programs are built under build/bench.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -34,7 +36,8 @@ from qwenbox.types import SamplingParams  # noqa: E402
 
 BUILD = ROOT / "build" / "bench"
 VOCABULARY = 151_936
-SECTIONS = ("linear", "attention", "operations", "sampler", "load", "pages")
+SECTIONS = ("linear", "attention", "operations", "sampler", "load", "pages", "parts")
+PARTS = ("SPINNING", "LONG_PIECES", "FETCHING")
 NO_HUGE_PAGES = """
 import ctypes, os, sys
 PR_SET_THP_DISABLE = 41
@@ -52,7 +55,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="SECTION")
     parser.add_argument("--isa", default=isa_best())
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--model", help="catalogue name, file or directory for load and pages; without it they are left out")
+    parser.add_argument("--model", help="catalogue name, file or directory for load, pages and parts; without it they are left out")
     parser.add_argument("--quick", action="store_true", help="fewer kinds, shapes and repetitions")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--json", action="store_true", help="only the JSON on standard output")
@@ -67,6 +70,7 @@ def main() -> None:
         model = local_file(asked.model)
         sections["load"] = lambda: load(model, repeat=1 if asked.quick else 3)
         sections["pages"] = lambda: pages(model, asked.isa, asked.threads, repeat=2 if asked.quick else 7)
+        sections["parts"] = lambda: parts(model, asked.isa, asked.threads, repeat=2 if asked.quick else 7)
     if unknown := set(asked.sections) - set(sections):
         raise SystemExit(f"unknown sections {', '.join(sorted(unknown))}: {', '.join(sections)}")
 
@@ -197,23 +201,79 @@ def load(model: Path, *, repeat: int) -> list[Line]:
 
 
 def pages(model: Path, isa: str, threads: int, *, repeat: int) -> list[Line]:
-    """Tokens per second of the model in a process that gets no huge pages; in place of a ceiling, those of a process that asks for them as ever."""
+    """The model in a process that gets no huge pages, against one that asks for them as ever."""
+
+    def change(engine: Resident) -> None:
+        engine.command[:0] = [sys.executable, "-c", NO_HUGE_PAGES]
+
+    return in_turn(model, isa, threads, repeat, {"no huge pages": change})
+
+
+def parts(model: Path, isa: str, threads: int, *, repeat: int) -> list[Line]:
+    """The model with the library without a part, against the whole library. Raises SystemExit where the bits of logits differ."""
+
+    def without(part: str) -> Callable[[Resident], None]:
+        sources = built_without(part)
+
+        def change(engine: Resident) -> None:
+            engine.sources = sources
+
+        return change
+
+    whole = checksum(ROOT / "src", isa)
+    for part in PARTS:
+        if checksum(built_without(part), isa) != whole:
+            raise SystemExit(f"without {part} the logits are others")
+    return in_turn(model, isa, threads, repeat, {f"without {part.lower()}": without(part) for part in PARTS})
+
+
+def built_without(part: str) -> Path:
+    """A folder with the package whose library lacks a part."""
+    folder = BUILD / f"without-{part.lower()}"
+    options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DQWENBOX_WITHOUT={part}"]
+    run([tool("cmake"), "-S", str(ROOT), "-B", str(folder), *options])
+    run([tool("cmake"), "--build", str(folder), "--target", "qwenbox_native"])
+    shutil.copytree(ROOT / "src" / "qwenbox", folder / "src" / "qwenbox", dirs_exist_ok=True)
+    shutil.copy(folder / "libqwenbox_native.so", folder / "src" / "qwenbox" / "kernels")
+    return folder / "src"
+
+
+CHECKSUM = """
+import hashlib, sys
+import numpy as np
+from qwenbox.model.load import random_model
+from qwenbox.types import Batch, Span
+model = random_model("0.6b", isa=sys.argv[1], num_pages=8)
+ids = np.arange(200, dtype=np.int32)
+logits = model.run(Batch(ids, [Span(0, 200, 0, np.arange(7, dtype=np.int32))], np.arange(136, 200, dtype=np.int32)))
+print(hashlib.sha256(logits.tobytes()).hexdigest())
+"""
+
+
+def checksum(sources: Path, isa: str) -> str:
+    """Of the logits of a random model."""
+    return run([sys.executable, "-c", CHECKSUM, isa], env={"PYTHONPATH": str(sources)})
+
+
+def in_turn(model: Path, isa: str, threads: int, repeat: int, changes: dict[str, Callable[[Resident], None]]) -> list[Line]:
+    """Tokens per second of the model in a process that is changed; in place of a ceiling, those of one that is not, measured in turn."""
     rows = [Row("prefill", 512), Row("decode", 128, 48)]
     places = Places(model, BUILD)
-    engines = [find(f"qwenbox@{isa}:file", places, threads=threads, rows=rows) for _ in range(2)]
-    assert isinstance(engines[0], Resident)
-    engines[0].command[:0] = [sys.executable, "-c", NO_HUGE_PAGES]
     lines = []
-    try:
-        for row in rows:
-            speeds = [(engines[0].measure(row).tok_s[0], engines[1].measure(row).tok_s[0]) for _ in range(repeat)]
-            without, ever = (statistics.median(side) for side in zip(*speeds, strict=True))
-            fraction = statistics.median(one / other for one, other in speeds)
-            what = f"{model.name}, {row.name}, no huge pages"
-            lines.append({"what": what, "rate": without, "ceiling": ever, "unit": "tok/s", "method": "huge pages", "fraction": fraction})
-    finally:
-        for engine in engines:
-            engine.close()
+    for name, change in changes.items():
+        changed, plain = (find(f"qwenbox@{isa}:file", places, threads=threads, rows=rows) for _ in range(2))
+        assert isinstance(changed, Resident)
+        change(changed)
+        try:
+            for row in rows:
+                speeds = [(changed.measure(row).tok_s[0], plain.measure(row).tok_s[0]) for _ in range(repeat)]
+                one, other = (statistics.median(side) for side in zip(*speeds, strict=True))
+                fraction = statistics.median(mine / yours for mine, yours in speeds)
+                what = f"{model.name}, {row.name}, {name}"
+                lines.append({"what": what, "rate": one, "ceiling": other, "unit": "tok/s", "method": "the same with it", "fraction": fraction})
+        finally:
+            changed.close()
+            plain.close()
     return lines
 
 

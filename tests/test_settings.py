@@ -91,6 +91,15 @@ def test_a_value_that_does_not_fit_is_named_with_its_rule(monkeypatch: pytest.Mo
         load_settings()
 
 
+def test_settings_are_also_found_under_the_names_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in (("MODEL_NAME", "qwen3-8b"), ("GPU_MEMORY_UTIL", "0.8"), ("LOG_LEVEL", "DEBUG")):
+        monkeypatch.setenv(variable, value)
+    settings = load_settings()
+    assert (settings.model, settings.memory_util, settings.log_level) == ("qwen3-8b", 0.8, "debug")
+    monkeypatch.setenv("QWENBOX_MODEL", "qwen3-0.6b")
+    assert load_settings().model == "qwen3-0.6b"
+
+
 def test_values_from_python_are_checked_like_texts() -> None:
     for name, value in [("port", True), ("port", 1.5), ("host", 5), ("max_sequences", 0), ("cache_dir", 3)]:
         with pytest.raises(UsageError, match=name):

@@ -147,7 +147,7 @@ class Generation:
             return
         if len(self._outputs) >= self._max_unread:
             self._failure = OverloadedError(f"The answer was read too slowly: {self._max_unread} pieces of it were waiting.")
-            self._cancel()
+            self.cancel()
         else:
             self._outputs.append(output)
         self._wake()
@@ -169,7 +169,7 @@ class Generation:
                 self._engine.cancel(output.request_id)  # the engine knows no stop strings; its last output follows
         if self._failure is None and time.monotonic() > self._deadline:
             self._failure = EngineError("The request took longer than this service allows.", code="request_timeout", status=504)
-            self._cancel()
+            self.cancel()
         if self._failure is not None:
             events += [(choice.index, choice.fail(self._failure)) for choice in self._end()]
         return events
@@ -178,7 +178,7 @@ class Generation:
         """Ends what still runs; for a reader that goes away."""
         if not self.finished:
             self._failure = EngineError("The reader went away.", code="cancelled")
-            self._cancel()
+            self.cancel()
             self._outputs.clear()
             for choice in self._end():
                 choice.leave()
@@ -188,7 +188,8 @@ class Generation:
         self._num_open = 0
         return [choice for choice in self._choices.values() if not choice.finished]
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Ends every choice as soon as the engine can; what has come is kept, and the last events follow."""
         for choice in self._choices.values():
             if not choice.finished:
                 self._engine.cancel(choice.plan.request_id)

@@ -57,7 +57,7 @@ def _xdg(variable: str, fallback: str) -> Callable[[], Path]:
 class Settings:
     """The values in force. Make one with `load_settings`; `Settings(...)` directly, for tests, checks nothing."""
 
-    model: str = _setting("qwen2.5-coder-1.5b", "Model to run: a name of the catalogue, a directory, or a `.gguf` file.")
+    model: str = _setting("qwen2.5-coder-1.5b", "Model to run: a name of the catalogue, a directory, or a `.gguf` file.", also="MODEL_NAME")
     host: str = _setting("127.0.0.1", "Address that the service listens on.")
     port: int = _setting(8080, "Port that the service listens on; 0 takes a free one.", least=0, most=65535)
     api_key: str | None = _setting(None, "Key that clients must send. Prefer `api_key_file`: a process's environment can be seen.")
@@ -71,6 +71,13 @@ class Settings:
     )
     context_length: int | None = _setting(None, "Longest prompt and answer together, in tokens; otherwise what the model was trained for.", least=1)
     kv_gb: float | None = _setting(None, "Gigabytes for the KV pages; otherwise what fits into the memory that is free.", least=0.001)
+    memory_util: float | None = _setting(
+        None,
+        "Share of the free memory for weights and KV pages, where `kv_gb` does not say how much the pages get.",
+        also="GPU_MEMORY_UTIL",
+        least=0.05,
+        most=1.0,
+    )
     max_sequences: int = _setting(32, "Requests that run at the same time.", least=1, most=4096)
     max_batch_tokens: int = _setting(512, "Tokens in one step of the model.", least=1, most=65536)
     step_ms: int = _setting(
@@ -92,7 +99,7 @@ class Settings:
     )
     hub_token: str | None = _setting(None, "Token for that hub; it is sent to no other host.", also="HF_TOKEN")
     modelscope_endpoint: str = _setting("https://modelscope.cn", "Address of ModelScope, tried where the Hugging Face hub does not answer.")
-    log_level: str = _setting("info", "How much is logged.", choices=("debug", "info", "warning", "error"))
+    log_level: str = _setting("info", "How much is logged.", also="LOG_LEVEL", choices=("debug", "info", "warning", "error"))
 
     def __repr__(self) -> str:
         """Without secrets: settings are logged."""
@@ -152,6 +159,8 @@ def _checked(source: str, value: Any, hint: Any, entry: Field[Any]) -> Any:
     except (ValueError, TypeError):
         shown = "" if entry.name in _SECRETS else f" {value!r} is"
         raise UsageError(f"{source}:{shown} not {_ARTICLES[kind]}", param=source) from None
+    if rules["choices"]:
+        value = value.lower()
     if rules["choices"] and value not in rules["choices"]:
         raise UsageError(f"{source}: {value!r} is not one of {', '.join(rules['choices'])}{_nearest(str(value), rules['choices'])}", param=source)
     if kind in (int, float) and (

@@ -142,9 +142,7 @@ GIB = 1 << 30
 
 def pages(available: int, **options: Any) -> int:
     config = random_config("8b")
-    return plan_pages(
-        config, **({"context_length": 32768, "weights_bytes": 5 * GIB, "available": available, "kv_bytes": None, "num_pages": None} | options)
-    )
+    return plan_pages(config, **({"context_length": 32768, "weights_bytes": 5 * GIB, "available": available} | options))
 
 
 def test_pages_are_a_quarter_of_what_is_free_within_one_and_four_contexts() -> None:
@@ -155,6 +153,14 @@ def test_pages_are_a_quarter_of_what_is_free_within_one_and_four_contexts() -> N
     assert pages(30 * GIB) == int((30 - 5 - 0.5) * GIB * 0.25) // page
     assert pages(30 * GIB, kv_bytes=GIB) == GIB // page
     assert pages(30 * GIB, num_pages=7) == 7
+
+
+def test_a_share_of_the_free_memory_holds_weights_and_pages() -> None:
+    page = 147_456 * 32
+    assert pages(20 * GIB, memory_util=0.5) == int((10 - 5 - 0.5) * GIB) // page
+    assert pages(20 * GIB, memory_util=0.5, kv_bytes=GIB) == GIB // page
+    with pytest.raises(UsageError, match=r"25% of 21\.47 GB of free memory do not hold the weights, 5\.37 GB.*larger memory_util"):
+        pages(20 * GIB, memory_util=0.25)
 
 
 def test_too_little_memory_is_said_before_anything_is_allocated() -> None:

@@ -303,3 +303,29 @@ def test_whose_a_request_is_and_how_often_it_was_refused_reaches_the_engine(serv
     assert (first.user, first.weight, first.priority, first.cache_salt, first.attempt) == ("ada", 2.0, -1, "class 3", 0)
     assert (again.user, again.weight, again.priority, again.cache_salt, again.attempt) == ("", 1.0, 0, "", 2)
     assert other.attempt is None
+
+
+def test_where_the_time_went_is_said_where_it_is_asked_for(served, client) -> None:
+    names = {"queue", "prefill", "decode", "cached"}
+    chat = client.chat.completions.create(model="tiny", messages=HELLO, n=2, extra_body={"timings": True})
+    assert [set(one) for one in chat.qwenbox["timings"]] == [names, names]
+    chunks = list(client.chat.completions.create(model="tiny", messages=HELLO, stream=True, extra_body={"timings": True}))
+    assert [set(chunk.qwenbox["timings"]) for chunk in chunks if "qwenbox" in chunk.model_extra] == [names]
+    plain = client.completions.create(model="tiny", prompt="Once", extra_body={"timings": True})
+    assert set(plain.qwenbox["timings"][0]) == names
+    assert "qwenbox" not in client.completions.create(model="tiny", prompt="Once").model_extra
+
+
+def test_an_answer_can_be_ended_by_the_id_of_its_request(start) -> None:
+    running = start(FakeEngine(script=Script("x" * 4000), step_seconds=0.01))
+    client = running.client()
+    stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True, extra_headers={"x-request-id": "lesson-7"})
+    texts = []
+    for chunk in stream:
+        texts.append(chunk.choices[0].delta.content)
+        if len(texts) == 4:
+            assert client.post("/requests/lesson-7/cancel", cast_to=object) == {"id": "lesson-7", "cancelled": True}
+    assert chunk.choices[0].finish_reason == "stop"
+    assert 4 <= len(texts) < 4000
+    with pytest.raises(openai.NotFoundError, match="No answer is under way for the request 'lesson-7'"):
+        client.post("/requests/lesson-7/cancel", cast_to=object)

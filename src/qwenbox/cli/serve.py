@@ -22,6 +22,9 @@ def serve(
     weights: Weights = None,
     context_length: ContextLength = None,
     kv_gb: Annotated[float | None, typer.Option(min=0.001, help="Gigabytes for the KV pages; otherwise what fits into memory.")] = None,
+    memory_util: Annotated[
+        float | None, typer.Option(min=0.05, max=1.0, help="Share of the free memory for weights and KV pages, unless --kv-gb is given.")
+    ] = None,
     threads: Threads = None,
     isa: Isa = None,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests that run at the same time.")] = None,
@@ -47,6 +50,7 @@ def serve(
         "weights": weights,
         "context_length": context_length,
         "kv_gb": kv_gb,
+        "memory_util": memory_util,
         "threads": threads,
         "isa": isa,
         "max_sequences": max_sequences,

@@ -90,8 +90,11 @@ class EngineStats:
 class Engine:
     """`add` and `cancel` requests between calls of `step`, which runs one batch and says what each request got from it."""
 
-    def __init__(self, model: EngineModel, *, step_seconds: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, model: EngineModel, *, step_seconds: float = math.inf, debug: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.model = model
+        self._debug = debug
         self._clock = clock
         self._step_clock = StepClock(model.weights_bytes)
         self._tree = PrefixTree(PagePool(model.num_pages))
@@ -170,6 +173,8 @@ class Engine:
             self._counts["steps"] += 1
             self._counts["computed_tokens"] += sum(run.length for run in runs)
             self._step_seconds += self._clock() - began
+            if self._debug:
+                self.check_integrity()
         return outputs
 
     def logits(self, ids: AnySequence[int]) -> FloatArray:

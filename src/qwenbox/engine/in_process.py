@@ -123,7 +123,7 @@ class InProcessEngine:
         error: QwenboxError | None = None
         try:
             model = self._load(self._options, self._note_progress)
-            engine = self._engine = Engine(model, step_seconds=self._options.step_ms / 1000)
+            engine = self._engine = Engine(model, step_seconds=self._options.step_ms / 1000, debug=self._options.debug)
             self._info = model_info(model, self._options)
             self._set_state(EngineState("ready", 1.0))
             self._serve(engine)

@@ -30,6 +30,7 @@ class EngineOptions:
     isa: str | None = None
     context_length: int | None = None
     kv_gb: float | None = None
+    memory_util: float | None = None
     num_pages: int | None = None
     max_sequences: int = 32
     max_batch_tokens: int = 512
@@ -39,6 +40,8 @@ class EngineOptions:
     """Requests that wait for their turn; one more is refused."""
     vocab_limit: int | None = None
     """Real token ids, where the rows of the head are more."""
+    debug: bool = False
+    """Check the books after every step: a worker whose pages or queues are wrong ends at once."""
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.random is None):
@@ -56,6 +59,7 @@ class EngineOptions:
             isa=settings.isa,
             context_length=settings.context_length,
             kv_gb=settings.kv_gb,
+            memory_util=settings.memory_util,
             max_sequences=settings.max_sequences,
             max_batch_tokens=settings.max_batch_tokens,
             step_ms=settings.step_ms,
@@ -88,6 +92,7 @@ def open_model(options: EngineOptions, progress: Progress) -> EngineModel:
         "isa": options.isa,
         "context_length": options.context_length,
         "kv_bytes": None if options.kv_gb is None else int(options.kv_gb * 1e9),
+        "memory_util": options.memory_util,
         "num_pages": options.num_pages,
         "max_sequences": options.max_sequences,
         "max_batch_tokens": options.max_batch_tokens,

@@ -224,7 +224,7 @@ def main() -> None:
         if loaded is not None:
             model, options = loaded
             channel.send(["ready", asdict(model_info(model, options))])
-            engine = Engine(model, step_seconds=options.step_ms / 1000)
+            engine = Engine(model, step_seconds=options.step_ms / 1000, debug=options.debug)
             Worker(channel, engine).serve()
     except (EOFError, BrokenPipeError):
         pass

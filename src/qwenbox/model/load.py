@@ -187,6 +187,7 @@ def load_model(
     isa: str | None = None,
     context_length: int | None = None,
     kv_bytes: int | None = None,
+    memory_util: float | None = None,
     num_pages: int | None = None,
     max_batch_tokens: int = 512,
     max_sequences: int = 32,
@@ -212,6 +213,7 @@ def load_model(
         threads=threads,
         isa=isa,
         kv_bytes=kv_bytes,
+        memory_util=memory_util,
         num_pages=num_pages,
         max_batch_tokens=max_batch_tokens,
         max_sequences=max_sequences,
@@ -336,6 +338,7 @@ def random_model(
     isa: str | None = None,
     context_length: int | None = 4096,
     kv_bytes: int | None = None,
+    memory_util: float | None = None,
     num_pages: int | None = None,
     max_batch_tokens: int = 512,
     max_sequences: int = 32,
@@ -355,6 +358,7 @@ def random_model(
         threads=threads,
         isa=isa,
         kv_bytes=kv_bytes,
+        memory_util=memory_util,
         num_pages=num_pages,
         max_batch_tokens=max_batch_tokens,
         max_sequences=max_sequences,
@@ -431,6 +435,7 @@ def _open(
     threads: int | None,
     isa: str | None,
     kv_bytes: int | None,
+    memory_util: float | None,
     num_pages: int | None,
     max_batch_tokens: int,
     max_sequences: int,
@@ -438,7 +443,15 @@ def _open(
 ) -> Model:
     """Counts memory, then builds. `kind` is that of each tensor after `prepare`, which is given whom to tell of stored bytes it is done with."""
     model_costs = costs(network, kind)
-    pages = plan_pages(network.config, network.positions, model_costs.weights_bytes, available_memory(), kv_bytes=kv_bytes, num_pages=num_pages)
+    pages = plan_pages(
+        network.config,
+        network.positions,
+        model_costs.weights_bytes,
+        available_memory(),
+        kv_bytes=kv_bytes,
+        memory_util=memory_util,
+        num_pages=num_pages,
+    )
     runner: _NativeRunner | _ReferenceRunner
     if backend == "reference":
         network.prepare = _remembering(prepare(lambda data: None))
@@ -506,13 +519,33 @@ def _remembering(prepare: Prepare) -> Prepare:
     return remember
 
 
-def plan_pages(config: ModelConfig, context_length: int, weights_bytes: int, available: int, *, kv_bytes: int | None, num_pages: int | None) -> int:
-    """How many KV pages to have. Raises UsageError, with the numbers and the way out, where weights and one whole context do not fit."""
+def plan_pages(
+    config: ModelConfig,
+    context_length: int,
+    weights_bytes: int,
+    available: int,
+    *,
+    kv_bytes: int | None = None,
+    memory_util: float | None = None,
+    num_pages: int | None = None,
+) -> int:
+    """How many KV pages to have: `num_pages`, or what fits into `kv_bytes`, or with the weights into a share of what is available, or a choice.
+
+    Raises UsageError, with the numbers and the way out, where weights and pages do not fit.
+    """
     one = page_bytes(config)
     whole = -(-context_length // PAGE_TOKENS)
     left = available - weights_bytes - _RESERVE
     if num_pages is None and kv_bytes is not None:
         num_pages = kv_bytes // one
+    if num_pages is None and memory_util is not None:
+        num_pages = int(available * memory_util - weights_bytes - _RESERVE) // one
+        if num_pages < 1:
+            raise UsageError(
+                f"{memory_util:.0%} of {_gigabytes(available)} of free memory do not hold the weights, {_gigabytes(weights_bytes)}, the program, "
+                f"{_gigabytes(_RESERVE)}, and a page of keys and values: use a larger memory_util, smaller weights (int8, int4) or a smaller model",
+                param="memory_util",
+            )
     if num_pages is None:
         num_pages = max(whole, min(whole * _KV_CONTEXTS, int(left * _KV_SHARE) // one))
     if num_pages < 1:

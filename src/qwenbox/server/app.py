@@ -30,6 +30,7 @@ def create_app(llm: LocalLLM, settings: Settings, key: ServiceKey | None = None)
     table = [
         Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
         Route("/v1/completions", routes.completions, methods=["POST"]),
+        Route("/v1/requests/{request_id}/cancel", routes.cancel, methods=["POST"]),
         Route("/v1/models", routes.models),
         Route("/v1/models/{model:path}", routes.model),
         Route("/tokenize", routes.tokenize, methods=["POST"]),
@@ -48,6 +49,8 @@ def create_app(llm: LocalLLM, settings: Settings, key: ServiceKey | None = None)
         """The route's path: a label from a fixed set, whatever clients ask for."""
         if path in known:
             return path
+        if path.startswith("/v1/requests/"):
+            return "/v1/requests/{request_id}/cancel"
         return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
 
     # On loopback no key is asked for, so only the names of this machine are answered to.

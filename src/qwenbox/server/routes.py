@@ -6,9 +6,11 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from qwenbox import __version__
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
-from qwenbox.llm import LocalLLM
+from qwenbox.llm import Generation, LocalLLM
 from qwenbox.server.stream import EventResponse, until_disconnect
 from qwenbox.types import Event, RequestParams
 from qwenbox.wire import openai_chat, openai_completions, sse
@@ -31,6 +33,8 @@ READY_SECONDS = 10.0
 FIRST_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
 MAX_IDS = 1_000_000
+
+Batches = AsyncGenerator[list[tuple[int, Event]]]
 
 
 class Call(Protocol):
@@ -73,6 +77,8 @@ class Routes:
     def __init__(self, llm: LocalLLM, *, request_timeout: float) -> None:
         self._llm = llm
         self._request_timeout = request_timeout
+        self._generations: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
+        """By the id of the HTTP request."""
 
     # --- generation ---------------------------------------------------------------------------------------------------
 
@@ -91,13 +97,14 @@ class Routes:
     async def _answer(self, request: Request, call: Call, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> Response:
         headers = _ignored_header(call.ignored)
         params = replace(call.params, attempt=_attempt(request))
+        begin = partial(self._begin, request.scope["state"]["request_id"], params, encode, chat=chat)
         if call.stream:
-            return await self._stream(request, self._frames(params, writer, encode, chat=chat), headers)
+            return await self._stream(request, self._frames(begin, writer), headers)
         events: list[tuple[int, Event]] = []
         async with until_disconnect(request.receive):
             if not await self._llm.await_ready(READY_SECONDS):
                 raise self._llm.loading_error()
-            async with aclosing(await self._begin(params, encode, chat=chat)) as batches:
+            async with aclosing(await begin()) as batches:
                 async for batch in batches:
                     events += batch
                     _raise_error(batch)
@@ -115,7 +122,7 @@ class Routes:
             raise
         return EventResponse(first, frames, headers)
 
-    async def _frames(self, params: RequestParams, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[bytes]:
+    async def _frames(self, begin: Callable[[], Awaitable[Batches]], writer: Writer) -> AsyncGenerator[bytes]:
         """The stream as bytes, one item a batch of events, empty ones for silence. Raises the error that ends it."""
         deadline = time.monotonic() + self._request_timeout
         while not await self._llm.await_ready(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS)):
@@ -123,7 +130,7 @@ class Routes:
                 raise self._llm.loading_error()
             yield b""
         started = False
-        async with aclosing(await self._begin(params, encode, chat=chat)) as batches:
+        async with aclosing(await begin()) as batches:
             async for batch in batches:
                 chunks = [sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"]
                 if chunks and not started:
@@ -136,12 +143,22 @@ class Routes:
                     yield b""
         yield b"".join([*map(sse.frame, writer.end()), sse.DONE])
 
-    async def _begin(self, params: RequestParams, encode: Callable[[], list[list[int]]], *, chat: bool) -> AsyncGenerator[list[tuple[int, Event]]]:
+    async def _begin(self, request_id: str, params: RequestParams, encode: Callable[[], list[list[int]]], *, chat: bool) -> Batches:
         """The request, running. Whoever gets the batches closes them."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
         prompts = await asyncio.to_thread(encode)
         reader = self._llm.reader(sse.KEEP_ALIVE_SECONDS)
-        return reader.batches(self._llm.start(prompts, params, reader.wake, chat=chat))
+        generation = self._generations[request_id] = self._llm.start(prompts, params, reader.wake, chat=chat)
+        return reader.batches(generation)
+
+    async def cancel(self, request: Request) -> Response:
+        """Ends an answer that is under way: its stream, or its waiting client, gets what there is."""
+        request_id = request.path_params["request_id"]
+        generation = self._generations.get(request_id)
+        if generation is None or generation.finished:
+            raise NotFoundError(f"No answer is under way for the request {request_id[:64]!r}: it is over, or its x-request-id is another.")
+        generation.cancel()
+        return JSONResponse({"id": request_id, "cancelled": True})
 
     # --- tokens -----------------------------------------------------------------------------------------------------------
 

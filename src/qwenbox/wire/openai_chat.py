@@ -22,8 +22,10 @@ from qwenbox.wire.openai_fields import (
     TokenCount,
     UsageSum,
     chat_logprob,
+    finish_reason,
     refused,
     sort_fields,
+    timings_body,
 )
 
 MAX_MESSAGES = 4096
@@ -152,6 +154,7 @@ class ChatCall:
     params: RequestParams
     stream: bool
     include_usage: bool
+    timings: bool
     ignored: tuple[str, ...]
 
 
@@ -182,6 +185,7 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
         ),
         stream=bool(request.stream),
         include_usage=request.include_usage,
+        timings=bool(request.timings),
         ignored=ignored,
     )
 
@@ -201,7 +205,8 @@ class ChatWriter:
     def chunk(self, index: int, event: Event) -> dict[str, Any]:
         if event.kind == "finish":
             self._usage.add(index, event.usage)
-            return self._chunk(index, {}, finish_reason=event.finish_reason)
+            last = self._chunk(index, {}, finish_reason=finish_reason(event))
+            return last | {"qwenbox": {"timings": timings_body(event)}} if self._call.timings else last
         if event.kind == "reasoning":
             return self._chunk(index, {"reasoning_content": event.text, "reasoning": event.text})
         logprobs = {"content": _logprobs([event]), "refusal": None} if event.logprobs else None
@@ -220,7 +225,8 @@ class ChatWriter:
             by_choice[index].append(event)
             self._usage.add(index, event.usage)
         choices = [self._choice(index, own) for index, own in enumerate(by_choice)]
-        return self._head | {"object": "chat.completion", "choices": choices, "usage": self._usage.body()}
+        body = self._head | {"object": "chat.completion", "choices": choices, "usage": self._usage.body()}
+        return body | {"qwenbox": {"timings": [timings_body(own[-1]) for own in by_choice]}} if self._call.timings else body
 
     def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
@@ -235,7 +241,7 @@ class ChatWriter:
         if reasoning:
             message |= {"reasoning_content": reasoning, "reasoning": reasoning}
         logprobs = {"content": _logprobs(content), "refusal": None} if self._call.params.logprobs is not None else None
-        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": events[-1].finish_reason}
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(events[-1])}
 
 
 def _logprobs(events: Iterable[Event]) -> list[dict[str, Any]]:

@@ -21,9 +21,11 @@ from qwenbox.wire.openai_fields import (
     SamplingFields,
     TokenId,
     UsageSum,
+    finish_reason,
     finite,
     refused,
     sort_fields,
+    timings_body,
 )
 
 MAX_PROMPTS = 64
@@ -59,6 +61,7 @@ class CompletionCall:
     params: RequestParams
     stream: bool
     include_usage: bool
+    timings: bool
     ignored: tuple[str, ...]
 
 
@@ -78,6 +81,7 @@ def read_request(body: Mapping[str, Any]) -> CompletionCall:
         params=request.params(logprobs=request.logprobs, echo=bool(request.echo)),
         stream=bool(request.stream),
         include_usage=request.include_usage,
+        timings=bool(request.timings),
         ignored=ignored,
     )
 
@@ -99,7 +103,9 @@ class CompletionWriter:
     def chunk(self, index: int, event: Event) -> dict[str, Any]:
         self._usage.add(index, event.usage)
         logprobs = self._logprobs(index, [event]) if event.logprobs else None
-        chunk = self._head | {"choices": [{"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": event.finish_reason}]}
+        chunk = self._head | {"choices": [{"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": finish_reason(event)}]}
+        if self._call.timings and event.kind == "finish":
+            chunk["qwenbox"] = {"timings": timings_body(event)}
         return chunk | {"usage": None} if self._call.include_usage else chunk
 
     def end(self) -> list[dict[str, Any]]:
@@ -117,11 +123,12 @@ class CompletionWriter:
                 "index": index,
                 "text": "".join(event.text for event in own),
                 "logprobs": self._logprobs(index, own) if self._call.params.logprobs is not None else None,
-                "finish_reason": own[-1].finish_reason,
+                "finish_reason": finish_reason(own[-1]),
             }
             for index, own in enumerate(by_choice)
         ]
-        return self._head | {"choices": choices, "usage": self._usage.body()}
+        body = self._head | {"choices": choices, "usage": self._usage.body()}
+        return body | {"qwenbox": {"timings": [timings_body(own[-1]) for own in by_choice]}} if self._call.timings else body
 
     def _logprobs(self, index: int, events: Iterable[Event]) -> dict[str, Any]:
         """Four lists of one entry a token. An offset counts the characters that begin before the token, which bytes tell and lossy text does not."""

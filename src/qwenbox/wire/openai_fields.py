@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from qwenbox.errors import RequestError
-from qwenbox.types import RequestParams, TextLogprob, Usage
+from qwenbox.types import Event, RequestParams, TextLogprob, Usage
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
@@ -49,7 +49,7 @@ SHARED_FIELDS: Mapping[str, FieldRow] = {
         (
             "model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
             "logit_bias", "n", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "stream", "stream_options", "logprobs", "cache_salt",
-            "user", "weight", "priority",
+            "user", "weight", "priority", "timings",
         ),
         HONOURED,
     ),
@@ -97,6 +97,7 @@ class SamplingFields(BaseModel):
     cache_salt: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     user: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     weight: Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)] | None = None
+    timings: bool | None = None
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -183,6 +184,17 @@ class UsageSum:
             "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in first)},
             "completion_tokens_details": {"reasoning_tokens": sum(usage.reasoning_tokens for usage in self.usages.values())},
         }
+
+
+def timings_body(event: Event) -> dict[str, float]:
+    """Where the time of an answer went, of its last event: seconds in the queue, on the prompt and on the answer; prompt tokens that were cached."""
+    seconds = {name: round(value, 6) for name, value in (event.timings or {}).items()}
+    return seconds | {"cached": event.usage.cached_tokens if event.usage else 0}
+
+
+def finish_reason(event: Event) -> str | None:
+    """OpenAI's word for how an answer ended: it has none for one that was cancelled."""
+    return "stop" if event.finish_reason == "cancelled" else event.finish_reason
 
 
 def finite(logprob: float) -> float:

@@ -11,6 +11,11 @@
 #else
 #define QWENBOX_INLINE inline __attribute__((always_inline))
 #endif
+#ifdef QWENBOX_WITHOUT_FETCHING
+#define QWENBOX_FETCH(statement) (void)p
+#else
+#define QWENBOX_FETCH(statement) statement
+#endif
 
 namespace qwenbox {
 

@@ -14,7 +14,17 @@ namespace {
 
 constexpr uint64_t kOpen = uint64_t(1) << 31;
 constexpr uint64_t kInside = kOpen - 1;
+// bench/kernels.py builds the library without one of its parts, to see what it gains.
+#ifdef QWENBOX_WITHOUT_SPINNING
+constexpr int64_t kSpinNanoseconds = 0;
+#else
 constexpr int64_t kSpinNanoseconds = 50000;
+#endif
+#ifdef QWENBOX_WITHOUT_LONG_PIECES
+constexpr bool kLongPieces = false;
+#else
+constexpr bool kLongPieces = true;
+#endif
 
 std::atomic<uint32_t> generation{0};  // counts the forks that led to this process
 
@@ -122,7 +132,7 @@ void Pool::work(int worker) {
   const Job job = job_;
   int64_t begin = next_.word.load();
   while (begin < job.count) {
-    const int64_t left = job.count - begin, share = left / (2 * threads_), size = share > job.grain ? share : job.grain;
+    const int64_t left = job.count - begin, share = kLongPieces ? left / (2 * threads_) : 0, size = share > job.grain ? share : job.grain;
     const int64_t end = size < left ? begin + size : job.count;
     if (!next_.word.compare_exchange_weak(begin, end)) continue;
     job.call(job.body, worker, begin, end);

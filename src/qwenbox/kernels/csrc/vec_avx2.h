@@ -169,10 +169,10 @@ QWENBOX_INLINE Ints load_u8(const uint8_t* p) {
 QWENBOX_INLINE Ints load_i16(const int16_t* p) {
   return {_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
-QWENBOX_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
-QWENBOX_INLINE void prefetch_write(const void* p) { __asm__ volatile("prefetchw %0" : : "m"(*(const char*)p)); }
+QWENBOX_INLINE void prefetch(const void* p) { QWENBOX_FETCH(_mm_prefetch((const char*)p, _MM_HINT_T0)); }
+QWENBOX_INLINE void prefetch_write(const void* p) { QWENBOX_FETCH(__asm__ volatile("prefetchw %0" : : "m"(*(const char*)p))); }
 // Volatile, or GCC moves them all before the products, where they wait for each other.
-QWENBOX_INLINE void prefetch_far(const void* p) { __asm__ volatile("prefetcht1 %0" : : "m"(*(const char*)p)); }
+QWENBOX_INLINE void prefetch_far(const void* p) { QWENBOX_FETCH(__asm__ volatile("prefetcht1 %0" : : "m"(*(const char*)p))); }
 
 // The assembly keeps GCC 12 from copying accumulators, and from adding products in another order, for which it would spill all of them.
 #ifdef __AVXVNNI__

@@ -231,9 +231,9 @@ QWENBOX_INLINE void store_bf16(uint16_t* p, Floats a) {
 QWENBOX_INLINE void store_i8(int8_t* p, Ints a) {
   for (int i = 0; i < 16; ++i) p[i] = int8_t(a.v[i / 4][i % 4]);
 }
-QWENBOX_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
-QWENBOX_INLINE void prefetch_write(const void* p) { __builtin_prefetch(p, 1); }
-QWENBOX_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
+QWENBOX_INLINE void prefetch(const void* p) { QWENBOX_FETCH(__builtin_prefetch(p)); }
+QWENBOX_INLINE void prefetch_write(const void* p) { QWENBOX_FETCH(__builtin_prefetch(p, 1)); }
+QWENBOX_INLINE void prefetch_far(const void* p) { QWENBOX_FETCH(__builtin_prefetch(p, 0, 2)); }
 
 // Products of neighbouring int16, added in pairs.
 QWENBOX_INLINE int4v madd(short8 a, short8 b) {
