@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 
 from qwenbox import hub
 from qwenbox.settings import load_settings
+
+
+def pytest_configure() -> None:
+    # A shell starts what runs behind it with Ctrl-C ignored, and programs that we start would inherit that: some tests press it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
