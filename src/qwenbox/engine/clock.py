@@ -56,7 +56,8 @@ class StepClock:
 
     def note(self, work: Work, seconds: float) -> None:
         """A step with this work took so long."""
-        ratio = seconds * self._pace / self.predict(work) if self._samples and self.predict(work) > 0.0 else 1.0
+        predicted = self.predict(work)
+        ratio = seconds * self._pace / predicted if self._samples and predicted > 0.0 else 1.0
         self._pace += FRESH * (min(max(ratio, 1.0 / MOST_CHANGE), MOST_CHANGE) - self._pace)
         size = (work.num_tokens.bit_length(), work.num_attended.bit_length())
         sample = np.array([work.num_tokens, work.num_attended, seconds], np.float64)

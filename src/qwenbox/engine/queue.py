@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from qwenbox.engine.sequence import Sequence
@@ -68,9 +68,10 @@ class WaitingQueue:
         else:
             self._users[sequence.plan.user].waiting.remove(sequence)
 
-    def charge(self, sequence: Sequence, seconds: float) -> None:
-        """A step spent so many seconds on this sequence."""
-        self._users[sequence.plan.user].used += seconds / sequence.plan.weight
+    def charge(self, seconds: Iterable[tuple[Sequence, float]]) -> None:
+        """A step spent so many seconds on each of these sequences."""
+        for sequence, spent in seconds:
+            self._users[sequence.plan.user].used += spent / sequence.plan.weight
         self._least = max(self._least, min(user.used for user in self._users.values() if user.alive))
 
     def forget(self, sequence: Sequence) -> None:

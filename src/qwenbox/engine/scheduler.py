@@ -118,8 +118,7 @@ class Scheduler:
     def charge(self, runs: list[Run], seconds: float) -> None:
         """Tells the queue for whom a step ran: in equal parts for its tokens."""
         num_tokens = sum(run.length for run in runs)
-        for run in runs:
-            self.waiting.charge(run.sequence, seconds * run.length / num_tokens)
+        self.waiting.charge((run.sequence, seconds * run.length / num_tokens) for run in runs)
 
     def batch(self, runs: list[Run]) -> Batch:
         """The tokens of a step side by side. Its arrays are valid until the next call."""
