@@ -14,7 +14,7 @@ from qwenbox.chat.template import template_for
 from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
 from qwenbox.engine.client import Deliver, EngineState, EngineStats, ModelInfo
 from qwenbox.engine.engine import check_plan
-from qwenbox.engine.protocol import deliver_safely, refusal
+from qwenbox.engine.protocol import NoteStep, deliver_safely, refusal
 from qwenbox.errors import QwenboxError
 from qwenbox.types import GenerationPlan, SamplingParams, SequenceOutput, TokenLogprob, Usage
 
@@ -83,6 +83,7 @@ class FakeEngine:
         self.plans: list[GenerationPlan] = []
         self.cancelled: list[str] = []
         self.steps = 0
+        self.note_step: NoteStep = lambda *_: None
         self._running: dict[str, _Running] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -124,6 +125,9 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         with self._changed:
             return EngineStats(running=len(self._running), num_pages=self.num_pages, used_pages=len(self._running), steps=self.steps)
+
+    def watch(self, note: NoteStep) -> None:
+        self.note_step = note
 
     def close(self) -> None:
         with self._changed:

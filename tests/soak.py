@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
 import signal
@@ -27,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
+from qwenbox.engine import supervisor  # noqa: E402
 from qwenbox.engine.client import EngineOptions, WorkerEngine  # noqa: E402
 from qwenbox.hub import resolve  # noqa: E402
 from qwenbox.llm import LocalLLM, open_chat  # noqa: E402
@@ -73,6 +75,8 @@ def main() -> None:
 
 def soak(requests: int, model: str | None = None, people: int = 16, seed: int = 0) -> dict[str, Any]:
     """What happened; `wrong` says what should not have."""
+    logging.getLogger("qwenbox.engine").setLevel(logging.CRITICAL)  # it tells of every death
+    supervisor.MAX_BACKOFF_SECONDS = supervisor.BACKOFF_SECONDS  # else the pauses between hundreds of deaths were most of the time
     with tempfile.TemporaryDirectory() as folder:
         if model is None:
             path, chat = write_checkpoint(Path(folder), vocab=300), byte_chat()
@@ -125,6 +129,8 @@ class Soak:
         async def person() -> None:
             while waiting:
                 kind = waiting.pop()
+                if len(waiting) % 500 == 0:
+                    print(f"{len(waiting)} left, {self.report.kills} workers killed, {len(self.report.wrong)} wrong", file=sys.stderr, flush=True)
                 self.report.counts[kind] += 1
                 try:
                     await asyncio.wait_for(self._one(kind), ANSWER_SECONDS)

@@ -279,6 +279,9 @@ class LocalLLM:
         self._prompt_tokens, self._generation_tokens = bound["prompt_tokens"], bound["generation_tokens"]
         self._first_token, self._next_token = bound["time_to_first_token_seconds"], bound["inter_token_latency_seconds"]
         self._request_seconds, self._queue_seconds = bound["e2e_request_latency_seconds"], bound["request_queue_time_seconds"]
+        self._step_seconds = bound["step_seconds"]
+        self._prefill_tokens, self._decode_tokens = (self.metrics["iteration_tokens_total"].labels(name, phase) for phase in ("prefill", "decode"))
+        engine.watch(self.count_step)
 
     # --- people's methods ----------------------------------------------------------------------------------------------
 
@@ -482,6 +485,12 @@ class LocalLLM:
         for _ in range(num_gaps):
             self._next_token.observe(seconds / num_gaps)
 
+    def count_step(self, seconds: float, prefill_tokens: int, decode_tokens: int) -> None:
+        self._step_seconds.observe(seconds)
+        for histogram, num_tokens in ((self._prefill_tokens, prefill_tokens), (self._decode_tokens, decode_tokens)):
+            if num_tokens:
+                histogram.observe(num_tokens)
+
     def count_end(self, event: Event, seconds: float) -> None:
         reason = event.finish_reason if event.kind == "finish" else "error"
         self.metrics["request_success"].labels(self.name, reason).inc()
@@ -603,4 +612,5 @@ _COUNTED = (
     "inter_token_latency_seconds",
     "e2e_request_latency_seconds",
     "request_queue_time_seconds",
+    "step_seconds",
 )

@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 
 FIRST_TOKEN_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
+STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
+STEP_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 REQUEST_SECONDS = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 
 
@@ -39,6 +41,8 @@ METRICS: tuple[MetricRow, ...] = (
     MetricRow("inter_token_latency_seconds", "histogram", "Between two tokens of one answer.", ("model_name",), TOKEN_SECONDS),
     MetricRow("e2e_request_latency_seconds", "histogram", "From the request to the end of its answer.", ("model_name",), REQUEST_SECONDS),
     MetricRow("request_queue_time_seconds", "histogram", "Waiting in the engine before the first step.", ("model_name",), REQUEST_SECONDS),
+    MetricRow("step_seconds", "histogram", "A step of the engine.", ("model_name",), STEP_SECONDS),
+    MetricRow("iteration_tokens_total", "histogram", "Tokens of a step, of prompts and of answers.", ("model_name", "phase"), STEP_TOKENS),
     MetricRow("num_requests_running", "gauge", "Sequences that the engine is working on.", source="engine"),
     MetricRow("num_requests_waiting", "gauge", "Sequences that wait for a place.", source="engine"),
     MetricRow("kv_cache_usage_perc", "gauge", "Used share of the KV pages, 0 to 1.", source="engine"),

@@ -115,6 +115,16 @@ def test_what_was_used_longest_ago_is_given_up_first_and_an_end_before_its_begin
     engine.check_integrity()
 
 
+def test_a_page_that_is_about_to_be_copied_is_given_up_last() -> None:
+    engine = Engine(FakeModel(num_pages=8))
+    ask(engine, plan("a", TEXT[:48], 1))  # a full page, and a half one that becomes the page used longest ago
+    ask(engine, plan("b", OTHER[:190], 1))  # all the others
+    request = plan("c", TEXT[:48] + OTHER[200:260], 5)
+    answer = ask(engine, request)
+    assert cached(answer) == 48
+    assert answer.same_as(ask(Engine(FakeModel()), request))
+
+
 def test_a_preempted_request_finds_its_own_pages_and_calls_none_of_them_cached() -> None:
     engine = Engine(FakeModel(num_pages=12))
     requests = [plan(f"r{index}", 60, 150, seed=index) for index in range(4)]

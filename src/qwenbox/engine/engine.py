@@ -67,6 +67,7 @@ class EngineStats:
 
     running: int = 0
     waiting: int = 0
+    """Requests that have come and do not run, those that are still on their way to the engine included."""
     used_pages: int = 0
     num_pages: int = 0
     preemptions: int = 0
@@ -76,6 +77,8 @@ class EngineStats:
     """Of `step_seconds`, inside the model and the sampler."""
     computed_tokens: int = 0
     """Tokens that ran, those computed again after a preemption included."""
+    decode_tokens: int = 0
+    """Those of them that were all that their request lacked: one a step of each answer."""
     cached_tokens: int = 0
     """Prompt tokens that did not have to run, because their pages were found."""
     prompt_tokens: int = 0
@@ -112,7 +115,7 @@ class Engine:
         self._arrivals = 0
         self._cancelled: list[SequenceOutput] = []
         self._counts = dict.fromkeys(
-            ("steps", "computed_tokens", "cached_tokens", "prompt_tokens", "completion_tokens", "finished", "failed", "cancelled"), 0
+            ("steps", "computed_tokens", "decode_tokens", "cached_tokens", "prompt_tokens", "completion_tokens", "finished", "failed", "cancelled"), 0
         )
         self._step_seconds = 0.0
         self._model_seconds = 0.0
@@ -244,6 +247,7 @@ class Engine:
         finally:
             self._guard.end()
         results = self.model.sample(logits, rows) if rows else []
+        self._counts["decode_tokens"] += sum(run.sequence.num_missing == 1 for run in runs)
         seconds = self._clock() - began
         work = Work()
         for run in runs:

@@ -7,11 +7,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from qwenbox.engine.admission import Admission
 from qwenbox.engine.engine import Engine, EngineModel, EngineStats
 from qwenbox.engine.options import EngineOptions, Progress, open_model
-from qwenbox.engine.protocol import Closed, Deliver, EngineState, ModelInfo, Pace, closed_error, deliver_safely, model_info, refusal
+from qwenbox.engine.protocol import (
+    Closed,
+    Deliver,
+    EngineState,
+    ModelInfo,
+    NoteStep,
+    Pace,
+    closed_error,
+    deliver_safely,
+    model_info,
+    refusal,
+    tell_step,
+)
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError
 from qwenbox.kernels.program import Interrupted
 from qwenbox.types import FloatArray, GenerationPlan, SequenceOutput
@@ -31,6 +44,7 @@ class InProcessEngine:
         self._info: ModelInfo | None = None
         self._engine: Engine | None = None
         self._stats = EngineStats()
+        self._note_step: NoteStep = lambda *_: None
         self._admission = Admission(options.max_requests)
         self._receivers: dict[str, tuple[GenerationPlan, Deliver]] = {}
         self._commands: deque[Callable[[Engine], None]] = deque()
@@ -63,7 +77,11 @@ class InProcessEngine:
         return self._state
 
     def stats(self) -> EngineStats:
-        return self._stats
+        stats = self._stats
+        return replace(stats, waiting=max(0, len(self._receivers) - stats.running))
+
+    def watch(self, note: NoteStep) -> None:
+        self._note_step = note
 
     def logits(self, ids: Sequence[int]) -> FloatArray:
         """Raw logits after each of `ids`, float32 [len(ids), vocab_size]; waits for its turn between two steps."""
@@ -159,7 +177,8 @@ class InProcessEngine:
             outputs, self._refused = self._refused, []
             if engine.has_work:
                 outputs += engine.step()
-            self._stats = engine.stats()
+            before, self._stats = self._stats, engine.stats()
+            tell_step(self._note_step, before, self._stats)
             for output in outputs:
                 self._deliver(engine, output)
 

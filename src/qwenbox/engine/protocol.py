@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 Deliver: TypeAlias = Callable[[SequenceOutput], None]
 
+NoteStep: TypeAlias = Callable[[float, int, int], None]
+"""Told of a step: seconds, tokens of prompts, tokens of answers."""
+
 PACE_SECONDS = 0.5
 """How long a phase lasts before anybody says how much longer it will."""
 
@@ -100,6 +103,10 @@ class EngineClient(Protocol):
 
     def stats(self) -> EngineStats: ...
 
+    def watch(self, note: NoteStep) -> None:
+        """`note` is called with each step from now on, from the thread that delivers."""
+        ...
+
     def close(self) -> None:
         """Ends every request with an error, and the engine with its memory."""
         ...
@@ -121,6 +128,13 @@ def deliver_safely(deliver: Deliver, output: SequenceOutput) -> bool:
         log.exception("the receiver of request %s failed", output.request_id)
         return False
     return True
+
+
+def tell_step(note: NoteStep, before: EngineStats, after: EngineStats) -> None:
+    """Tells of the step that lies between two readings of one engine, if there is one."""
+    if after.steps > before.steps:
+        decoded = after.decode_tokens - before.decode_tokens
+        note(after.step_seconds - before.step_seconds, after.computed_tokens - before.computed_tokens - decoded, decoded)
 
 
 def model_info(model: EngineModel, options: EngineOptions) -> ModelInfo:

@@ -77,7 +77,7 @@ class Scheduler:
         Who lacks the very page that another computes in this step waits for it and finds it in the tree.
         """
         self._admit()
-        runs: dict[Sequence, Run] = {}
+        runs: list[Run] = []
         coming: set[tuple[str, object]] = set()
         tokens, rows = self.max_batch_tokens, self.max_logits
         work, seconds, least = Work(), LONE_STEPS * self._step_seconds, MIN_SLICE
@@ -97,23 +97,21 @@ class Scheduler:
             if length <= 0:
                 continue
             lacking = sequence.pages_lacking(sequence.num_computed + length)
-            while lacking > self.tree.num_free:
-                victim = self._preempt()
-                if (run := runs.pop(victim, None)) is not None:
-                    tokens, rows = tokens + run.length, rows + run.num_rows
-                if victim is sequence:
-                    break
-            else:
-                if lacking:
-                    sequence.take_pages(self.tree, lacking)
-                run = runs[sequence] = Run(sequence, length, sequence.num_rows(length))
-                tokens, rows = tokens - length, rows - run.num_rows
-                work = work.with_tokens(length, sequence.num_computed)
-                if sequence.num_missing > 1:
-                    least = 0
-                if (place := sequence.next_key(sequence.num_computed + length)) is not None:
-                    coming.add((sequence.plan.cache_salt, place))
-        return list(runs.values())
+            # Only answers lack pages, and they come first, in order of admission: whoever gives way is not in the step yet.
+            while sequence.num_pages and lacking > self.tree.num_free:
+                self._preempt()
+            if not sequence.num_pages:
+                continue
+            if lacking:
+                sequence.take_pages(self.tree, lacking)
+            runs.append(Run(sequence, length, sequence.num_rows(length)))
+            tokens, rows = tokens - length, rows - runs[-1].num_rows
+            work = work.with_tokens(length, sequence.num_computed)
+            if sequence.num_missing > 1:
+                least = 0
+            if (place := sequence.next_key(sequence.num_computed + length)) is not None:
+                coming.add((sequence.plan.cache_salt, place))
+        return runs
 
     def charge(self, runs: list[Run], seconds: float) -> None:
         """Tells the queue for whom a step ran: in equal parts for its tokens."""
@@ -156,6 +154,7 @@ class Scheduler:
             if lacking + len(self.running) > self.tree.num_free:
                 sequence.drop_pages(self.tree)
                 return
+            sequence.keep_page(self.tree)
             self.waiting.remove(sequence)
             sequence.take_pages(self.tree, lacking)
             if sequence.admitted is None:
@@ -163,10 +162,9 @@ class Scheduler:
                 self._admissions += 1
             self.running.append(sequence)
 
-    def _preempt(self) -> Sequence:
+    def _preempt(self) -> None:
         victim = self.running.pop()
         victim.preemptions += 1
         victim.drop_pages(self.tree)
         self.preemptions += 1
         self.waiting.put_back(victim)
-        return victim

@@ -115,12 +115,17 @@ class Sequence:
 
     def copy_page(self, tree: PrefixTree, copy: Callable[[int, int, int], None]) -> None:
         """Takes the first tokens of a page that goes on differently, or ends, into the sequence's own next page."""
-        if self.at_page and self.num_computed < self.num_skippable:
-            node, count = tree.nearest(self.plan.cache_salt, self._last(), key_of(self._ids[self.num_computed : self.num_skippable][:PAGE_TOKENS]))
-            if node is not None:
-                copy(node.page, int(self._pages[len(self._chain)]), count)
-                tree.touch(node)
-                self._skip(count)
+        node, count = self._nearest(tree)
+        if node is not None:
+            copy(node.page, int(self._pages[len(self._chain)]), count)
+            tree.touch(node)
+            self._skip(count)
+
+    def keep_page(self, tree: PrefixTree) -> None:
+        """The page that `copy_page` will want is given up last: the sequence is about to take pages."""
+        node, _ = self._nearest(tree)
+        if node is not None:
+            tree.touch(node)
 
     def give_pages(self, tree: PrefixTree) -> None:
         """Puts the full pages that have been computed into the tree; where it has one already, this sequence uses that one instead of its own."""
@@ -152,6 +157,12 @@ class Sequence:
         self.num_computed += num_tokens
         if not self.preemptions:
             self.num_cached += num_tokens
+
+    def _nearest(self, tree: PrefixTree) -> tuple[Node | None, int]:
+        """The page of the tree that begins with the most of the tokens that come next and need not run, and how many."""
+        if not self.at_page or self.num_computed >= self.num_skippable:
+            return None, 0
+        return tree.nearest(self.plan.cache_salt, self._last(), key_of(self._ids[self.num_computed : self.num_skippable][:PAGE_TOKENS]))
 
     def _last(self) -> Node | None:
         return self._chain[-1] if self._chain else None

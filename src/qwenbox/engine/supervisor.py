@@ -30,7 +30,19 @@ from qwenbox.engine.admission import Admission
 from qwenbox.engine.engine import EngineStats
 from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, unpack_output
 from qwenbox.engine.options import EngineOptions
-from qwenbox.engine.protocol import Closed, Deliver, EngineState, ModelInfo, Pace, StateName, closed_error, deliver_safely, refusal
+from qwenbox.engine.protocol import (
+    Closed,
+    Deliver,
+    EngineState,
+    ModelInfo,
+    NoteStep,
+    Pace,
+    StateName,
+    closed_error,
+    deliver_safely,
+    refusal,
+    tell_step,
+)
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError, WorkerDiedError
 from qwenbox.types import GenerationPlan, SequenceOutput, Usage
 
@@ -119,6 +131,7 @@ class WorkerEngine:
         self._info: ModelInfo | None = None
         # Of the workers before, and of the one that runs; one tuple, so that a reader never counts a worker twice.
         self._counts = (EngineStats(), EngineStats())
+        self._note_step: NoteStep = lambda *_: None
         self._admission = None if self._options is None else Admission(self._options.max_requests)
         self._requests: dict[str, _Request] = {}
         self._unsent: deque[_Request] = deque()
@@ -165,7 +178,10 @@ class WorkerEngine:
     def stats(self) -> EngineStats:
         past, present = self._counts
         total = {f.name: getattr(past, f.name) + getattr(present, f.name) for f in fields(EngineStats) if f.name not in _MOMENTARY}
-        return replace(present, **total, waiting=present.waiting + len(self._unsent))
+        return replace(present, **total, waiting=max(0, len(self._requests) - present.running))
+
+    def watch(self, note: NoteStep) -> None:
+        self._note_step = note
 
     def close(self) -> None:
         with self._lock:
@@ -326,7 +342,9 @@ class WorkerEngine:
         try:
             if name == "step":
                 outputs, stats = items
-                self._counts = (self._counts[0], EngineStats(*stats))
+                past, before = self._counts
+                self._counts = (past, EngineStats(*stats))
+                tell_step(self._note_step, before, self._counts[1])
                 self._hand_on([unpack_output(output) for output in outputs])
             elif name == "patience":
                 seconds = max(seconds, PATIENCE * items[0])
