@@ -95,6 +95,35 @@ def test_answers_cross_the_border_unchanged(start: Start) -> None:
     assert engine.stats().completion_tokens == 40
 
 
+def test_steps_are_told_with_their_seconds_and_tokens(start: Start) -> None:
+    engine = start("slow")
+    steps: list[tuple[float, int, int]] = []
+    engine.watch(lambda *step: steps.append(step))
+    ask(engine, "a", max_tokens=8)[0].wait()
+    assert [step[1:] for step in steps] == [(3, 0), *[(0, 1)] * 7]
+    assert all(0.005 <= step[0] < 5.0 for step in steps)
+    stats = engine.stats()
+    assert (stats.steps, stats.computed_tokens, stats.decode_tokens) == (8, 10, 7)
+    assert sum(step[0] for step in steps) == pytest.approx(stats.step_seconds)
+
+
+def test_what_has_come_and_does_not_run_waits_wherever_it_is(start: Start) -> None:
+    engine = start("slow")
+    receivers = ask(engine, *(f"r{i}" for i in range(36)), max_tokens=3000)
+    assert engine.stats().running + engine.stats().waiting == 36
+    eventually(lambda: engine.stats().running == 32)
+    assert engine.stats().waiting == 4
+    os.kill(engine.pid, signal.SIGSTOP)  # it hears of nobody any more
+    receivers += ask(engine, "late")
+    assert engine.stats().waiting == 5
+    os.kill(engine.pid, signal.SIGCONT)
+    for i in range(36):
+        engine.cancel(f"r{i}")
+    for receiver in receivers:
+        receiver.wait()
+    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+
+
 def test_cancel_ends_a_running_and_a_waiting_request(start: Start) -> None:
     engine = start("slow")
     receivers = ask(engine, *(f"r{i}" for i in range(40)), max_tokens=3000)

@@ -64,6 +64,18 @@ def test_a_scripted_load_moves_each_metric_to_the_clients_own_count(served):
     assert shown["qwenbox_num_requests_running"] == 0
 
 
+def test_steps_are_counted_by_seconds_and_tokens_of_prompts_and_answers(served):
+    for step in ((0.03, 40, 2), (0.02, 0, 3), (0.3, 7, 0)):
+        served.engine.note_step(*step)
+    shown = read(served)
+    assert shown['qwenbox_step_seconds_count{model_name="tiny"}'] == 3
+    assert shown['qwenbox_step_seconds_sum{model_name="tiny"}'] == pytest.approx(0.35)
+    for phase, steps, tokens in (("prefill", 2, 47), ("decode", 2, 5)):
+        labels = f'{{model_name="tiny",phase="{phase}"}}'
+        assert shown[f"qwenbox_iteration_tokens_total_count{labels}"] == steps
+        assert shown[f"qwenbox_iteration_tokens_total_sum{labels}"] == tokens
+
+
 def test_junk_from_clients_makes_no_new_series(served):
     with httpx2.Client(base_url=served.url, trust_env=False) as http:
         http.get("/metrics")
