@@ -9,7 +9,8 @@ from qwenbox.metrics import METRICS, PREFIX, Metrics
 
 def test_every_row_of_the_table_is_shown():
     engine = {row.name: 1.0 for row in METRICS if row.source == "engine"}
-    metrics = Metrics(lambda: engine)
+    metrics = Metrics()
+    metrics.engines["a"] = lambda: engine
     for row in METRICS:
         if row.source == "front":
             child = metrics[row.name].labels(*("x" for _ in row.labels)) if row.labels else metrics[row.name]
@@ -21,10 +22,14 @@ def test_every_row_of_the_table_is_shown():
 
 def test_values_of_the_engine_are_those_of_the_moment():
     values = {"num_requests_running": 0.0}
-    metrics = Metrics(lambda: values)
+    metrics = Metrics()
+    metrics.engines |= {"a": lambda: values, "b": lambda: {"num_requests_running": 1.0}}
     values["num_requests_running"] = 3.0
-    assert metrics.registry.get_sample_value("qwenbox_num_requests_running") == 3.0
-    assert metrics.registry.get_sample_value("qwenbox_num_requests_waiting") is None
+    assert metrics.registry.get_sample_value("qwenbox_num_requests_running", {"model_name": "a"}) == 3.0
+    assert metrics.registry.get_sample_value("qwenbox_num_requests_running", {"model_name": "b"}) == 1.0
+    assert metrics.registry.get_sample_value("qwenbox_num_requests_waiting", {"model_name": "a"}) is None
+    del metrics.engines["a"]
+    assert metrics.registry.get_sample_value("qwenbox_num_requests_running", {"model_name": "a"}) is None
 
 
 def test_two_services_in_a_process_do_not_share_their_counts():

@@ -271,7 +271,8 @@ class LocalLLM:
             self._chat.set_result(chat)
         self.name = name
         self.created = int(time.time())
-        self.metrics = metrics or Metrics(lambda: engine_rows(engine))
+        self.metrics = metrics or Metrics()
+        self.metrics.engines[name] = lambda: engine_rows(engine)
         self._request_timeout = request_timeout
         self._ids = itertools.count()
         self._doorbells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Doorbell] = weakref.WeakKeyDictionary()
@@ -325,6 +326,7 @@ class LocalLLM:
         return [reply(own) for own in events]
 
     def close(self) -> None:
+        self.metrics.engines.pop(self.name, None)
         self.engine.close()
         if self._chat.done():
             self._chat.result().close()

@@ -43,13 +43,15 @@ METRICS: tuple[MetricRow, ...] = (
     MetricRow("request_queue_time_seconds", "histogram", "Waiting in the engine before the first step.", ("model_name",), REQUEST_SECONDS),
     MetricRow("step_seconds", "histogram", "A step of the engine.", ("model_name",), STEP_SECONDS),
     MetricRow("iteration_tokens_total", "histogram", "Tokens of a step, of prompts and of answers.", ("model_name", "phase"), STEP_TOKENS),
-    MetricRow("num_requests_running", "gauge", "Sequences that the engine is working on.", source="engine"),
-    MetricRow("num_requests_waiting", "gauge", "Sequences that wait for a place.", source="engine"),
-    MetricRow("kv_cache_usage_perc", "gauge", "Used share of the KV pages, 0 to 1.", source="engine"),
-    MetricRow("num_preemptions", "counter", "Sequences that gave their pages back and were computed again.", source="engine"),
-    MetricRow("prefix_cache_queries", "counter", "Prompt tokens that came to the engine.", source="engine"),
-    MetricRow("prefix_cache_hits", "counter", "Those of them whose keys and values were there from an earlier request.", source="engine"),
-    MetricRow("worker_restarts", "counter", "Times the engine's worker was started again.", source="engine"),
+    MetricRow("num_requests_running", "gauge", "Sequences that the engine is working on.", ("model_name",), source="engine"),
+    MetricRow("num_requests_waiting", "gauge", "Sequences that wait for a place.", ("model_name",), source="engine"),
+    MetricRow("kv_cache_usage_perc", "gauge", "Used share of the KV pages, 0 to 1.", ("model_name",), source="engine"),
+    MetricRow("num_preemptions", "counter", "Sequences that gave their pages back and were computed again.", ("model_name",), source="engine"),
+    MetricRow("prefix_cache_queries", "counter", "Prompt tokens that came to the engine.", ("model_name",), source="engine"),
+    MetricRow(
+        "prefix_cache_hits", "counter", "Those of them whose keys and values were there from an earlier request.", ("model_name",), source="engine"
+    ),
+    MetricRow("worker_restarts", "counter", "Times the engine's worker was started again.", ("model_name",), source="engine"),
     MetricRow("http_responses", "counter", "HTTP responses by route and status.", ("route", "status")),
 )
 
@@ -60,10 +62,11 @@ _KINDS: Mapping[str, type[Counter] | type[Gauge]] = {"counter": Counter, "gauge"
 class Metrics:
     """The metrics of one service. `metrics["name"]` is the prometheus object of a "front" row of the table.
 
-    `engine` gives the values of the "engine" rows by name; rows it leaves out are not exported.
+    `engines` says by model name how the values of the "engine" rows are read; rows that an engine leaves out are not exported.
     """
 
-    def __init__(self, engine: Callable[[], Mapping[str, float]] | None = None) -> None:
+    def __init__(self) -> None:
+        self.engines: dict[str, Callable[[], Mapping[str, float]]] = {}
         self.registry = CollectorRegistry()
         self._metrics: dict[str, Any] = {}
         for row in METRICS:
@@ -73,8 +76,7 @@ class Metrics:
                 self._metrics[row.name] = Histogram(PREFIX + row.name, row.help, row.labels, buckets=row.buckets, registry=self.registry)
             else:
                 self._metrics[row.name] = _KINDS[row.kind](PREFIX + row.name, row.help, row.labels, registry=self.registry)
-        if engine is not None:
-            self.registry.register(_EngineRows(engine))
+        self.registry.register(_EngineRows(self.engines))
 
     def __getitem__(self, name: str) -> Any:
         return self._metrics[name]
@@ -85,23 +87,25 @@ class Metrics:
 
 
 class _EngineRows(Collector):
-    """Reads the engine's numbers at the moment of the scrape."""
+    """Reads the engines' numbers at the moment of the scrape."""
 
-    def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
-        self._read = read
+    def __init__(self, engines: Mapping[str, Callable[[], Mapping[str, float]]]) -> None:
+        self._engines = engines
 
     def describe(self) -> Iterable[Metric]:
         return [_family(row) for row in METRICS if row.source == "engine"]
 
     def collect(self) -> Iterable[Metric]:
-        values = self._read()
+        values = {name: read() for name, read in list(self._engines.items())}
         for row in METRICS:
-            if row.source == "engine" and row.name in values:
+            if row.source == "engine":
                 family = _family(row)
-                family.add_metric([], values[row.name])
+                for name, of_engine in values.items():
+                    if row.name in of_engine:
+                        family.add_metric([name], of_engine[row.name])
                 yield family
 
 
 def _family(row: MetricRow) -> CounterMetricFamily | GaugeMetricFamily:
     family = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-    return family(PREFIX + row.name, row.help, labels=[])
+    return family(PREFIX + row.name, row.help, labels=row.labels)

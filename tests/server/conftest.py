@@ -37,7 +37,9 @@ class Running:
 def start_one(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Running]:
     def start_one(engine: FakeEngine | None = None, **settings: Any) -> Running:
         engine = engine or FakeEngine()
-        chosen = Settings(**{"port": 0, "state_dir": tmp_path_factory.mktemp("state"), "request_timeout": 60.0} | settings)
+        chosen = Settings(
+            **{"port": 0, **dict.fromkeys(("state_dir", "cache_dir"), tmp_path_factory.mktemp("state")), "request_timeout": 60.0} | settings
+        )
         llm = LocalLLM(engine, byte_chat(), "tiny", request_timeout=chosen.request_timeout)
         service = Service(llm, chosen)
         service.start()

@@ -61,7 +61,7 @@ def test_a_scripted_load_moves_each_metric_to_the_clients_own_count(served):
     assert gaps == shown[f"qwenbox_generation_tokens_total{model}"] - len(choices) - 2
     responses = {status: shown[f'qwenbox_http_responses_total{{route="/v1/chat/completions",status="{status}"}}'] for status in (200, 400, 404)}
     assert responses == {200: len(answers) + 3, 400: 1, 404: 1}
-    assert shown["qwenbox_num_requests_running"] == 0
+    assert shown[f"qwenbox_num_requests_running{model}"] == 0
 
 
 def test_steps_are_counted_by_seconds_and_tokens_of_prompts_and_answers(served):

@@ -146,8 +146,8 @@ def test_a_scripted_load_moves_each_metric_to_the_clients_own_count(real):
         labels = f'{{finished_reason="{reason}",model_name="{MODEL}"}}'
         assert moved("request_success_total", labels) == sum(choice.finish_reason == reason for choice in choices)
     assert moved("http_responses_total", '{route="/v1/chat/completions",status="200"}') == len(answers)
-    assert after["qwenbox_num_requests_running"] == after["qwenbox_num_requests_waiting"] == after["qwenbox_kv_cache_usage_perc"] == 0
-    assert after["qwenbox_num_preemptions_total"] == after["qwenbox_worker_restarts_total"] == 0
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "num_preemptions_total", "worker_restarts_total"):
+        assert after[f'qwenbox_{name}{{model_name="{MODEL}"}}'] == 0
 
 
 def test_a_worker_that_is_killed_during_eight_streams_ends_each_with_an_error_and_the_service_answers_again(real):

@@ -13,6 +13,7 @@ import pytest
 from qwenbox.engine.client import EngineOptions, EngineState
 from qwenbox.errors import EngineError
 from qwenbox.server import serve as module
+from qwenbox.server import stock
 from qwenbox.server.middleware import LogLines
 from qwenbox.server.serve import Service, serve, set_up_logging
 from qwenbox.settings import Settings
@@ -23,10 +24,10 @@ from tests.fakes import FakeEngine, byte_chat
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     """`serve` with an engine without a model, and the loggers as they were afterwards."""
     engine = FakeEngine(state_now=EngineState("loading"))
-    monkeypatch.setattr(module, "local", lambda model: Path("tiny.gguf"))
-    monkeypatch.setattr(module, "resolve", lambda model, settings, report: Path("tiny.gguf"))
-    monkeypatch.setattr(module, "open_chat", lambda path: byte_chat())
-    monkeypatch.setattr(module, "WorkerEngine", lambda find: find(lambda *_: None) and engine)
+    monkeypatch.setattr(stock, "local", lambda model: Path("tiny.gguf"))
+    monkeypatch.setattr(stock, "resolve", lambda model, settings, report: Path("tiny.gguf"))
+    monkeypatch.setattr(stock, "open_chat", lambda path: byte_chat())
+    monkeypatch.setattr(stock, "WorkerEngine", lambda find: find(lambda *_: None) and engine)
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr(module, "FAILED_SECONDS", 0.01)
     loggers = [logging.getLogger(name) for name in ("qwenbox", "uvicorn")]

@@ -31,6 +31,8 @@ class EngineOptions:
     context_length: int | None = None
     kv_gb: float | None = None
     memory_util: float | None = None
+    memory_bytes: int | None = None
+    """No more of the free memory counts as free; None: all of it."""
     num_pages: int | None = None
     max_sequences: int = 32
     max_batch_tokens: int = 512
@@ -93,6 +95,7 @@ def open_model(options: EngineOptions, progress: Progress) -> EngineModel:
         "context_length": options.context_length,
         "kv_bytes": None if options.kv_gb is None else int(options.kv_gb * 1e9),
         "memory_util": options.memory_util,
+        "memory_bytes": options.memory_bytes,
         "num_pages": options.num_pages,
         "max_sequences": options.max_sequences,
         "max_batch_tokens": options.max_batch_tokens,

@@ -270,7 +270,7 @@ class WorkerEngine:
     def _report(self, name: StateName, done: int, total: int) -> None:
         if self._closing:
             raise Closed
-        self._state = self._pace.state(name, done / total if total else 0.0, done_bytes=done, total_bytes=total)
+        self._state = self._pace.state(name, done / total if total else 0.0, done_bytes=done if total else None, total_bytes=total or None)
 
     def _run_worker(self, options: EngineOptions) -> tuple[float, str]:
         """Runs one worker to its end: seconds for which it was ready, and how it died. Raises the error of a model that never could be loaded."""

@@ -10,7 +10,7 @@ from ..settings import Settings, load_settings
 from .catalogue import CATALOGUE, Entry, Repository
 from .pull import Phase, Progress, pull, pulled
 
-__all__ = ["CATALOGUE", "Entry", "Phase", "Progress", "find", "local", "pull", "pulled", "resolve"]
+__all__ = ["CATALOGUE", "Entry", "Phase", "Progress", "find", "installed", "local", "pull", "pulled", "resolve"]
 
 
 def find(name: str) -> Entry:
@@ -23,6 +23,11 @@ def find(name: str) -> Entry:
     raise NotFoundError(
         f"no model {name!r}{hint} A model is a directory, a .gguf file or one of {', '.join(CATALOGUE)}", param="model", code="model_not_found"
     )
+
+
+def installed(settings: Settings) -> dict[str, Path]:
+    """The models of the catalogue that are in the cache, complete and verified: file or directory by name."""
+    return {name: path for name, entry in CATALOGUE.items() if (path := pulled(entry, settings)) is not None}
 
 
 def local(model: str) -> Path | None:

@@ -188,12 +188,15 @@ def load_model(
     context_length: int | None = None,
     kv_bytes: int | None = None,
     memory_util: float | None = None,
+    memory_bytes: int | None = None,
     num_pages: int | None = None,
     max_batch_tokens: int = 512,
     max_sequences: int = 32,
     progress: Progress | None = None,
 ) -> Model:
     """The model of a checkpoint directory or a `.gguf` file.
+
+    `memory_bytes`: of the free memory no more is counted as free, because the rest is promised to somebody.
 
     `weights` "stored" keeps every tensor as it is stored; a kind of `WEIGHTS` rounds the matrices (quantised ones a second time, with a
     second loss). None is "stored", except that the 16-bit head of an AWQ checkpoint becomes int8. Raises NotFoundError, ModelFormatError,
@@ -202,9 +205,9 @@ def load_model(
     if weights not in (None, "stored", *WEIGHTS):
         raise UsageError(f"weights {weights!r} is unknown; choose one of stored, {', '.join(WEIGHTS)}", param="weights")
     config, tensors = _read(Path(path))
-    weights = _form(weights, Path(path), tensors)
+    _warn_of_loss(weights, Path(path), tensors)
+    form = _form(weights, tensors)
     positions = _positions(config, context_length)
-    form = weights
     return _open(
         Qwen(config, tensors, positions=positions),
         lambda tensor, role: rounded_kind(form, tensor, role),
@@ -214,11 +217,34 @@ def load_model(
         isa=isa,
         kv_bytes=kv_bytes,
         memory_util=memory_util,
+        memory_bytes=memory_bytes,
         num_pages=num_pages,
         max_batch_tokens=max_batch_tokens,
         max_sequences=max_sequences,
         progress=progress,
     )
+
+
+class MemoryNeed(NamedTuple):
+    """Bytes that a model takes at least: weights, keys and values of one whole context (or `kv_bytes`), and the rest of its program."""
+
+    weights: int
+    kv: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def memory_need(path: Path, *, weights: str | None = None, context_length: int | None = None, kv_bytes: int | None = None) -> MemoryNeed:
+    """What `load_model` would need, from the headers of the files. Raises what it raises."""
+    config, tensors = _read(path)
+    form = _form(weights, tensors)
+    positions = _positions(config, context_length)
+    network_costs = costs(Qwen(config, tensors, positions=positions), lambda tensor, role: rounded_kind(form, tensor, role))
+    context = -(-positions // PAGE_TOKENS) * page_bytes(config)
+    return MemoryNeed(network_costs.weights_bytes, context if kv_bytes is None else kv_bytes, _RESERVE)
 
 
 def _read(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
@@ -237,15 +263,22 @@ _INT8_HEAD = "int8 head"
 """As stored, but a 16-bit head (or the embedding that is one) as int8: beside 4-bit matrices it would be most of what a token reads."""
 
 
-def _form(weights: str | None, path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """What `rounded_kind` goes by. Says in the log what a user might not expect."""
-    awq = any(isinstance(tensor, AwqTensor) for tensor in tensors.values())
+def _is_awq(tensors: Mapping[str, Tensor]) -> bool:
+    return any(isinstance(tensor, AwqTensor) for tensor in tensors.values())
+
+
+def _form(weights: str | None, tensors: Mapping[str, Tensor]) -> str:
+    """What `rounded_kind` goes by."""
+    return weights or (_INT8_HEAD if _is_awq(tensors) else "stored")
+
+
+def _warn_of_loss(weights: str | None, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Says in the log what a user might not expect."""
+    awq = _is_awq(tensors)
     if weights is None and awq:
         _log.warning("%s: the head is rounded to int8; --weights stored keeps it as it is", path.name)
-        return _INT8_HEAD
     if weights in WEIGHTS and (path.suffix == ".gguf" or (awq and weights != "int4")):
         _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", path.name, weights)
-    return weights or "stored"
 
 
 def rounded_kind(weights: str, tensor: Tensor, role: Role) -> str:
@@ -339,6 +372,7 @@ def random_model(
     context_length: int | None = 4096,
     kv_bytes: int | None = None,
     memory_util: float | None = None,
+    memory_bytes: int | None = None,
     num_pages: int | None = None,
     max_batch_tokens: int = 512,
     max_sequences: int = 32,
@@ -359,6 +393,7 @@ def random_model(
         isa=isa,
         kv_bytes=kv_bytes,
         memory_util=memory_util,
+        memory_bytes=memory_bytes,
         num_pages=num_pages,
         max_batch_tokens=max_batch_tokens,
         max_sequences=max_sequences,
@@ -436,6 +471,7 @@ def _open(
     isa: str | None,
     kv_bytes: int | None,
     memory_util: float | None,
+    memory_bytes: int | None,
     num_pages: int | None,
     max_batch_tokens: int,
     max_sequences: int,
@@ -447,7 +483,7 @@ def _open(
         network.config,
         network.positions,
         model_costs.weights_bytes,
-        available_memory(),
+        available_memory() if memory_bytes is None else min(available_memory(), memory_bytes),
         kv_bytes=kv_bytes,
         memory_util=memory_util,
         num_pages=num_pages,

@@ -12,11 +12,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from qwenbox.errors import NotFoundError, QwenboxError, RequestError
-from qwenbox.llm import LocalLLM
 from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
 from qwenbox.server.pages import Pages
 from qwenbox.server.routes import Routes
+from qwenbox.server.shelf import Shelf
 from qwenbox.server.stream import ClientGone, RefusedBody
 from qwenbox.settings import Settings
 
@@ -24,9 +24,9 @@ PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 """Paths that need no key, beside those of the page."""
 
 
-def create_app(llm: LocalLLM, settings: Settings, key: ServiceKey | None = None) -> Starlette:
-    """The service over `llm`. `key` is `service_key(settings)` where the caller has it already."""
-    routes, pages = Routes(llm, request_timeout=settings.request_timeout), Pages()
+def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) -> Starlette:
+    """The service over the models of `shelf`. `key` is `service_key(settings)` where the caller has it already."""
+    routes, pages = Routes(shelf, request_timeout=settings.request_timeout), Pages()
     table = [
         Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
         Route("/v1/completions", routes.completions, methods=["POST"]),
@@ -58,7 +58,7 @@ def create_app(llm: LocalLLM, settings: Settings, key: ServiceKey | None = None)
     app = Starlette(
         routes=table,
         middleware=[
-            Middleware(RequestLog, llm.metrics, route_of),
+            Middleware(RequestLog, shelf.metrics, route_of),
             Middleware(Guard, hosts),
             Middleware(Auth, key or service_key(settings), frozenset(PUBLIC) | frozenset(pages.paths)),
         ],

@@ -8,7 +8,7 @@ import time
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from starlette.responses import JSONResponse, Response
 from qwenbox import __version__
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
 from qwenbox.llm import Generation, LocalLLM
+from qwenbox.server.shelf import Place, Shelf
+from qwenbox.server.stock import StoredModel
 from qwenbox.server.stream import EventResponse, until_disconnect
 from qwenbox.types import Event, RequestParams
 from qwenbox.wire import openai_chat, openai_completions, sse
@@ -28,13 +30,14 @@ from qwenbox.wire.errors import error_headers, read_json, validate
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_SECONDS = 60.0
-READY_SECONDS = 10.0
-"""How long a request that does not stream waits for a model that is loading; one that streams waits as long as a request may take."""
+READY_SECONDS = 60.0
+"""How long a request that does not stream waits for its model to be loaded; one that streams waits as long as a request may take."""
 FIRST_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
 MAX_IDS = 1_000_000
 
 Batches = AsyncGenerator[list[tuple[int, Event]]]
+Encode = Callable[[LocalLLM], list[list[int]]]
 
 
 class Call(Protocol):
@@ -72,10 +75,10 @@ class DetokenizeRequest(BaseModel):
 
 
 class Routes:
-    """The handlers, over one model."""
+    """The handlers, over the models of a shelf."""
 
-    def __init__(self, llm: LocalLLM, *, request_timeout: float) -> None:
-        self._llm = llm
+    def __init__(self, shelf: Shelf, *, request_timeout: float) -> None:
+        self._shelf = shelf
         self._request_timeout = request_timeout
         self._generations: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
         """By the id of the HTTP request."""
@@ -84,30 +87,31 @@ class Routes:
 
     async def chat_completions(self, request: Request) -> Response:
         call = openai_chat.read_request(await read_body(request))
-        self._check_model(call.model)
-        writer = openai_chat.ChatWriter(call, id=uuid.uuid4().hex, model=self._llm.name, created=int(time.time()))
-        return await self._answer(request, call, writer, lambda: [self._llm.encode_chat(call.messages, call.tools, call.params)], chat=True)
+        place = self._shelf.place(call.model)
+        writer = openai_chat.ChatWriter(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
+        return await self._answer(request, call, place, writer, lambda llm: [llm.encode_chat(call.messages, call.tools, call.params)], chat=True)
 
     async def completions(self, request: Request) -> Response:
         call = openai_completions.read_request(await read_body(request))
-        self._check_model(call.model)
-        writer = openai_completions.CompletionWriter(call, id=uuid.uuid4().hex, model=self._llm.name, created=int(time.time()))
-        return await self._answer(request, call, writer, lambda: [self._llm.encode_prompt(prompt) for prompt in call.prompts], chat=False)
+        place = self._shelf.place(call.model)
+        writer = openai_completions.CompletionWriter(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
+        return await self._answer(request, call, place, writer, lambda llm: [llm.encode_prompt(prompt) for prompt in call.prompts], chat=False)
 
-    async def _answer(self, request: Request, call: Call, writer: Writer, encode: Callable[[], list[list[int]]], *, chat: bool) -> Response:
+    async def _answer(self, request: Request, call: Call, place: Place, writer: Writer, encode: Encode, *, chat: bool) -> Response:
         headers = _ignored_header(call.ignored)
         params = replace(call.params, attempt=_attempt(request))
         begin = partial(self._begin, request.scope["state"]["request_id"], params, encode, chat=chat)
         if call.stream:
-            return await self._stream(request, self._frames(begin, writer), headers)
+            return await self._stream(request, self._frames(place, begin, writer), headers)
         events: list[tuple[int, Event]] = []
         async with until_disconnect(request.receive):
-            if not await self._llm.await_ready(READY_SECONDS):
-                raise self._llm.loading_error()
-            async with aclosing(await begin()) as batches:
-                async for batch in batches:
-                    events += batch
-                    _raise_error(batch)
+            with self._shelf.lease(place) as lease:
+                if (llm := await lease.ready(READY_SECONDS)) is None:
+                    raise lease.waiting_error()
+                async with aclosing(await begin(llm)) as batches:
+                    async for batch in batches:
+                        events += batch
+                        _raise_error(batch)
         return JSONResponse(writer.completion(events), headers=headers)
 
     async def _stream(self, request: Request, frames: AsyncGenerator[bytes], headers: dict[str, str]) -> Response:
@@ -122,33 +126,34 @@ class Routes:
             raise
         return EventResponse(first, frames, headers)
 
-    async def _frames(self, begin: Callable[[], Awaitable[Batches]], writer: Writer) -> AsyncGenerator[bytes]:
+    async def _frames(self, place: Place, begin: Callable[[LocalLLM], Awaitable[Batches]], writer: Writer) -> AsyncGenerator[bytes]:
         """The stream as bytes, one item a batch of events, empty ones for silence. Raises the error that ends it."""
         deadline = time.monotonic() + self._request_timeout
-        while not await self._llm.await_ready(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS)):
-            if time.monotonic() > deadline:
-                raise self._llm.loading_error()
-            yield b""
-        started = False
-        async with aclosing(await begin()) as batches:
-            async for batch in batches:
-                chunks = [sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"]
-                if chunks and not started:
-                    started = True
-                    chunks = [*map(sse.frame, writer.start()), *chunks]
-                if chunks:
-                    yield b"".join(chunks)
-                _raise_error(batch)
-                if not chunks:
-                    yield b""
+        with self._shelf.lease(place) as lease:
+            while (llm := await lease.ready(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS))) is None:
+                if time.monotonic() > deadline:
+                    raise lease.waiting_error()
+                yield b""
+            started = False
+            async with aclosing(await begin(llm)) as batches:
+                async for batch in batches:
+                    chunks = [sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"]
+                    if chunks and not started:
+                        started = True
+                        chunks = [*map(sse.frame, writer.start()), *chunks]
+                    if chunks:
+                        yield b"".join(chunks)
+                    _raise_error(batch)
+                    if not chunks:
+                        yield b""
         yield b"".join([*map(sse.frame, writer.end()), sse.DONE])
 
-    async def _begin(self, request_id: str, params: RequestParams, encode: Callable[[], list[list[int]]], *, chat: bool) -> Batches:
+    async def _begin(self, request_id: str, params: RequestParams, encode: Encode, llm: LocalLLM, *, chat: bool) -> Batches:
         """The request, running. Whoever gets the batches closes them."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
-        prompts = await asyncio.to_thread(encode)
-        reader = self._llm.reader(sse.KEEP_ALIVE_SECONDS)
-        generation = self._generations[request_id] = self._llm.start(prompts, params, reader.wake, chat=chat)
+        prompts = await asyncio.to_thread(encode, llm)
+        reader = llm.reader(sse.KEEP_ALIVE_SECONDS)
+        generation = self._generations[request_id] = llm.start(prompts, params, reader.wake, chat=chat)
         return reader.batches(generation)
 
     async def cancel(self, request: Request) -> Response:
@@ -164,51 +169,65 @@ class Routes:
 
     async def tokenize(self, request: Request) -> Response:
         asked = validate(TokenizeRequest, await read_body(request))
-        self._check_model(asked.model)
         if (asked.prompt is None) == (asked.messages is None):
             raise RequestError("prompt: exactly one of `prompt` and `messages` is needed.", param="prompt")
-        if asked.messages is not None:
-            messages = [message.message() for message in asked.messages]
-            params = RequestParams(template_options=asked.chat_template_kwargs or {})
-            ids = await asyncio.to_thread(self._llm.encode_chat, messages, (), params)
-        else:
-            ids = await asyncio.to_thread(self._llm.encode_prompt, asked.prompt or "")
-        info = self._llm.engine.info()
+        async with self._with_text(asked.model) as llm:
+            if asked.messages is not None:
+                messages = [message.message() for message in asked.messages]
+                params = RequestParams(template_options=asked.chat_template_kwargs or {})
+                ids = await asyncio.to_thread(llm.encode_chat, messages, (), params)
+            else:
+                ids = await asyncio.to_thread(llm.encode_prompt, asked.prompt or "")
+            info = llm.engine.info()
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": info and info.context_length})
 
     async def detokenize(self, request: Request) -> Response:
         asked = validate(DetokenizeRequest, await read_body(request))
-        self._check_model(asked.model)
-        return JSONResponse({"prompt": await asyncio.to_thread(self._llm.tokenizer.decode, asked.tokens)})
+        async with self._with_text(asked.model) as llm:
+            return JSONResponse({"prompt": await asyncio.to_thread(llm.tokenizer.decode, asked.tokens)})
+
+    @asynccontextmanager
+    async def _with_text(self, name: str | None) -> AsyncGenerator[LocalLLM]:
+        """A model whose tokenizer is wanted: it need not answer yet."""
+        with self._shelf.lease(self._shelf.place(name)) as lease:
+            if (llm := await lease.opened(READY_SECONDS)) is None:
+                raise lease.waiting_error()
+            yield llm
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        stored = self._shelf.models()
+        return JSONResponse({"object": "list", "data": [self._model(name, model) for name, model in stored.items()]})
 
     async def model(self, request: Request) -> Response:
-        self._check_model(request.path_params["model"] or "/")
-        return JSONResponse(self._model())
+        name = self._shelf.place(request.path_params["model"] or "/").name
+        return JSONResponse(self._model(name, self._shelf.models().get(name)))
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", **self._state()})
 
     async def ready(self, _: Request) -> Response:
-        body = self._state()
-        if body["state"] == "ready":
+        body, llm = self._state(), self._shelf.default.llm
+        # A model that was unloaded is loaded by the next request: it can be asked.
+        if llm is None or body["state"] == "ready":
             return JSONResponse(body)
-        return JSONResponse(body, 503, error_headers(self._llm.loading_error()))
+        return JSONResponse(body, 503, error_headers(llm.loading_error()))
 
     async def version(self, _: Request) -> Response:
         return JSONResponse({"version": __version__})
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self._llm.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+        return Response(self._shelf.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     def _state(self) -> dict[str, Any]:
-        """How far the model is, and what runs it once it is there."""
-        state, info = self._llm.engine.state(), self._llm.engine.info()
-        body: dict[str, Any] = {"state": state.name, "progress": state.progress, "model": self._llm.name}
+        """How far the default model is, and what runs it once it is there."""
+        place = self._shelf.default
+        body: dict[str, Any] = {"state": self._shelf.state(place), "model": place.name}
+        if place.llm is None:
+            return body
+        state, info = place.llm.engine.state(), place.llm.engine.info()
+        body["progress"] = state.progress
         if state.total_bytes is not None:
             body |= {"bytes": state.done_bytes, "total_bytes": state.total_bytes}
         if state.seconds_left is not None:
@@ -219,14 +238,12 @@ class Routes:
             body |= {"isa": info.isa, "threads": info.threads}
         return body
 
-    def _model(self) -> dict[str, Any]:
-        info = self._llm.engine.info()
-        length = info and info.context_length
-        return {"id": self._llm.name, "object": "model", "created": self._llm.created, "owned_by": "qwenbox", "max_model_len": length}
-
-    def _check_model(self, name: str | None) -> None:
-        if name and name != self._llm.name:
-            raise NotFoundError(f"There is no such model; there is {self._llm.name}.", param="model", code="model_not_found")
+    def _model(self, name: str, stored: StoredModel | None) -> dict[str, Any]:
+        place = self._shelf.known(name)
+        llm = place and place.llm
+        info = llm and llm.engine.info()
+        created = llm.created if llm else stored.created if stored else 0
+        return {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": info and info.context_length}
 
 
 async def read_body(request: Request) -> dict[str, Any]:

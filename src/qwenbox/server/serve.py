@@ -10,19 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 
 import uvicorn
 
-from qwenbox.chat.chat import ChatFormat
-from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
 from qwenbox.errors import UsageError
-from qwenbox.hub import find, local, resolve
-from qwenbox.llm import READY_POLL_SECONDS, LocalLLM, model_name, open_chat
+from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.server.app import create_app
 from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.middleware import LogLines, log
 from qwenbox.server.protocol import Protocol
+from qwenbox.server.shelf import Shelf, Source
+from qwenbox.server.stock import Stock
 from qwenbox.settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
@@ -36,15 +34,16 @@ DRAIN_SECONDS = 10
 
 
 class Service:
-    """`llm` behind HTTP. The socket listens from the start on, so `url` is known before anything runs."""
+    """`llm`, and the other models of `source`, behind HTTP. The socket listens from the start on, so `url` is known before anything runs."""
 
-    def __init__(self, llm: LocalLLM, settings: Settings) -> None:
+    def __init__(self, llm: LocalLLM, settings: Settings, source: Source | None = None) -> None:
+        self.shelf = Shelf(source or Stock(settings, llm.metrics), llm, max_waiting=settings.max_queue)
         self.key: ServiceKey = service_key(settings)
         self._socket = _listen(settings.host, settings.port)
         self._host = settings.host
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            create_app(llm, settings, self.key),
+            create_app(self.shelf, settings, self.key),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -71,7 +70,10 @@ class Service:
 
     def run(self) -> int:
         """Serves until SIGINT or SIGTERM. Returns the exit code of the process."""
-        self._server.run(sockets=[self._socket])
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self.shelf.close()
         return 130 if self._server.stopped_by == signal.SIGINT else 0
 
     def start(self) -> None:
@@ -121,29 +123,20 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
     The port answers while the model is fetched and loaded. `started` is called when it does: the command line prints what it likes.
     """
     set_up_logging(settings.log_level)
-    if local(settings.model) is None:
-        find(settings.model)  # a wrong name is known before the port is open
-    chat: Future[ChatFormat] = Future()
-
-    def find_model(report: Report) -> EngineOptions:
-        path = resolve(settings.model, settings, report)
-        chat.set_result(open_chat(path))
-        return EngineOptions.from_settings(settings, model=str(path), vocab_limit=chat.result().tokenizer.vocab_limit)
-
-    engine = WorkerEngine(find_model)
-    with LocalLLM(engine, chat, model_name(settings.model), request_timeout=settings.request_timeout) as llm:
-        service = Service(llm, settings)
+    stock = Stock(settings)  # a wrong name is known before the port is open
+    with stock.open(stock.default) as llm:
+        service = Service(llm, settings, stock)
         if started is not None:
             started(service)
         threading.Thread(target=_watch, args=(llm, service), name="qwenbox-watch", daemon=True).start()
         code = service.run()
-        if (error := engine.state().error) is not None:
+        if (error := llm.engine.state().error) is not None:
             raise error
         return code
 
 
 def _watch(llm: LocalLLM, service: Service) -> None:
-    """Says how far the model is, and ends the service when it never will be there again."""
+    """Says how far the model is that the service began with, and ends the service when it never will be there."""
     began = told_at = time.monotonic()
     told = ""
     while (state := llm.engine.state()).name not in ("failed", "closed"):
@@ -162,7 +155,7 @@ def _watch(llm: LocalLLM, service: Service) -> None:
     if state.error is not None:
         log.error("%s", state.error.message)
         time.sleep(FAILED_SECONDS)
-    service.stop()
+        service.stop()
 
 
 def set_up_logging(level: str) -> None:

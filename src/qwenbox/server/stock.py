@@ -1,0 +1,110 @@
+"""What a service can serve: the model that it was started with and the models of the catalogue that are in the cache; how they are opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from qwenbox.chat.chat import ChatFormat
+from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
+from qwenbox.errors import NotFoundError
+from qwenbox.hub import find, installed, local, pulled, resolve
+from qwenbox.llm import LocalLLM, model_name, open_chat
+from qwenbox.metrics import Metrics
+from qwenbox.settings import Settings
+from qwenbox.types import PAGE_TOKENS
+
+if TYPE_CHECKING:
+    from qwenbox.model.load import MemoryNeed
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model on the disk; `created` in Unix seconds."""
+
+    size_bytes: int
+    created: int
+
+
+class Held(NamedTuple):
+    """Bytes of a loaded model: promised to it for weights and pages, and those of them that it has touched."""
+
+    promised: int
+    resident: int
+
+
+class Stock:
+    """The models that `settings` give. All of them are opened with the same settings, and share `metrics`."""
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        """Raises NotFoundError where the model of the settings has a name that no model has."""
+        self._settings = settings
+        self.metrics = metrics or Metrics()
+        self.default = model_name(settings.model) if local(settings.model) is not None else find(settings.model).name
+
+    def models(self) -> Mapping[str, StoredModel]:
+        """What can be opened now without a network, by name."""
+        paths = installed(self._settings)
+        if (path := local(self._settings.model)) is not None:
+            paths = {self.default: path, **paths}
+        return {name: _stored(path) for name, path in paths.items()}
+
+    def need(self, name: str) -> MemoryNeed:
+        """The least memory that the model takes. Reads the headers of its files; raises what loading it would."""
+        # Here and not at the top: a service of one model never asks.
+        from qwenbox.model.load import memory_need
+
+        settings = self._settings
+        kv_bytes = None if settings.kv_gb is None else int(settings.kv_gb * 1e9)
+        return memory_need(self._path(name), weights=settings.weights, context_length=settings.context_length, kv_bytes=kv_bytes)
+
+    def free(self) -> int:
+        from qwenbox.model.load import available_memory
+
+        return available_memory()
+
+    def held(self, llm: LocalLLM) -> Held:
+        info = llm.engine.info()
+        promised = 0 if info is None else info.weights_bytes + info.num_pages * PAGE_TOKENS * int(info.costs.get("kv_bytes", 0))
+        pid = llm.engine.pid if isinstance(llm.engine, WorkerEngine) else None
+        return Held(promised, 0 if pid is None else resident_bytes(pid))
+
+    def open(self, name: str, memory_bytes: int | None = None) -> LocalLLM:
+        """The model, which is then found and loaded in a process of its own; the default one is fetched if it is not here."""
+        chat: Future[ChatFormat] = Future()
+
+        def find_model(report: Report) -> EngineOptions:
+            path = resolve(self._settings.model, self._settings, report) if name == self.default else self._path(name)
+            report("loading", 0, 0)
+            chat.set_result(open_chat(path))
+            vocab_limit = chat.result().tokenizer.vocab_limit
+            return EngineOptions.from_settings(self._settings, model=str(path), vocab_limit=vocab_limit, memory_bytes=memory_bytes)
+
+        return LocalLLM(WorkerEngine(find_model), chat, name, metrics=self.metrics, request_timeout=self._settings.request_timeout)
+
+    def _path(self, name: str) -> Path:
+        path = local(self._settings.model) if name == self.default else None
+        path = path or pulled(find(name), self._settings)
+        if path is None:
+            raise NotFoundError(f"{name} is not in the cache any more; `qwenbox pull {name}` fetches it.", code="model_not_found")
+        return path
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory; 0 where there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _stored(path: Path) -> StoredModel:
+    try:
+        stats = [file.stat() for file in (path.iterdir() if path.is_dir() else (path,))]
+    except OSError:
+        return StoredModel(0, 0)
+    return StoredModel(sum(stat.st_size for stat in stats), int(max((stat.st_mtime for stat in stats), default=0)))
