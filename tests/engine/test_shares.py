@@ -91,7 +91,9 @@ def test_two_minutes_of_three_times_too_much_are_shared_by_weight_and_ends_in_pe
             except OverloadedError as error:
                 seconds = error.retry_after or 0
                 refused.setdefault(name, []).append(seconds)
-                if attempt < 2:
+                if attempt == 2:
+                    waits.append((refused[name][0], sum(refused[name])))  # it gives up
+                else:
                     heapq.heappush(arrivals, (model.now + seconds, next(number), replace(request, attempt=attempt + 1)))
             else:
                 engine.add(request)
@@ -143,21 +145,55 @@ def test_however_many_users_there_are_places_are_bounded() -> None:
 
 
 def test_refused_requests_are_told_one_after_the_other_when_places_become_free() -> None:
+    clock, admission = full()
+    assert [seconds_told(admission, plan(name, 9)) for name in "abcdef"] == [3, 6, 9, 12, 15, 18]
+    clock.now += 1.0
+    assert seconds_told(admission, plan("g", 9)) in (20, 21)
+
+
+def full() -> tuple[Clock, Admission]:
+    """Places for four, all taken; one ends every three seconds, and another one comes."""
     clock = Clock()
     admission = Admission(4, clock)
-    request = plan("x", 1)
-
-    def seconds_told() -> int | None:
-        with pytest.raises(OverloadedError) as caught:
-            admission.enter(request)
-        return caught.value.retry_after
-
     for _ in range(4):
-        admission.enter(request)
-    for _ in range(10):  # one ends every three seconds, and another one comes
+        admission.enter(plan("x", 1))
+    for _ in range(10):
         clock.now += 3.0
-        admission.leave(request)
+        admission.leave(plan("x", 1))
+        admission.enter(plan("x", 1))
+    return clock, admission
+
+
+def seconds_told(admission: Admission, request: GenerationPlan) -> int | None:
+    with pytest.raises(OverloadedError) as caught:
         admission.enter(request)
-    assert [seconds_told() for _ in range(6)] == [3, 6, 9, 12, 15, 18]
-    clock.now += 6.0
-    assert seconds_told() == 15
+    return caught.value.retry_after
+
+
+def test_who_comes_back_too_early_is_told_the_same_time_and_takes_nothing_from_the_others() -> None:
+    clock, admission = full()
+    for request in (plan("a", 9), plan("b", 9)):
+        seconds_told(admission, request)
+    clock.now += 1.0
+    assert [seconds_told(admission, plan("b", 9, attempt=attempt)) for attempt in (None, 1, 2)] == [5, 5, 5]
+    assert seconds_told(admission, plan("b", 9, attempt=0)) in (8, 9), "another request with the same prompt"
+    assert seconds_told(admission, plan("c", 9)) in (11, 12)
+
+
+def test_a_place_that_was_promised_is_kept_for_who_comes_in_time_and_a_late_one_stays_the_first() -> None:
+    clock, admission = full()
+    promised = [plan(name, 9) for name in "abcd"]
+    assert [seconds_told(admission, request) for request in promised] == [3, 6, 9, 12]
+    clock.now += 3.0
+    admission.leave(plan("x", 1))
+    seconds_told(admission, plan("newcomer", 9))
+    admission.enter(promised[0])
+    clock.now += 3.0
+    admission.enter(promised[1])  # nobody has ended: a place more than there are
+    clock.now += 3.0
+    assert seconds_told(admission, promised[2]) in (7, 8)  # and now two have to
+    assert seconds_told(admission, plan("newcomer 2", 9)) > 8
+    admission.leave(plan("x", 1))
+    admission.leave(plan("x", 1))
+    clock.now += 8.0
+    admission.enter(promised[2])
