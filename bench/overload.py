@@ -1,8 +1,8 @@
 """Three times as much is asked for as the machine can give: who gets what, are promises kept, and is everything over when it is over?
 
-    python bench/overload.py [MODEL] [--seconds 300] [--times 3] [--json] [SETTING ...]
+    python bench/overload.py [MODEL] [--seconds 300] [--times 3] [--serve "--max-sequences 16 ..."] [--json]
 
-The service runs as a process of its own, with further settings as `qwenbox serve` has them. What it can give is measured first. Then requests of
+The service runs as a process of its own. What it can give is measured first. Then requests of
 three users with the weights 1, 1 and 2 arrive at random, each user's as often as the others'; one that is refused comes back when it was told to, as
 often as OpenAI's clients do. The results go to bench/results/overload-<machine>.json and .png; the exit code is 1 where a target is missed.
 
@@ -19,6 +19,7 @@ import json
 import os
 import random
 import re
+import shlex
 import socket
 import statistics
 import subprocess
@@ -40,6 +41,8 @@ RETRIES = 2
 """As OpenAI's clients do."""
 PROMPT_TOKENS = (20, 200)
 ANSWER_TOKENS = (20, 100)
+KV_GB = "0.25"
+"""So little that all pages have been used soon, and memory has nothing left to grow into."""
 WARM_SECONDS = 20.0
 QUIET_SECONDS = 30.0
 TARGETS = {
@@ -306,13 +309,14 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="qwen2.5-coder-0.5b", metavar="MODEL")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--times", type=float, default=3.0, help="arrivals over what the machine can answer")
+    parser.add_argument("--serve", type=shlex.split, default=[], metavar="SETTINGS", help="further settings of the service")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--json", action="store_true", help="only the JSON line on standard output")
-    asked, settings = parser.parse_known_args()
+    asked = parser.parse_args()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "qwenbox", "serve", asked.model, "--port", str(port), "--log-level", "error", *settings]
+    command = [sys.executable, "-m", "qwenbox", "serve", asked.model, "--port", str(port), "--log-level", "error", "--kv-gb", KV_GB, *asked.serve]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     try:
         connect(port, process)
@@ -320,7 +324,7 @@ def main() -> None:
     finally:
         process.terminate()
         process.wait(30)
-    summary = {"machine": machine_name(), "commit": commit(), "model": asked.model, "settings": settings, **result}
+    summary = {"machine": machine_name(), "commit": commit(), "model": asked.model, "settings": asked.serve, **result}
     summary["missed"] = missed(result)
     path = asked.results / f"overload-{machine_name()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
