@@ -18,7 +18,7 @@ test-long: $(VENV)/test native models
 
 soak: $(VENV)/test native models  ## thousands of requests with faults, on a tiny model and on real weights: about half an hour
 	$(PY) tests/soak.py --requests 10000
-	$(PY) tests/soak.py --requests 500 --model qwen2.5-coder-0.5b --people 8
+	$(PY) tests/soak.py --requests 500 --model qwen2.5-coder-0.5b
 
 lint: $(VENV)/lint
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

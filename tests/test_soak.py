@@ -13,3 +13,4 @@ def test_hundreds_of_requests_and_faults_leave_nothing_behind() -> None:
     assert summary["wrong"] == []
     assert summary["kills"] >= 5
     assert summary["cached_tokens"] > 0
+    assert summary["preemptions"] > 0
