@@ -134,8 +134,13 @@ class FakeEngine:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
+        self.fail(closed_error())
 
     # --- for tests ---
+
+    @property
+    def closed(self) -> bool:
+        return self._closing
 
     def pause(self) -> None:
         with self._changed:

@@ -58,6 +58,15 @@ class Settings:
     """The values in force. Make one with `load_settings`; `Settings(...)` directly, for tests, checks nothing."""
 
     model: str = _setting("qwen2.5-coder-1.5b", "Model to run: a name of the catalogue, a directory, or a `.gguf` file.", also="MODEL_NAME")
+    alias: tuple[str, ...] = _setting(
+        (), "Further names of models, NAME=MODEL each, as in `gpt-4o=qwen2.5-coder-1.5b`; in the environment with commas between them."
+    )
+    keep_alive: float = _setting(
+        1800.0,
+        "Seconds that a model which was loaded for a request stays after its last answer; -1: until its memory is needed. "
+        "The model that the service was started with always stays until then.",
+        least=-1,
+    )
     host: str = _setting("127.0.0.1", "Address that the service listens on.")
     port: int = _setting(8080, "Port that the service listens on; 0 takes a free one.", least=0, most=65535)
     api_key: str | None = _setting(None, "Key that clients must send. Prefer `api_key_file`: a process's environment can be seen.")
@@ -144,7 +153,7 @@ def describe() -> str:
     for entry in fields(Settings):
         rules = entry.metadata
         default = str(entry.default).lower() if isinstance(entry.default, bool) else entry.default
-        shown = rules["shown"] or ("" if default is None else f"`{default}`")
+        shown = rules["shown"] or ("" if default in (None, ()) else f"`{default}`")
         variables = f"`{PREFIX}{entry.name.upper()}`" + (f", `{rules['also']}`" if rules["also"] else "")
         text = rules["text"] + (f" One of {', '.join(f'`{choice}`' for choice in rules['choices'])}." if rules["choices"] else "")
         lines.append(f"| `{entry.name}` | {variables} | {shown} | {text} |")
@@ -171,7 +180,14 @@ def _checked(source: str, value: Any, hint: Any, entry: Field[Any]) -> Any:
     return value
 
 
-_ARTICLES = {int: "a whole number", float: "a number", bool: "one of 1, 0, true, false, yes, no, on, off", str: "a text", Path: "a path"}
+_ARTICLES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "one of 1, 0, true, false, yes, no, on, off",
+    str: "a text",
+    Path: "a path",
+    tuple[str, ...]: "a list of texts",
+}
 
 
 def _parsed(value: Any, kind: type) -> Any:
@@ -185,6 +201,8 @@ def _parsed(value: Any, kind: type) -> Any:
         raise ValueError
     if isinstance(value, bool) or (kind is int and isinstance(value, float)):
         raise ValueError
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(str(part) for part in value)
     if kind is Path:
         return Path(value).expanduser()
     if kind is str and not isinstance(value, str):

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 def serve(
     model: OptionalModel = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="NAME=MODEL: a further name of a model, as in gpt-4o=qwen2.5-coder-1.5b; repeatable.")
+    ] = None,
+    keep_alive: Annotated[
+        float | None, typer.Option(min=-1, help="Seconds that a model loaded for a request stays after its last answer; -1 keeps it. Otherwise 1800.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; otherwise 127.0.0.1, which only this machine reaches.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one. Otherwise 8080.")] = None,
     api_key: Annotated[str | None, typer.Option(help="Key that clients must send; other people see it in the list of processes.")] = None,
@@ -43,6 +49,8 @@ def serve(
 
     overrides: dict[str, Any] = {
         "model": model,
+        "alias": alias or None,
+        "keep_alive": keep_alive,
         "host": host,
         "port": port,
         "api_key": api_key,

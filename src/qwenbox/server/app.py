@@ -32,6 +32,8 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
         Route("/v1/completions", routes.completions, methods=["POST"]),
         Route("/v1/requests/{request_id}/cancel", routes.cancel, methods=["POST"]),
         Route("/v1/models", routes.models),
+        Route("/v1/models/{model:path}/load", routes.load, methods=["POST"]),
+        Route("/v1/models/{model:path}/unload", routes.unload, methods=["POST"]),
         Route("/v1/models/{model:path}", routes.model),
         Route("/tokenize", routes.tokenize, methods=["POST"]),
         Route("/detokenize", routes.detokenize, methods=["POST"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 import uuid
@@ -47,6 +48,8 @@ class Call(Protocol):
     def params(self) -> RequestParams: ...
     @property
     def stream(self) -> bool: ...
+    @property
+    def keep_alive(self) -> float | None: ...
     @property
     def ignored(self) -> tuple[str, ...]: ...
 
@@ -102,10 +105,10 @@ class Routes:
         params = replace(call.params, attempt=_attempt(request))
         begin = partial(self._begin, request.scope["state"]["request_id"], params, encode, chat=chat)
         if call.stream:
-            return await self._stream(request, self._frames(place, begin, writer), headers)
+            return await self._stream(request, self._frames(place, call.keep_alive, begin, writer), headers)
         events: list[tuple[int, Event]] = []
         async with until_disconnect(request.receive):
-            with self._shelf.lease(place) as lease:
+            with self._shelf.lease(place, call.keep_alive) as lease:
                 if (llm := await lease.ready(READY_SECONDS)) is None:
                     raise lease.waiting_error()
                 async with aclosing(await begin(llm)) as batches:
@@ -126,10 +129,12 @@ class Routes:
             raise
         return EventResponse(first, frames, headers)
 
-    async def _frames(self, place: Place, begin: Callable[[LocalLLM], Awaitable[Batches]], writer: Writer) -> AsyncGenerator[bytes]:
+    async def _frames(
+        self, place: Place, keep_alive: float | None, begin: Callable[[LocalLLM], Awaitable[Batches]], writer: Writer
+    ) -> AsyncGenerator[bytes]:
         """The stream as bytes, one item a batch of events, empty ones for silence. Raises the error that ends it."""
         deadline = time.monotonic() + self._request_timeout
-        with self._shelf.lease(place) as lease:
+        with self._shelf.lease(place, keep_alive) as lease:
             while (llm := await lease.ready(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS))) is None:
                 if time.monotonic() > deadline:
                     raise lease.waiting_error()
@@ -201,8 +206,21 @@ class Routes:
         return JSONResponse({"object": "list", "data": [self._model(name, model) for name, model in stored.items()]})
 
     async def model(self, request: Request) -> Response:
-        name = self._shelf.place(request.path_params["model"] or "/").name
-        return JSONResponse(self._model(name, self._shelf.models().get(name)))
+        return self._model_response(self._named(request))
+
+    async def load(self, request: Request) -> Response:
+        """Loads a model before somebody asks for it."""
+        place = self._named(request)
+        with self._shelf.lease(place) as lease:
+            if await lease.ready(READY_SECONDS) is None:
+                raise lease.waiting_error()
+        return self._model_response(place)
+
+    async def unload(self, request: Request) -> Response:
+        """Gives a model's memory back when its answers have ended."""
+        place = self._named(request)
+        await self._shelf.unload(place)
+        return self._model_response(place)
 
     async def health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok", **self._state()})
@@ -238,12 +256,39 @@ class Routes:
             body |= {"isa": info.isa, "threads": info.threads}
         return body
 
+    def _named(self, request: Request) -> Place:
+        return self._shelf.place(request.path_params["model"] or "/")
+
+    def _model_response(self, place: Place) -> Response:
+        return JSONResponse(self._model(place.name, self._shelf.models().get(place.name)))
+
     def _model(self, name: str, stored: StoredModel | None) -> dict[str, Any]:
-        place = self._shelf.known(name)
+        """OpenAI's object of a model, with what we know beside under `qwenbox`."""
+        shelf, place = self._shelf, self._shelf.known(name)
         llm = place and place.llm
         info = llm and llm.engine.info()
         created = llm.created if llm else stored.created if stored else 0
-        return {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": info and info.context_length}
+        more: dict[str, Any] = {
+            "state": "unloaded",
+            "loaded": llm is not None,
+            "default": place is shelf.default,
+            "aliases": [alias for alias, model in shelf.aliases.items() if model == name],
+            "size_bytes": stored and stored.size_bytes,
+        }
+        if place is not None:
+            more |= {"state": shelf.state(place), "requests_running": 0, "requests_waiting": shelf.num_waiting(place)}
+        if place is not None and llm:
+            state, stats, left = llm.engine.state(), llm.engine.stats(), place.seconds_left
+            more["progress"] = state.progress
+            more["memory_bytes"] = shelf.held_bytes(place)
+            more["requests_running"] = stats.running
+            more["requests_waiting"] += stats.waiting
+            more["keep_alive"] = place.keep_alive if math.isfinite(place.keep_alive) else -1
+            more["unloads_in"] = None if left is None else round(left, 1)
+            if state.error is not None:
+                more["error"] = {"message": state.error.message}
+        length = info and info.context_length
+        return {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": length, "qwenbox": more}
 
 
 async def read_body(request: Request) -> dict[str, Any]:

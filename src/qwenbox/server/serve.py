@@ -20,7 +20,7 @@ from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.middleware import LogLines, log
 from qwenbox.server.protocol import Protocol
 from qwenbox.server.shelf import Shelf, Source
-from qwenbox.server.stock import Stock
+from qwenbox.server.stock import Stock, read_aliases
 from qwenbox.settings import Settings
 
 KEEP_ALIVE_SECONDS = 75
@@ -37,7 +37,10 @@ class Service:
     """`llm`, and the other models of `source`, behind HTTP. The socket listens from the start on, so `url` is known before anything runs."""
 
     def __init__(self, llm: LocalLLM, settings: Settings, source: Source | None = None) -> None:
-        self.shelf = Shelf(source or Stock(settings, llm.metrics), llm, max_waiting=settings.max_queue)
+        aliases = read_aliases(settings.alias, llm.name)
+        self.shelf = Shelf(
+            source or Stock(settings, llm.metrics), llm, keep_alive=settings.keep_alive, max_waiting=max(settings.max_queue, 1), aliases=aliases
+        )
         self.key: ServiceKey = service_key(settings)
         self._socket = _listen(settings.host, settings.port)
         self._host = settings.host

@@ -54,7 +54,6 @@ class Place:
     llm: LocalLLM | None = None
     num_leases: int = 0
     used_at: float = 0.0
-    expires_at: float = math.inf
     unloading: bool = False
     """Somebody asked for it to go."""
     closing: bool = False
@@ -63,6 +62,11 @@ class Place:
     """While it waits for its turn."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     timer: asyncio.TimerHandle | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until it is unloaded; None while it is used, and where it stays."""
+        return None if self.timer is None else max(0.0, self.timer.when() - asyncio.get_running_loop().time())
 
     @property
     def failed(self) -> bool:
@@ -238,7 +242,6 @@ class Shelf:
         if place.timer is not None:
             place.timer.cancel()
             place.timer = None
-        place.expires_at = math.inf
         place.num_leases += 1
         place.idle.clear()
         place.used_at = time.monotonic()
@@ -275,7 +278,6 @@ class Shelf:
     def _await_expiry(self, place: Place) -> None:
         if place.llm is None or place.timer is not None or not math.isfinite(place.keep_alive):
             return
-        place.expires_at = time.monotonic() + place.keep_alive
         place.timer = asyncio.get_running_loop().call_later(place.keep_alive, self._expire, place)
 
     def _expire(self, place: Place) -> None:
@@ -291,7 +293,7 @@ class Shelf:
             return
         if place.timer is not None:
             place.timer.cancel()
-        place.timer, place.expires_at, place.closing = None, math.inf, True
+        place.timer, place.closing = None, True
         try:
             await asyncio.to_thread(llm.close)
             log.info("unloaded", extra={"fields": {"model": place.name}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from qwenbox.chat.chat import ChatFormat
 from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
-from qwenbox.errors import NotFoundError
-from qwenbox.hub import find, installed, local, pulled, resolve
+from qwenbox.errors import NotFoundError, UsageError
+from qwenbox.hub import CATALOGUE, find, installed, local, pulled, resolve
 from qwenbox.llm import LocalLLM, model_name, open_chat
 from qwenbox.metrics import Metrics
 from qwenbox.settings import Settings
@@ -92,6 +92,22 @@ class Stock:
         if path is None:
             raise NotFoundError(f"{name} is not in the cache any more; `qwenbox pull {name}` fetches it.", code="model_not_found")
         return path
+
+
+def read_aliases(pairs: Iterable[str], default: str) -> dict[str, str]:
+    """Model by further name, of NAME=MODEL texts. UsageError for a name that hides a model, and for a model that nobody knows."""
+    names = {default, *CATALOGUE}
+    aliases = {}
+    for pair in pairs:
+        alias, equals, model = (part.strip() for part in pair.partition("="))
+        if not (alias and equals and model):
+            raise UsageError(f"alias: {pair!r} is not NAME=MODEL", param="alias")
+        if alias in names:
+            raise UsageError(f"alias: {alias} is the name of a model already", param="alias")
+        if model not in names:
+            raise UsageError(f"alias: there is no model {model!r}; there are {', '.join(sorted(names))}", param="alias")
+        aliases[alias] = model
+    return aliases
 
 
 def resident_bytes(pid: int) -> int:

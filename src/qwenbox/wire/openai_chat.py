@@ -155,6 +155,7 @@ class ChatCall:
     stream: bool
     include_usage: bool
     timings: bool
+    keep_alive: float | None
     ignored: tuple[str, ...]
 
 
@@ -186,6 +187,7 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
         stream=bool(request.stream),
         include_usage=request.include_usage,
         timings=bool(request.timings),
+        keep_alive=request.kept_seconds,
         ignored=ignored,
     )
 

@@ -62,6 +62,7 @@ class CompletionCall:
     stream: bool
     include_usage: bool
     timings: bool
+    keep_alive: float | None
     ignored: tuple[str, ...]
 
 
@@ -82,6 +83,7 @@ def read_request(body: Mapping[str, Any]) -> CompletionCall:
         stream=bool(request.stream),
         include_usage=request.include_usage,
         timings=bool(request.timings),
+        keep_alive=request.kept_seconds,
         ignored=ignored,
     )
 

@@ -49,7 +49,7 @@ SHARED_FIELDS: Mapping[str, FieldRow] = {
         (
             "model", "max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
             "logit_bias", "n", "seed", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "stream", "stream_options", "logprobs", "cache_salt",
-            "user", "weight", "priority", "timings",
+            "user", "weight", "priority", "timings", "keep_alive",
         ),
         HONOURED,
     ),
@@ -66,6 +66,18 @@ SHARED_FIELDS: Mapping[str, FieldRow] = {
     "prompt_logprobs": refused("use `echo` with `logprobs` of /v1/completions"),
     "skip_special_tokens": refused("special tokens are never shown", lambda value: value is True),
 }  # fmt: skip
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_DURATION = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,9})?|-?([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+")
+
+
+def seconds(duration: str) -> float:
+    """Seconds of a duration as Ollama writes it: `30s`, `5m`, `1h30m`, `-1`; without a unit they are seconds. ValueError for another text."""
+    if not _DURATION.fullmatch(duration):
+        raise ValueError("a duration is a number of seconds, or a text like 30s, 5m or 1h30m")
+    total = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|[smh]|)", duration))
+    return -total if duration.startswith("-") else total
 
 
 class StreamOptions(BaseModel):
@@ -98,6 +110,7 @@ class SamplingFields(BaseModel):
     user: Annotated[str, Field(max_length=MAX_NAME)] | None = None
     weight: Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)] | None = None
     timings: bool | None = None
+    keep_alive: float | Annotated[str, Field(max_length=32)] | None = None
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -109,6 +122,11 @@ class SamplingFields(BaseModel):
         if stops is not None and not all(1 <= len(text.encode()) <= MAX_STOP_BYTES for text in stops):
             raise ValueError(f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
         return stops
+
+    @field_validator("keep_alive")
+    @classmethod
+    def _seconds(cls, value: float | str | None) -> float | None:
+        return seconds(value) if isinstance(value, str) else value
 
     @field_validator("logit_bias")
     @classmethod
@@ -140,6 +158,11 @@ class SamplingFields(BaseModel):
             }
             | more
         )
+
+    @property
+    def kept_seconds(self) -> float | None:
+        """`keep_alive` in seconds."""
+        return None if self.keep_alive is None else float(self.keep_alive)
 
     @property
     def include_usage(self) -> bool:
