@@ -14,7 +14,7 @@ from qwenbox.chat.template import template_for
 from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
 from qwenbox.engine.client import Deliver, EngineState, EngineStats, ModelInfo
 from qwenbox.engine.engine import check_plan
-from qwenbox.engine.protocol import NoteStep, deliver_safely, refusal
+from qwenbox.engine.protocol import NoteStep, closed_error, deliver_safely, refusal
 from qwenbox.errors import QwenboxError
 from qwenbox.types import GenerationPlan, SamplingParams, SequenceOutput, TokenLogprob, Usage
 
