@@ -14,9 +14,11 @@ from qwenbox.errors import QwenboxError
 from .bench import bench
 from .chat import chat
 from .eval import evaluate
+from .ps import ps
 from .pull import pull
 from .run import run
 from .serve import serve
+from .stop import stop
 
 app = typer.Typer(
     name="qwenbox",
@@ -31,6 +33,8 @@ app.command()(serve)
 app.command()(chat)
 app.command()(run)
 app.command()(pull)
+app.command()(ps)
+app.command()(stop)
 app.command()(bench)
 app.command("eval")(evaluate)
 

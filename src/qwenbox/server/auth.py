@@ -56,6 +56,16 @@ def service_key(settings: Settings) -> ServiceKey:
         return _create(path)
 
 
+def known_key(settings: Settings, host: str) -> str | None:
+    """The key that a client of the service on `host` sends: that of the settings, or on this machine the one that its start made."""
+    if settings.api_key is not None:
+        return settings.api_key
+    if settings.api_key_file is not None:
+        return service_key(settings).text
+    path = settings.state_dir / KEY_FILE
+    return _read(path) if is_loopback(host) and path.exists() else None
+
+
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

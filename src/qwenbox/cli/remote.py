@@ -1,0 +1,61 @@
+"""A running service, asked by a command: where it is, which key it takes, and what its errors mean to a person."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote, urlsplit
+
+import typer
+
+from qwenbox.errors import QwenboxError, RequestError
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="Address of the service; otherwise that of the settings `host` and `port`, http://127.0.0.1:8080.", show_default=False),
+]
+
+
+class Remote:
+    """The service at `url`. A key is sent where the settings, or the file that a service on this machine made, have one."""
+
+    def __init__(self, url: str | None) -> None:
+        # Not at the top: the help of the whole command line imports this file.
+        from qwenbox.server.auth import known_key
+        from qwenbox.settings import load_settings
+
+        settings = load_settings()
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+        self.url = (url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}").rstrip("/")
+        key = known_key(settings, urlsplit(self.url).hostname or "")
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+
+    def models(self) -> list[dict[str, Any]]:
+        data: list[dict[str, Any]] = self._ask("GET", "/v1/models")["data"]
+        return data
+
+    def unload(self, model: str) -> dict[str, Any]:
+        return self._ask("POST", f"/v1/models/{quote(model)}/unload")
+
+    def _ask(self, method: str, path: str) -> dict[str, Any]:
+        import httpx2
+
+        try:
+            response = httpx2.request(method, self.url + path, headers=self._headers, timeout=60, trust_env=False)
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+            raise RequestError(f"{self.url} is not an address like http://127.0.0.1:8080.") from None
+        except httpx2.HTTPError as error:
+            raise QwenboxError(
+                f"No service answers at {self.url} ({error}). Start one with `qwenbox serve`, or say with --url where it runs."
+            ) from None
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if response.status_code == 401:
+            raise RequestError(f"The service at {self.url} asks for a key: set QWENBOX_API_KEY_FILE to the file that holds it, or QWENBOX_API_KEY.")
+        if isinstance(body, dict) and response.is_success:
+            return body
+        told = body.get("error") if isinstance(body, dict) else None
+        if isinstance(told, dict) and isinstance(told.get("message"), str):
+            raise RequestError(told["message"])
+        raise RequestError(f"What answers at {self.url} is no qwenbox: {response.status_code} for {path}.")
