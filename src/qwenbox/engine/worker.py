@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, astuple
 from typing import Any
 
@@ -25,6 +26,7 @@ from qwenbox.engine.engine import Engine, EngineModel
 from qwenbox.engine.frames import Channel, FrameError, decode, pack_output
 from qwenbox.engine.options import EngineOptions, open_model
 from qwenbox.engine.protocol import model_info, refusal
+from qwenbox.engine.turns import Turns
 from qwenbox.errors import EngineError, QwenboxError, RequestError
 from qwenbox.types import GenerationPlan, SequenceOutput
 
@@ -44,9 +46,11 @@ _PR_SET_PDEATHSIG = 1
 class Worker:
     """Serves one front over a channel until one of them ends."""
 
-    def __init__(self, channel: Channel, engine: Engine) -> None:
+    def __init__(self, channel: Channel, engine: Engine, turns: int | None = None) -> None:
+        """`turns`: descriptor of `turns.open_turns`, where this worker shares the processors with others."""
         self._channel = channel
         self._engine = engine
+        self._turn = nullcontext if turns is None else Turns(turns, lambda: self._send_step([])).turn
         self._refused: list[SequenceOutput] = []
         self._closing = False
         self._inbox: deque[tuple[str, list[Any]] | Exception] = deque()
@@ -134,10 +138,11 @@ class Worker:
             self._refused.append(refusal(plan, error))
 
     def _step(self) -> list[SequenceOutput]:
-        predicted = self._engine.predict_seconds()
-        if predicted > LONG_STEP_SECONDS:
-            self._channel.send(["patience", predicted])
-        return self._engine.step()
+        with self._turn():
+            predicted = self._engine.predict_seconds()
+            if predicted > LONG_STEP_SECONDS:
+                self._channel.send(["patience", predicted])
+            return self._engine.step()
 
     def _send_step(self, outputs: list[SequenceOutput]) -> None:
         packed = [pack_output(output) for output in outputs]
@@ -214,8 +219,8 @@ def die_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Arguments: number of the inherited socket, process id of the front."""
-    descriptor, parent = (int(argument) for argument in sys.argv[-2:])
+    """Arguments: number of the inherited socket, process id of the front, and the inherited descriptor of the turns or -1."""
+    descriptor, parent, turns = (int(argument) for argument in sys.argv[-3:])
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then ends us
     channel = Channel(socket.socket(fileno=descriptor))
@@ -225,7 +230,7 @@ def main() -> None:
             model, options = loaded
             channel.send(["ready", asdict(model_info(model, options))])
             engine = Engine(model, step_seconds=options.step_ms / 1000, debug=options.debug)
-            Worker(channel, engine).serve()
+            Worker(channel, engine, None if turns < 0 else turns).serve()
     except (EOFError, BrokenPipeError):
         pass
     except (FrameError, TimeoutError) as error:
