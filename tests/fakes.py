@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,10 @@ from qwenbox.engine.client import Deliver, EngineState, EngineStats, ModelInfo
 from qwenbox.engine.engine import check_plan
 from qwenbox.engine.protocol import NoteStep, closed_error, deliver_safely, refusal
 from qwenbox.errors import QwenboxError
+from qwenbox.llm import LocalLLM
+from qwenbox.metrics import Metrics
+from qwenbox.model.load import MemoryNeed
+from qwenbox.server.stock import Held, StoredModel
 from qwenbox.types import GenerationPlan, SamplingParams, SequenceOutput, TokenLogprob, Usage
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
@@ -220,3 +224,40 @@ class FakeEngine:
 
     def _timings(self, one: _Running, now: float) -> dict[str, float]:
         return {"queue": 0.0, "prefill": 0.0, "decode": now - one.began}
+
+
+GB = 10**9
+
+
+class FakeSource:
+    """Models of so many gigabytes on a machine with so much memory; the first is the default."""
+
+    def __init__(self, sizes: Mapping[str, float], memory: float) -> None:
+        self.sizes, self.memory = sizes, memory
+        self.default = next(iter(sizes))
+        self.metrics = Metrics()
+        self.opened: list[str] = []
+        self.engines: dict[str, FakeEngine] = {}
+        self.first_state = EngineState("ready", 1.0)
+
+    def models(self) -> Mapping[str, StoredModel]:
+        return {name: StoredModel(int(size * GB), 1700000000) for name, size in self.sizes.items()}
+
+    def need(self, name: str) -> MemoryNeed:
+        return MemoryNeed(int(self.sizes[name] * GB), 0, 0)
+
+    def free(self) -> int:
+        return int((self.memory - sum(self.sizes[name] for name in self.loaded)) * GB)
+
+    def held(self, llm: LocalLLM) -> Held:
+        return Held(int(self.sizes[llm.name] * GB), int(self.sizes[llm.name] * GB))
+
+    def open(self, name: str, memory_bytes: int | None = None) -> LocalLLM:
+        assert name not in self.loaded, "two of one model"
+        self.opened.append(name)
+        self.engines[name] = FakeEngine(script=Script(f"I am {name}."), state_now=self.first_state)
+        return LocalLLM(self.engines[name], byte_chat(), name, metrics=self.metrics, request_timeout=30)
+
+    @property
+    def loaded(self) -> list[str]:
+        return [name for name, engine in self.engines.items() if not engine.closed]

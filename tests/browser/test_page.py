@@ -11,14 +11,14 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from qwenbox.engine.client import EngineState
 from qwenbox.errors import DownloadError, WorkerDiedError
 from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.settings import load_settings
-from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer_ids
+from tests.fakes import FakeEngine, FakeSource, Script, byte_chat, byte_tokenizer_ids
 
 pytestmark = pytest.mark.browser
 WAIT = 10.0
@@ -74,8 +74,8 @@ def engine() -> Iterator[FakeEngine]:
 
 
 @pytest.fixture
-def page(chromium: webdriver.Chrome, engine: FakeEngine) -> Iterator[Page]:
-    settings = load_settings({"port": 0})
+def page(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path) -> Iterator[Page]:
+    settings = load_settings({"port": 0, "cache_dir": tmp_path})
     with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
         page = Page(chromium, service, engine)
         page.open()
@@ -256,8 +256,52 @@ def test_nothing_is_wider_than_the_window_and_ink_is_readable(page: Page, look: 
     assert (ink - paper > 450) if dark else (paper - ink > 450)
 
 
-def test_a_key_signs_in_through_the_fragment_and_leaves_the_address(chromium: webdriver.Chrome, engine: FakeEngine) -> None:
-    settings = load_settings({"port": 0, "api_key": "qk_secret_for_the_test"})
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_person_chooses_among_the_models_and_sees_the_chosen_one_load(
+    chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path, language: str
+) -> None:
+    look(320)
+    source = FakeSource({"qwen-one": 1, "qwen-two-with-a-long-name-instruct": 1}, memory=1.5)
+    asleep, loading, strip = {
+        "en": ("loads when you write", "loading 40 %", "The model is being loaded"),
+        "zh": ("提问时加载", "加载中 40 %", "正在加载模型"),
+    }[language]
+    first, second = source.sizes
+    with Service(source.open(first), load_settings({"port": 0, "cache_dir": tmp_path}), source) as service:
+        page = Page(chromium, service, source.engines[first])
+        page.open()
+        page.script("localStorage.clear()")
+        page.open()
+        if language == "zh":
+            page.find("#language").click()
+        page.wait(lambda: page.find("#model-choice").is_displayed())
+        assert [option.text for option in page.all("#model-choice option")] == [first, second]
+        page.say("who?")
+        page.wait(page.finished)
+        assert page.answer() == f"I am {first}."
+        Select(page.find("#model-choice")).select_by_value(second)
+        page.wait(lambda: page.find("#model-name").text == asleep)
+        assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
+        source.first_state = EngineState("loading", 0.4)
+        page.find("#new-chat").click()
+        page.say("and you?")
+        page.wait(lambda: page.find("#model-name").text == loading and strip in page.find("#arrival-text").text)
+        source.engines[second].state_now = EngineState("ready", 1.0)
+        page.wait(page.finished)
+        assert page.answer() == f"I am {second}."
+        page.wait(lambda: page.find(".dot").get_attribute("data-state") == "ready" and not page.find("#arrival").is_displayed())
+        page.open()
+        page.wait(lambda: page.find("#model-choice").get_property("value") == second)
+        page.script("localStorage.clear()")
+
+
+def test_a_single_model_is_no_choice(page: Page) -> None:
+    assert not page.find("#model-choice").is_displayed()
+    assert page.find("#model-name").text == "fake-model"
+
+
+def test_a_key_signs_in_through_the_fragment_and_leaves_the_address(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path) -> None:
+    settings = load_settings({"port": 0, "api_key": "qk_secret_for_the_test", "cache_dir": tmp_path})
     with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
         page = Page(chromium, service, engine)
         page.open()

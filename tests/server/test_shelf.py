@@ -14,52 +14,13 @@ import pytest
 
 from qwenbox.engine.client import EngineState
 from qwenbox.errors import ModelFormatError
-from qwenbox.llm import LocalLLM
-from qwenbox.metrics import Metrics
-from qwenbox.model.load import MemoryNeed
 from qwenbox.server import routes, shelf
 from qwenbox.server.serve import Service
-from qwenbox.server.stock import Held, StoredModel
 from qwenbox.settings import Settings
 from qwenbox.wire import sse
-from tests.fakes import FakeEngine, Script, byte_chat
+from tests.fakes import GB, FakeSource
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
-GB = 10**9
-
-
-class FakeSource:
-    """Models of so many gigabytes on a machine with so much memory; the first is the default."""
-
-    def __init__(self, sizes: Mapping[str, float], memory: float) -> None:
-        self.sizes, self.memory = sizes, memory
-        self.default = next(iter(sizes))
-        self.metrics = Metrics()
-        self.opened: list[str] = []
-        self.engines: dict[str, FakeEngine] = {}
-        self.first_state = EngineState("ready", 1.0)
-
-    def models(self) -> Mapping[str, StoredModel]:
-        return {name: StoredModel(int(size * GB), 1700000000) for name, size in self.sizes.items()}
-
-    def need(self, name: str) -> MemoryNeed:
-        return MemoryNeed(int(self.sizes[name] * GB), 0, 0)
-
-    def free(self) -> int:
-        return int((self.memory - sum(self.sizes[name] for name in self.loaded)) * GB)
-
-    def held(self, llm: LocalLLM) -> Held:
-        return Held(int(self.sizes[llm.name] * GB), int(self.sizes[llm.name] * GB))
-
-    def open(self, name: str, memory_bytes: int | None = None) -> LocalLLM:
-        assert name not in self.loaded, "two of one model"
-        self.opened.append(name)
-        self.engines[name] = FakeEngine(script=Script(f"I am {name}."), state_now=self.first_state)
-        return LocalLLM(self.engines[name], byte_chat(), name, metrics=self.metrics, request_timeout=30)
-
-    @property
-    def loaded(self) -> list[str]:
-        return [name for name, engine in self.engines.items() if not engine.closed]
 
 
 class Running:

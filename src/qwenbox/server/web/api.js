@@ -15,20 +15,24 @@ async function failure(response) {
   return new ApiError(error.message ?? `HTTP ${response.status}`, response.status, error.code ?? null);
 }
 
-/** How far the model of the service is; throws when the service cannot be reached. */
-export async function ready() {
-  const response = await fetch("health", { headers: headers() }); // what /ready says, without a 503 in the browser's console
-  const body = await response.json().catch(() => ({}));
+function progressOf(body) {
   return {
-    state: body.state ?? "loading", progress: body.progress ?? null, reason: body.error?.message ?? null,
-    bytes: body.bytes ?? null, totalBytes: body.total_bytes ?? null, secondsLeft: body.seconds_left ?? null,
+    state: body.state === "unloaded" && body.requests_waiting ? "queued" : body.state ?? "loading", progress: body.progress ?? null,
+    reason: body.error?.message ?? null, bytes: body.bytes ?? null, totalBytes: body.total_bytes ?? null, secondsLeft: body.seconds_left ?? null,
   };
 }
 
+/** How far the default model of the service is; throws when the service cannot be reached. */
+export async function ready() {
+  const response = await fetch("health", { headers: headers() }); // what /ready says, without a 503 in the browser's console
+  return progressOf(await response.json().catch(() => ({})));
+}
+
+/** The models that can be asked and how far each is, the default one first. */
 export async function models() {
   const response = await fetch("v1/models", { headers: headers() });
   if (!response.ok) throw await failure(response);
-  return (await response.json()).data.map((model) => model.id);
+  return (await response.json()).data.map((model) => ({ id: model.id, ...progressOf(model.qwenbox ?? {}) }));
 }
 
 /** Yields the data of each server-sent event; a stream that ends without [DONE] is an error. */

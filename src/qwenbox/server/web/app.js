@@ -5,9 +5,9 @@ import { copyButton, render } from "./markdown.js";
 import { load, save } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
-const settings = { system: "", temperature: "", maxTokens: "", key: "", theme: "auto", language: null, ...load("settings", {}) };
+const settings = { system: "", temperature: "", maxTokens: "", key: "", model: null, theme: "auto", language: null, ...load("settings", {}) };
 let messages = load("messages", []); // {role, content, reasoning, state}: state is undefined, "stopped", "length" or {error, code}
-let model = null;
+let installed = []; // what can be asked, the default model first
 let running = null; // AbortController of the answer being written
 let follow = true;
 
@@ -43,13 +43,22 @@ $("language").addEventListener("click", () => {
 // --- the model's state --------------------------------------------------------------------------
 
 let service = { state: "loading", progress: null };
+let watching = 0;
+
+/** The model that answers: the one that was chosen while it is there, else the default. */
+function model() { return installed.find(({ id }) => id === settings.model) ?? installed[0] ?? null; }
 
 function showModel() {
   const { state, progress } = service;
+  const choice = $("model-choice");
+  const names = installed.map(({ id }) => id);
+  choice.hidden = names.length < 2;
+  if (names.join() !== [...choice.options].map((option) => option.value).join()) choice.replaceChildren(...names.map((id) => el("option", { value: id }, id)));
+  choice.value = model()?.id ?? "";
   const arriving = ["fetching", "verifying", "loading", "restarting"].includes(state);
   document.querySelector(".dot").dataset.state = state;
   const words = state === "ready" ? "" : arriving && progress ? `${t(state)} ${Math.floor(progress * 100)} %` : t(state);
-  $("model-name").textContent = [model, words].filter(Boolean).join(" · ");
+  $("model-name").textContent = [choice.hidden ? model()?.id : null, words].filter(Boolean).join(" · ");
   const text = arriving ? arrivalText() : state === "locked" ? t("errorKey") : service.reason ? t("unavailable", { reason: service.reason }) : "";
   $("arrival").hidden = !text;
   $("arrival-text").textContent = text;
@@ -68,17 +77,26 @@ function arrivalText() {
 }
 
 async function watch() {
+  clearTimeout(watching);
   try {
-    service = await ready();
-    if (service.state === "ready" && model === null) [model] = await models();
+    const first = await ready();
+    if (first.state !== "failed") installed = await models();
+    service = model() === (installed[0] ?? null) ? first : model();
   } catch (error) {
     // A service that ends because its model cannot be had has said why before.
     const reason = ["failed", "unreachable"].includes(service.state) ? service.reason : null;
     service = error.status === 401 ? { state: "locked" } : { state: "unreachable", reason };
   }
   showModel();
-  setTimeout(watch, service.state === "ready" ? 15000 : 1000);
+  clearTimeout(watching);
+  watching = setTimeout(watch, ["ready", "unloaded"].includes(service.state) ? 15000 : 1000);
 }
+
+$("model-choice").addEventListener("change", () => {
+  settings.model = $("model-choice").value;
+  save("settings", settings);
+  watch();
+});
 
 // --- drawing the conversation -------------------------------------------------------------------
 
@@ -147,6 +165,7 @@ function requestBody() {
   const history = messages.slice(0, -1).filter((message) => message.content).map(({ role, content }) => ({ role, content }));
   if (settings.system) history.unshift({ role: "system", content: settings.system });
   const body = { messages: history };
+  if (settings.model !== null && model()) body.model = model().id;
   if (settings.temperature !== "") body.temperature = Number(settings.temperature);
   if (settings.maxTokens !== "") body.max_tokens = Number(settings.maxTokens);
   return body;
@@ -158,6 +177,7 @@ async function answer() {
   running = new AbortController();
   follow = true;
   drawAll();
+  if (service.state !== "ready") watching = setTimeout(watch, 300); // the request loads its model
   let node = $("conversation").lastChild;
   let frame = 0;
   const draw = () => { frame = 0; node = $("conversation").lastChild; drawAnswer(node, message); stick(); };
@@ -170,7 +190,10 @@ async function answer() {
         message.content += choice.delta.content ?? "";
         message.reasoning += choice.delta.reasoning_content ?? "";
         if (choice.finish_reason === "length") message.state = "length";
-        if (!first && (message.content || message.reasoning)) first = performance.now();
+        if (!first && (message.content || message.reasoning)) {
+          first = performance.now();
+          if (service.state !== "ready") watch();
+        }
       }
       if (chunk.usage) showSpeed(chunk.usage.completion_tokens, (performance.now() - (first || began)) / 1000);
       frame ||= requestAnimationFrame(draw);
