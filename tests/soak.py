@@ -173,7 +173,8 @@ class Soak:
                 await self._fault(kind)
         body: dict[str, Any] = {
             "messages": [{"role": "user", "content": f"{self.rng.random()} Tell me something about number {self.rng.randrange(10**6)}."}],
-            "max_tokens": min(1 + int(self.rng.expovariate(1 / 50)), 300), "temperature": self.rng.choice([0, 0.7, 1.2]), "user": self.rng.choice("abc"),
+            "max_tokens": min(1 + int(self.rng.expovariate(1 / 50)), 300),
+            "temperature": self.rng.choice([0, 0.7, 1.2]), "user": self.rng.choice("abc"),
         }  # fmt: skip
         if kind == "common beginning":
             body["messages"].insert(0, {"role": "system", "content": COMMON})
