@@ -47,6 +47,16 @@ def test_commands_in_the_documents_exist_with_their_options(page: Path) -> None:
             assert not word.startswith("--") or word in known, f"{page}: {line}: no option {word}"
 
 
+def test_every_fault_names_a_test_that_there_is() -> None:
+    rows = [line for line in text_of(ROOT / "docs" / "faults.md").splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/\S+\.py)::(\w+)`", row)
+        assert named, row
+        for path, name in named:
+            assert re.search(rf"^(async )?def {name}\(", text_of(ROOT / path), re.MULTILINE), f"{path} has no {name}"
+
+
 def test_the_tree_in_the_readme_names_every_file_once() -> None:
     tree = text_of(ROOT / "README.md").split("    src/qwenbox/\n")[1].split("    bench/")[0]
     named: list[str] = []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import resource
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,28 @@ def test_the_first_start_on_another_address_makes_a_key_that_only_its_owner_read
     second = service_key(settings)
     assert (second.text, second.created) == (first.text, None)
     assert service_key(Settings(host="127.0.0.1", state_dir=tmp_path / "state")).text is None
+
+
+def test_a_disk_that_is_full_leaves_no_half_key(tmp_path):
+    settings = Settings(host="0.0.0.0", state_dir=tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, before[1]))  # the key has more bytes, and thirty of them would be taken for one
+    try:
+        with pytest.raises(UsageError, match=r"cannot be kept in .*: File too large"):
+            service_key(settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    assert len(service_key(settings).text) > 40
+
+
+def test_starts_at_the_same_time_make_one_key(tmp_path):
+    settings = Settings(host="0.0.0.0", state_dir=tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(lambda _: service_key(settings), range(32)))
+    assert len({key.text for key in keys}) == 1
+    assert [key.created for key in keys].count(tmp_path / "api-key") == 1
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_service_on_all_addresses_gives_a_sign_in_link_and_keeps_out_everybody_else(start):

@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +88,14 @@ def _create(path: Path) -> ServiceKey:
     key = "qk_" + secrets.token_urlsafe(32)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # O_EXCL and the mode at once: the key is never readable by others, and never written through somebody's link.
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(key + "\n")
+        # A draft that only its owner reads gets the name when it is whole: neither a full disk nor a second start leaves half a key, or two.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=KEY_FILE) as draft:
+            draft.write(key + "\n")
+            draft.flush()
+            os.fsync(draft.fileno())
+            os.link(draft.name, path)
+    except FileExistsError:
+        return ServiceKey(_read(path))
     except OSError as error:
         raise UsageError(
             f"A key for this address cannot be kept in {path}: {error.strerror}. Give one with --api-key, or another place with --state-dir.",

@@ -25,7 +25,7 @@ def error_body(error: Mapping[str, Any]) -> dict[str, Any]:
 def error_headers(error: QwenboxError) -> dict[str, str]:
     """What a client's retry logic reads. The SDKs retry every 5xx; only overload and a restarted worker are worth it."""
     if error.http_status in (429, 503):
-        return {"retry-after": str(error.retry_after or 1)}
+        return {"retry-after": str(error.retry_after or 1), "x-should-retry": "true"}
     if error.http_status >= 500 and not isinstance(error, (OverloadedError, WorkerDiedError)):
         return {"x-should-retry": "false"}
     return {}
