@@ -342,6 +342,25 @@ def test_helpers_that_hardly_ever_run_change_nothing() -> None:
     assert in_a_new_process(code).split() == ["same"]
 
 
+def test_threads_that_cannot_be_started_are_an_error_and_none_of_them_stays() -> None:
+    code = """
+        import os, resource, threading
+        from qwenbox.errors import QwenboxError
+        from qwenbox.kernels import native
+        native.Native(threads=2).close()
+        before = len(os.listdir("/proc/self/task"))
+        now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + 50 * threading.stack_size() + (256 << 20), -1))
+        try:
+            native.Native(threads=1000)
+        except QwenboxError as error:
+            print(error.message, len(os.listdir("/proc/self/task")) - before)
+    """
+    message = in_a_new_process(code)
+    assert "could not be started" in message
+    assert message.split()[-1] == "0"
+
+
 def test_a_forked_child_gets_an_error_instead_of_waiting_for_threads_that_it_has_not() -> None:
     code = """
         import os, sys, warnings

@@ -44,7 +44,7 @@ class Real:
     service: Service
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.service.url}/v1", api_key="none", max_retries=0, timeout=60)
+        return openai.OpenAI(base_url=f"{self.service.url}/v1", api_key="none", max_retries=0, timeout=600)
 
     def ask(self, client: openai.OpenAI, prompt: str, max_tokens: int = 60) -> Iterator[str]:
         """The pieces of a streamed answer that is always the same."""
@@ -133,7 +133,8 @@ def test_streams_end_in_an_error_or_whole_when_the_worker_is_killed_or_stands_st
     assert held()[0] <= before[0] and held()[1] <= before[1]
     assert len(whole) > faults and len(said) > len(whole)
     with real.client() as client:
-        for prompt, text in said.items():
+        for prompt in [*(said.keys() - whole), *rng.sample(sorted(whole), min(len(whole), 200))]:
+            text = said[prompt]
             alone = "".join(real.ask(client, prompt, max_tokens=300))
             # What breaks off in the middle of a character ends with the sign for that.
             assert alone == text if prompt in whole else alone.startswith(text.rstrip("\ufffd"))
