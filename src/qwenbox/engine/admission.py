@@ -56,13 +56,12 @@ class Admission:
         share = user.weight / (user.weight + sum(other.weight for other in self._users.values() if other is not user))
         places, seconds = share * self.max_requests, self._seconds_each(now) / share
         del user.promises[: bisect_right(user.promises, (now - seconds - GRACE_SECONDS, 0))]
-        key = hash((plan.prompt_ids, plan.sampling.choice))
-        mine = None if plan.attempt == 0 else next((promise for promise in user.promises if promise[1] == key), None)
+        mine = _own(user.promises, plan)
         due = bisect_right(user.promises, (now + seconds, 0))
         if mine is not None and mine[0] <= now:
             places, due = SLACK * places, 0
         if self.num_alive + due >= self.max_requests and (user.alive + due >= places or self.num_alive + due >= EXTRA * self.max_requests):
-            at = self._promise(user, mine, key, now, seconds, share)
+            at = self._promise(user, mine, plan, now, seconds, share)
             raise OverloadedError(
                 f"{self.num_alive} requests run or wait already", retry_after=min(max(math.ceil(at - now), 1), MAX_SECONDS), status=429
             )
@@ -83,7 +82,7 @@ class Admission:
             del self._users[plan.user]
         self._ends.append(self._clock())
 
-    def _promise(self, user: _User, mine: tuple[float, int] | None, key: int, now: float, seconds: float, share: float) -> float:
+    def _promise(self, user: _User, mine: tuple[float, int] | None, plan: GenerationPlan, now: float, seconds: float, share: float) -> float:
         """When a refused request may come. `seconds` is the time between two ends of this user's requests."""
         if mine is not None and mine[0] > now:
             return mine[0]
@@ -94,9 +93,21 @@ class Admission:
             at = max(at, user.promises[-1][0])
         at += seconds
         if at - now <= MAX_SECONDS:
-            insort(user.promises, (at, key))
+            insort(user.promises, (at, _key(plan)))
         return at
 
     def _seconds_each(self, now: float) -> float:
         """Between two ends of requests."""
         return (now - self._ends[0]) / (len(self._ends) - 1) if len(self._ends) > 1 else UNKNOWN_SECONDS
+
+
+def _own(promises: list[tuple[float, int]], plan: GenerationPlan) -> tuple[float, int] | None:
+    """The first promise that was made to this request."""
+    if plan.attempt == 0 or not promises:
+        return None
+    key = _key(plan)
+    return next((promise for promise in promises if promise[1] == key), None)
+
+
+def _key(plan: GenerationPlan) -> int:
+    return hash((plan.prompt_ids, plan.sampling.choice))
