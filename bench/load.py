@@ -4,7 +4,8 @@
 
 MODEL is a `.gguf` file or a checkpoint directory. "Cold": the system was asked to drop the files from its cache just before; a disk behind it
 may have a cache of its own. Each load is a process of its own, timed from the call on; medians. Pages for keys and values are not yet
-resident then. The plain read takes 8 MiB at a time.
+resident then. The plain read takes 8 MiB at a time. "Fill" reads the files into new memory on huge pages, with all processors: less than that
+no loading can do, and most of it is the system finding the memory.
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ gap = max(after - before for before, after in zip(seen, seen[1:]))
 print(json.dumps({"seconds": seen[-1] - seen[0], "gap": gap, "weights": model.weights_bytes, **size}))
 """
 
+_FILL = """
+import mmap, os, sys, time
+from concurrent.futures import ThreadPoolExecutor
+begin = time.monotonic()
+pool, kept = ThreadPoolExecutor(len(os.sched_getaffinity(0))), []
+for path in sys.argv[1:]:
+    file, size, step = os.open(path, os.O_RDONLY), os.path.getsize(path), 4 << 20
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    kept.append(view := memoryview(memory))
+    list(pool.map(lambda at: os.preadv(file, [view[at : at + step]], at), range(0, size, step)))
+print(time.monotonic() - begin)
+"""
+
 
 def files(model: Path) -> list[Path]:
     return [model] if model.is_file() else sorted(model.glob("*.safetensors"))
@@ -63,6 +78,11 @@ def read(paths: Sequence[Path]) -> dict[str, Any]:
     return {"seconds": time.monotonic() - begin}
 
 
+def fill(paths: Sequence[Path]) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-c", _FILL, *map(str, paths)], stdout=subprocess.PIPE, check=True, text=True)
+    return {"seconds": float(done.stdout)}
+
+
 def load(model: Path, weights: str) -> dict[str, Any]:
     words = [sys.executable, "-c", _LOAD, str(model), weights]
     done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(SOURCES)}, stdout=subprocess.PIPE, check=True, text=True)
@@ -84,13 +104,18 @@ def main() -> None:
 
     paths = files(arguments.model)
     stored = sum(path.stat().st_size for path in paths)
-    work: dict[str, Callable[[], dict[str, Any]]] = {"read": lambda: read(paths), "load": lambda: load(arguments.model, arguments.weights)}
-    runs: dict[str, list[dict[str, Any]]] = {f"{name} {cache}": [] for cache in ("cold", "warm") for name in work}
+    work: dict[str, Callable[[], dict[str, Any]]] = {
+        "read": lambda: read(paths),
+        "load": lambda: load(arguments.model, arguments.weights),
+        "fill": lambda: fill(paths),
+    }
+    runs: dict[str, list[dict[str, Any]]] = {}
     for _ in range(arguments.repeat):
         for name, measure in work.items():
-            drop(paths)
-            runs[f"{name} cold"].append(measure())
-            runs[f"{name} warm"].append(measure())
+            if name != "fill":
+                drop(paths)
+                runs.setdefault(f"{name} cold", []).append(measure())
+            runs.setdefault(f"{name} warm", []).append(measure())
     rows = {name: medians(measured) for name, measured in runs.items()}
 
     if not arguments.json:
@@ -99,8 +124,9 @@ def main() -> None:
             line = f"{name:10} {row['seconds']:7.2f} s  {stored / row['seconds'] / 1e9:6.2f} GB/s"
             if "rss" in row:
                 beside = row["rss"] - row["weights"]
+                over = {other: row["seconds"] / rows[other]["seconds"] for other in (name.replace("load", "read"), "fill warm")}
                 line += (
-                    f"   {row['seconds'] / rows[name.replace('load', 'read')]['seconds']:5.2f} of the read; weights {row['weights'] / 1e9:.2f} GB, "
+                    f"   {', '.join(f'{ratio:.2f} of {other}' for other, ratio in over.items())}; weights {row['weights'] / 1e9:.2f} GB, "
                     f"resident {row['rss'] / 1e9:.2f} (beside weights {beside / 1e6:+.0f} MB), peak {row['peak_rss'] / 1e9:.2f}, "
                     f"huge pages {row['huge'] / 1e9:.2f}; longest silence {row['gap']:.2f} s"
                 )

@@ -81,6 +81,33 @@ class Tensor:
         return Tensor(f"{self.name}[{index}]", self.kind, self.shape[1:], self.data[index * size : (index + 1) * size])
 
 
+@dataclass(frozen=True, slots=True)
+class RoundedTensor(Tensor):
+    """A tensor whose rows become `kind` when they are packed, as `kernels.quants.round_tensor` makes them. `data` is empty."""
+
+    stored: Tensor
+
+    @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        return self.stored.arrays
+
+
+@dataclass(frozen=True, slots=True)
+class AwqTensor(Tensor):
+    """A matrix of kind int4 in the words of AutoAWQ (see `weights/awq.py`). `data` is empty."""
+
+    qweight: npt.NDArray[np.uint32]
+    """[columns, rows / 8]"""
+    qzeros: npt.NDArray[np.uint32]
+    """[columns / 128, rows / 8]"""
+    scales: npt.NDArray[np.uint16]
+    """[columns / 128, rows], the bits of fp16."""
+
+    @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        return self.qweight, self.qzeros, self.scales
+
+
 def tensor_nbytes(kind: str, shape: Sequence[int]) -> int:
     """Bytes of a tensor of this kind and shape; whole blocks per row."""
     info = TENSOR_KINDS[kind]

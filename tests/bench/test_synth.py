@@ -19,9 +19,9 @@ from qwenbox.kernels import quants
 from qwenbox.llm import open_chat
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf
 from qwenbox.model.load import load_model
-from qwenbox.types import Batch, FloatArray, Span
+from qwenbox.types import AwqTensor, Batch, FloatArray, Span
 from qwenbox.weights import read_directory, read_gguf
-from qwenbox.weights.awq import AwqTensor
+from qwenbox.weights.awq import unpack
 from tests.chat.small import small_metadata
 
 METADATA = small_metadata()
@@ -112,7 +112,7 @@ def test_matrices_written_as_awq_are_those_that_rounding_on_load_makes(tmp_path:
     for slot in matrices:
         tensor = stored[slot.stored_name(0)]
         assert isinstance(tensor, AwqTensor)
-        np.testing.assert_array_equal(tensor.unpack().data, quants.round_tensor(file.tensors[slot.stored_name(1)], "int4").data)
+        np.testing.assert_array_equal(unpack(tensor).data, quants.round_tensor(file.tensors[slot.stored_name(1)], "int4").data)
 
 
 def test_the_layers_with_more_bits_are_those_of_llama_cpp() -> None:

@@ -1,13 +1,16 @@
-"""Rounding on load in C++ against its twin in NumPy: the same bytes, and the same refusals."""
+"""Rounding while packing in C++ against its twin in NumPy: the same numbers, and the same refusals."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from qwenbox.errors import ModelFormatError
-from qwenbox.kernels import native, quants
-from qwenbox.types import TENSOR_KINDS, FloatArray, Tensor, tensor_nbytes
+from qwenbox.kernels import quants
+from qwenbox.types import TENSOR_KINDS, FloatArray, RoundedTensor, Tensor, tensor_nbytes
+from tests.kernels.networks import Steps, compiled, rows_batch
 
 _SCALES = {"q4_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
 """Where fp16 numbers stand in a block; elsewhere at 0."""
@@ -30,12 +33,21 @@ def floats(rows: FloatArray) -> Tensor:
     return Tensor("w", "f32", rows.shape, np.ascontiguousarray(rows, np.float32).reshape(-1).view(np.uint8))
 
 
+def numbers(tensor: Tensor) -> FloatArray:
+    """Of the packed tensor, each row read back."""
+    return compiled(Steps(tensor, lambda ops, x: x), tokens=tensor.shape[0]).run(rows_batch(tensor.shape[0]))
+
+
+def rounded(tensor: Tensor, to: str) -> Tensor:
+    return tensor if tensor.kind == to else RoundedTensor(tensor.name, to, tensor.shape, np.empty(0, np.uint8), tensor)
+
+
 @pytest.mark.parametrize("to", quants.ROUNDED_KINDS)
 @pytest.mark.parametrize("kind", TENSOR_KINDS)
-def test_every_kind_rounds_to_the_bytes_of_the_twin(kind: str, to: str) -> None:
+def test_every_kind_rounds_as_the_twin_does(kind: str, to: str) -> None:
     for columns in (1, 32, 127, 128, 160, 256, 300, 1024):
-        tensor = finite_blocks(kind, (7, columns))
-        np.testing.assert_array_equal(native.round_rows(tensor, to, 2, 6), quants.round_rows(tensor, to, 2, 6))
+        tensor = finite_blocks(kind, (67, columns))
+        np.testing.assert_array_equal(numbers(rounded(tensor, to)), quants.dequantize(quants.round_tensor(tensor, to)))
 
 
 @pytest.mark.parametrize("to", quants.ROUNDED_KINDS)
@@ -45,16 +57,17 @@ def test_ties_zeros_subnormals_and_one_sign_round_as_the_twin_does(to: str) -> N
     largest = np.full(128, 65504 * 7, np.float32)
     rows = np.stack([ties, -ties, np.zeros(128, np.float32), steps, -steps, ties + 100, -100 - ties, largest, np.full(128, -1e-8, np.float32)])
     rows = np.concatenate([rows * np.float32(2.0**-shift) for shift in (0, 10, 20, 27, 31, 133)])
-    np.testing.assert_array_equal(native.round_rows(floats(rows), to, 0, len(rows)), quants.round_rows(floats(rows), to, 0, len(rows)))
+    tensor = floats(rows)
+    np.testing.assert_array_equal(numbers(rounded(tensor, to)), quants.dequantize(quants.round_tensor(tensor, to)))
 
 
-@pytest.mark.parametrize("rows", [quants.round_rows, native.round_rows])
+@pytest.mark.parametrize("rounding", [quants.round_tensor, lambda tensor, to: numbers(rounded(tensor, to))])
 @pytest.mark.parametrize(
     ("value", "to", "named"), [(np.inf, "bf16", "infinity"), (np.nan, "int8", "NaN"), (1e30, "int8", "fp16"), (3e38, "int4", "fp16")]
 )
-def test_what_cannot_be_rounded_is_named(rows: quants.RoundRows, value: float, to: str, named: str) -> None:
+def test_what_cannot_be_rounded_is_named(rounding: Callable[[Tensor, str], object], value: float, to: str, named: str) -> None:
     bad = np.zeros((2, 130), np.float32)
     bad[1, 129] = value
     bad[1, 128] = -value
     with pytest.raises(ModelFormatError, match=f"w .*{named}"):
-        rows(floats(bad), to, 0, 2)
+        rounding(floats(bad), to)

@@ -83,13 +83,13 @@ def test_int4_blocks_follow_the_formula_of_awq() -> None:
     np.testing.assert_array_equal(got.codes, level - zero[:, None])
 
 
-def test_rounding_in_chunks_and_threads_gives_the_bytes_of_rounding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_in_chunks_gives_the_bytes_of_rounding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = random_blocks("q5_0", (64, 256), seed=4)
     tensor.data.reshape(-1, 22)[:, 1] = 0x20
     whole = {kind: quants.round_tensor(tensor, kind).data for kind in quants.ROUNDED_KINDS}
     monkeypatch.setattr(quants, "_CHUNK", 300)
     for kind, data in whole.items():
-        np.testing.assert_array_equal(quants.round_tensor(tensor, kind, threads=3).data, data)
+        np.testing.assert_array_equal(quants.round_tensor(tensor, kind).data, data)
 
 
 def test_bf16_rounds_to_nearest_even_and_keeps_nan() -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from qwenbox.errors import ModelFormatError, UnsupportedModelError
 from qwenbox.kernels import native, quants
-from qwenbox.types import TENSOR_KINDS, tensor_nbytes
+from qwenbox.types import TENSOR_KINDS, AwqTensor, tensor_nbytes
 from qwenbox.weights import read_directory
-from qwenbox.weights.awq import AwqTensor, awq_tensors
+from qwenbox.weights.awq import awq_tensors, unpack
 from qwenbox.weights.files import StoredArray
+from tests.kernels.networks import Steps, compiled, rows_batch
 
 AUTOAWQ = Path(__file__).parent / "data" / "autoawq.npz"
 CONFIG: dict[str, Any] = {"bits": 4, "group_size": 128, "modules_to_not_convert": None, "quant_method": "awq", "version": "gemm", "zero_point": True}
@@ -59,7 +60,7 @@ def test_unpacking_gives_the_blocks_of_the_slow_twin(rows: int, columns: int) ->
     arrays = parts(rows, columns)
     tensor = awq_tensors(arrays)["m.weight"]
     assert isinstance(tensor, AwqTensor)
-    whole = tensor.unpack()
+    whole = unpack(tensor)
     assert (whole.name, whole.kind, whole.shape) == ("m.weight", "int4", (rows, columns))
     assert whole.data.nbytes == tensor_nbytes("int4", (rows, columns))
     assert whole.data.tobytes() == unpacked_slowly(arrays)
@@ -67,10 +68,12 @@ def test_unpacking_gives_the_blocks_of_the_slow_twin(rows: int, columns: int) ->
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("rows", "columns"), [(8, 128), (24, 384), (40, 256), (176, 128), (3096, 256)])
-def test_unpacking_in_cpp_gives_the_bytes_of_numpy(rows: int, columns: int, threads: int) -> None:
+def test_words_are_packed_as_their_blocks_are(rows: int, columns: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_SLICE", 1 << 18)  # a group of the largest: several calls
     tensor = awq_tensors(parts(rows, columns))["m.weight"]
     assert isinstance(tensor, AwqTensor)
-    np.testing.assert_array_equal(native.unpack_awq(*tensor.arrays, threads=threads), tensor.unpack().data)
+    words, blocks = (compiled(Steps(each, lambda ops, x: x), threads=threads, tokens=rows, pages=97) for each in (tensor, unpack(tensor)))
+    np.testing.assert_array_equal(words.run(rows_batch(rows)), blocks.run(rows_batch(rows)))
 
 
 def test_what_autoawq_packs_is_read_as_autoawq_reads_it() -> None:
@@ -79,7 +82,7 @@ def test_what_autoawq_packs_is_read_as_autoawq_reads_it() -> None:
         arrays = dict(file)
     tensor = awq_tensors({f"m.{name}": stored(arrays[name]) for name in ("qweight", "qzeros", "scales")})["m.weight"]
     assert isinstance(tensor, AwqTensor)
-    whole = tensor.unpack()
+    whole = unpack(tensor)
     centred = arrays["codes"].astype(np.int16) - arrays["zeros"].repeat(128, axis=0)
     np.testing.assert_array_equal(quants.codes(whole).codes, centred.T)
     np.testing.assert_array_equal(quants.dequantize(whole), (centred * arrays["scales"].repeat(128, axis=0).astype(np.float32)).T)

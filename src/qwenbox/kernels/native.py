@@ -11,7 +11,6 @@ import functools
 import os
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +20,8 @@ import numpy as np
 import qwenbox.kernels
 from qwenbox.errors import EngineError, NumericalError, UsageError
 from qwenbox.kernels.program import CancelFlag, Interrupted, MoeWeights, Op, Program, SampleResult, SampleRow
-from qwenbox.kernels.quants import not_finite, raw_rows, too_large
-from qwenbox.types import TENSOR_KINDS, AnyArray, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
+from qwenbox.kernels.quants import not_finite, too_large
+from qwenbox.types import TENSOR_KINDS, AnyArray, AwqTensor, Batch, ByteArray, FloatArray, RoundedTensor, Tensor
 
 
 class Intake(Protocol):
@@ -48,8 +47,8 @@ _PANEL = 64
 """Rows that are packed together."""
 _SLICE = 16 << 20
 """Bytes that one call packs, about: a few milliseconds, after which loading can report or stop."""
-_AWQ_WORDS = 128
-"""Words of each input that one call unpacks: a thousand outputs."""
+_AWQ_GROUP = 128
+"""Inputs that share a zero and a scale."""
 _i32, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
 _OPCODES = {
@@ -58,6 +57,10 @@ _OPCODES = {
         ("embed", "linear", "rms_norm", "rope", "attention", "silu_mul", "add", "moe", "logits_rows", "output"),
     )
 }
+
+
+class _Stored(ctypes.Structure):
+    _fields_ = [("data", _ptr), ("bytes", _u64), ("offset", _u64), ("file", _i32)]
 
 
 class _Op(ctypes.Structure):
@@ -96,9 +99,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_runtime_new": (_ptr, (_i32, ctypes.c_char_p)),
     "qw_runtime_free": (None, (_ptr,)),
     "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32)),
-    "qw_weight_pack": (_i32, (_ptr, _i32, _i32, _i32, _i32, _ptr, _u64, _i32, _u64)),
-    "qw_round": (_i32, (_i32, _i32, _i32, _i32, _ptr, _ptr)),
-    "qw_unpack_awq": (None, (_ptr, _ptr, _ptr, _i32, _i32, _i32, _i32, _ptr)),
+    "qw_weight_pack": (_i32, (_ptr, _i32, _i32, _i32, _i32, _i32, ctypes.POINTER(_Stored))),
+    "qw_weight_pack_awq": (_i32, (_ptr, _i32, _i32, _i32, _i32, ctypes.POINTER(_Stored), _ptr, _ptr)),
     "qw_vector": (_i32, (_ptr, _ptr, _i32)),
     "qw_rope_table": (_i32, (_ptr, _ptr, _ptr, _i32, _i32)),
     "qw_weights_bytes": (_u64, (_ptr,)),
@@ -155,32 +157,6 @@ def _address(array: np.ndarray[Any, Any]) -> int:
     return array.ctypes.data
 
 
-def round_rows(tensor: Tensor, kind: str, start: int, stop: int) -> ByteArray:
-    """`quants.round_rows`, bit for bit."""
-    rows = np.ascontiguousarray(raw_rows(tensor)[start:stop])
-    columns = tensor.shape[-1]
-    rounded = np.empty(tensor_nbytes(kind, (len(rows), columns)), np.uint8)
-    codes = TENSOR_KINDS[tensor.kind].code, TENSOR_KINDS[kind].code
-    problem = library().qw_round(*codes, len(rows), columns, _address(rows), _address(rounded))
-    if problem:
-        raise (not_finite, too_large)[problem - 1](tensor, kind)
-    return rounded
-
-
-def unpack_awq(qweight: AnyArray, qzeros: AnyArray, scales: AnyArray, *, threads: int = 1) -> ByteArray:
-    """AutoAWQ's words [k, n / 8], their zeros [k / 128, n / 8] and the bits of their scales [k / 128, n] to the n rows of int4 blocks."""
-    (k, words), n = qweight.shape, scales.shape[1]
-    parts = [np.ascontiguousarray(part) for part in (qweight, qzeros, scales)]
-    out = np.empty(tensor_nbytes("int4", (n, k)), np.uint8)
-
-    def unpack(first: int) -> None:
-        library().qw_unpack_awq(*(_address(part) for part in parts), n, k, first, min(first + _AWQ_WORDS, words), _address(out))
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(unpack, range(0, words, _AWQ_WORDS)))
-    return out
-
-
 @dataclass(frozen=True, slots=True)
 class _Weight:
     """A packed matrix, or a stack of them."""
@@ -224,34 +200,60 @@ class Native:
         if len(first.shape) != 2 or any((t.kind, t.shape) != (first.kind, first.shape) for t in tensors):
             raise ValueError(f"{first.name}: experts must be matrices of one kind and shape")
         n, k = first.shape
-        size = tensor_nbytes(first.kind, first.shape)
-        data = [np.ascontiguousarray(t.data) for t in tensors]
-        if any(array.dtype != np.uint8 or array.size != size for array in data):
-            raise ValueError(f"{first.name}: the data must be {size} bytes")
-        key = (first.kind, first.shape, *(_address(array) for array in data))
+        stored = [t.stored if isinstance(t, RoundedTensor) else t for t in tensors]
+        arrays = [[np.require(array, requirements=["C", "A"]) for array in t.arrays] for t in stored]
+        key = (first.kind, first.shape, *(_address(array) for parts in arrays for array in parts))
         known, owners = self._packed.get(key, (None, []))
         if known is not None and all(owner() is not None for owner in owners):  # the addresses still belong to the same bytes
             return known
-        handle = library().qw_weight(self._alive(), TENSOR_KINDS[first.kind].code, len(data), n, k)
+        handle = library().qw_weight(self._alive(), TENSOR_KINDS[first.kind].code, len(tensors), n, k)
         if handle < 0:
             raise _failure()
-        for index, array in enumerate(data):
-            self._pack(handle, index, array.reshape(n, -1))
+        for index, (tensor, parts) in enumerate(zip(stored, arrays, strict=True)):
+            if isinstance(tensor, AwqTensor):
+                self._pack_awq(handle, index, tensor.name, *parts)
+            else:
+                self._pack(handle, index, tensor, first.kind, parts[0])
         weight = _Weight(handle, n, k)
-        self._packed[key] = (weight, [weakref.ref(t.data) for t in tensors])
+        self._packed[key] = (weight, [weakref.ref(array) for t in stored for array in t.arrays])
         return weight
 
-    def _pack(self, handle: int, index: int, rows: ByteArray) -> None:
-        """All rows of one matrix, a slice at a time."""
+    def _pack(self, handle: int, index: int, tensor: Tensor, kind: str, data: AnyArray) -> None:
+        """All rows of one matrix to `kind`, a slice at a time."""
+        if data.dtype != np.uint8 or data.size != tensor.nbytes:
+            raise ValueError(f"{tensor.name}: the data must be {tensor.nbytes} bytes")
+        rows = data.reshape(tensor.shape[0], -1)
         step = max(1, _SLICE // (_PANEL * rows.shape[1]))
         for first in range(0, -(-len(rows) // _PANEL), step):
             part = rows[first * _PANEL : (first + step) * _PANEL]
             last = first - (-len(part) // _PANEL)
-            file, offset = self._intake.file(part) or (-1, 0)
-            raw = _address(part) if file < 0 else None
-            if library().qw_weight_pack(self._alive(), handle, index, first, last, raw, part.size, file, offset) < 0:
+            code = TENSOR_KINDS[tensor.kind].code
+            problem = library().qw_weight_pack(self._alive(), handle, index, first, last, code, self._stored(part))
+            if problem > 0:
+                raise (not_finite, too_large)[problem - 1](tensor, kind)
+            if problem:
                 raise _failure()
             self._intake.consumed(part)
+
+    def _pack_awq(self, handle: int, index: int, name: str, qweight: AnyArray, qzeros: AnyArray, scales: AnyArray) -> None:
+        """All groups of inputs of one matrix, a slice at a time."""
+        groups, rows = scales.shape
+        if qweight.shape != (groups * _AWQ_GROUP, rows // 8) or qzeros.shape != (groups, rows // 8):
+            raise ValueError(f"{name}: words of {qweight.shape}, zeros of {qzeros.shape} and scales of {scales.shape} do not fit each other")
+        step = max(1, _SLICE // (_AWQ_GROUP * qweight.shape[1] * 4))
+        for first in range(0, groups, step):
+            last = min(first + step, groups)
+            part = qweight[first * _AWQ_GROUP : last * _AWQ_GROUP]
+            stored, others = self._stored(part), (_address(qzeros), _address(scales))
+            if library().qw_weight_pack_awq(self._alive(), handle, index, first, last, stored, *others) < 0:
+                raise _failure()
+            self._intake.consumed(part)
+        self._intake.consumed(qzeros)
+        self._intake.consumed(scales)
+
+    def _stored(self, part: AnyArray) -> _Stored:
+        at = self._intake.file(part)
+        return _Stored(_address(part), part.nbytes) if at is None else _Stored(None, part.nbytes, at[1], at[0])
 
     def vector(self, tensor: Tensor) -> _Vector:
         if tensor.kind == "bf16":

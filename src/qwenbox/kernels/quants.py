@@ -7,14 +7,13 @@ Block layouts: `types.TENSOR_KINDS` for the sizes, docs/numeric-contract.md for 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from qwenbox.errors import ModelFormatError, UsageError
-from qwenbox.types import TENSOR_KINDS, ByteArray, FloatArray, Tensor, tensor_nbytes
+from qwenbox.types import TENSOR_KINDS, ByteArray, FloatArray, Tensor
 
 ShortArray = npt.NDArray[np.int16]
 
@@ -116,11 +115,7 @@ ROUNDED_KINDS = ("bf16", "int8", "int4")
 """Kinds that `round_tensor` makes."""
 
 
-RoundRows = Callable[[Tensor, str, int, int], ByteArray]
-
-
-def round_rows(tensor: Tensor, kind: str, start: int, stop: int) -> ByteArray:
-    """Rows [start, stop) as raw rows of a kind of `ROUNDED_KINDS`. Raises ModelFormatError for NaN, infinity and too large scales."""
+def _round_rows(tensor: Tensor, kind: str, start: int, stop: int) -> ByteArray:
     floats = dequantize(tensor, start, stop)
     if not np.isfinite(floats).all():
         raise not_finite(tensor, kind)
@@ -139,12 +134,10 @@ def too_large(tensor: Tensor, kind: str) -> ModelFormatError:
     return ModelFormatError(f"the weights of {tensor.name} are too large to be rounded to {kind}: a scale does not fit fp16")
 
 
-def round_tensor(
-    tensor: Tensor, kind: str, *, threads: int = 1, rows: RoundRows = round_rows, consumed: Callable[[ByteArray], None] = lambda data: None
-) -> Tensor:
+def round_tensor(tensor: Tensor, kind: str) -> Tensor:
     """The tensor rounded to `bf16`, `int8` or `int4`, some rows at a time. Rounding a tensor that is already rounded loses again.
 
-    `rows` does the work. `consumed` is told of each run of rows that was rounded; what it raises ends the rounding.
+    Raises ModelFormatError for NaN, infinity and too large scales.
     """
     if kind not in ROUNDED_KINDS:
         raise UsageError(f"weights cannot be rounded to {kind}; choose one of {', '.join(ROUNDED_KINDS)}")
@@ -152,19 +145,9 @@ def round_tensor(
         return tensor
     columns = tensor.shape[-1]
     count = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-    row_bytes = tensor_nbytes(kind, (1, columns))
-    data = np.empty(count * row_bytes, np.uint8)
     step = max(1, _CHUNK // columns)
-
-    def chunk(start: int) -> ByteArray:
-        stop = min(start + step, count)
-        data[start * row_bytes : stop * row_bytes] = rows(tensor, kind, start, stop)
-        return raw_rows(tensor)[start:stop]
-
-    with ThreadPoolExecutor(threads) as pool:
-        for part in pool.map(chunk, range(0, count, step)):
-            consumed(part)
-    return Tensor(tensor.name, kind, tensor.shape, data)
+    chunks = [_round_rows(tensor, kind, start, min(start + step, count)) for start in range(0, count, step)]
+    return Tensor(tensor.name, kind, tensor.shape, np.concatenate(chunks))
 
 
 def _groups(rows: FloatArray) -> FloatArray:

@@ -18,17 +18,16 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from qwenbox.errors import ModelFormatError, NotFoundError, NumericalError, UsageError
-from qwenbox.kernels import native, quants
 from qwenbox.kernels.native import Native, NativeProgram, isa_best, isa_missing
 from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
-from qwenbox.kernels.quants import DENSE_KINDS, RoundRows, round_tensor
+from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
 from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
 from qwenbox.kernels.reference import ReferenceRunner, sample_row
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf, from_hf
 from qwenbox.model.costs import Costs, costs, page_bytes
 from qwenbox.model.qwen import Prepare, Qwen, Role
-from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, AnyArray, Batch, ByteArray, FloatArray, Tensor, tensor_nbytes
-from qwenbox.weights.awq import AwqTensor
+from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, AnyArray, AwqTensor, Batch, ByteArray, FloatArray, RoundedTensor, Tensor, tensor_nbytes
+from qwenbox.weights.awq import unpack
 from qwenbox.weights.files import location, read_ahead, release
 from qwenbox.weights.gguf import read_gguf
 from qwenbox.weights.safetensors import read_directory
@@ -211,7 +210,7 @@ def load_model(
     return _open(
         Qwen(config, tensors, positions=positions),
         lambda tensor, role: rounded_kind(form, tensor, role),
-        lambda consumed: rounding(form, threads=threads or _processors(), conversions=_CONVERSIONS[backend], consumed=consumed),
+        lambda consumed: rounding(form, backend, consumed),
         backend=backend,
         threads=threads,
         isa=isa,
@@ -293,32 +292,21 @@ def rounded_kind(weights: str, tensor: Tensor, role: Role) -> str:
     return "int8" if weights == "int4" and role in ("embedding", "head") else weights
 
 
-class _Conversions(NamedTuple):
-    round_rows: RoundRows
-    unpack: Callable[[AwqTensor, int], Tensor]
-    """With so many threads."""
+def rounding(weights: str, backend: Backend, consumed: Consumed) -> Prepare:
+    """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says; the native runtime rounds while it packs.
 
-
-def _unpack(tensor: AwqTensor, threads: int) -> Tensor:
-    return Tensor(tensor.name, tensor.kind, tensor.shape, native.unpack_awq(*tensor.arrays, threads=threads))
-
-
-_CONVERSIONS: Mapping[Backend, _Conversions] = {
-    "native": _Conversions(native.round_rows, _unpack),
-    "reference": _Conversions(quants.round_rows, lambda tensor, threads: tensor.unpack()),
-}
-
-
-def rounding(weights: str, *, threads: int, conversions: _Conversions, consumed: Consumed) -> Prepare:
-    """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says. `consumed` is told what was converted."""
+    `consumed` is told of what is not needed any more.
+    """
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
         kind = rounded_kind(weights, tensor, role)
-        if isinstance(tensor, AwqTensor):
-            arrays, tensor = tensor.arrays, conversions.unpack(tensor, threads)
+        if isinstance(tensor, AwqTensor) and (backend == "reference" or kind != tensor.kind):
+            arrays, tensor = tensor.arrays, unpack(tensor)
             for array in arrays:
                 consumed(array)
-        return tensor if kind == tensor.kind else round_tensor(tensor, kind, threads=threads, rows=conversions.round_rows, consumed=consumed)
+        if kind == tensor.kind:
+            return tensor
+        return round_tensor(tensor, kind) if backend == "reference" else RoundedTensor(tensor.name, kind, tensor.shape, np.empty(0, np.uint8), tensor)
 
     return prepare
 
@@ -515,9 +503,8 @@ class _Intake:
         parts = [part for part in network.parts() if part.role != "vector"]
         self._progress = progress
         self._total = sum(array.nbytes for part in parts for array in part.tensor.arrays)
-        # What is rounded or unpacked passes twice.
-        self._total += sum(tensor_nbytes(new, part.tensor.shape) for part in parts if (new := kind(part.tensor, part.role)) != part.tensor.kind)
-        self._total += sum(part.tensor.nbytes for part in parts if isinstance(part.tensor, AwqTensor))
+        # What is unpacked to be rounded passes twice.
+        self._total += sum(part.tensor.nbytes for part in parts if isinstance(part.tensor, AwqTensor) and kind(part.tensor, part.role) != "int4")
         self._done = self._used = self._ahead = 0
         self._coming = (piece for part in parts for array in part.tensor.arrays if array.flags.c_contiguous for piece in _pieces(array.reshape(-1)))
         self._fetch()
@@ -636,7 +623,3 @@ def _positions(config: ModelConfig, context_length: int | None) -> int:
             f"context_length {context_length} is not between 1 and the {config.context_length} that the model was made for", param="context_length"
         )
     return context_length
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,14 +8,13 @@ w[n, k] = (q[k, n] - z[k/128, n]) * s[k/128, n]. Nibble i of word c belongs to o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFormatError, UnsupportedModelError
-from ..types import AnyArray, Tensor
+from ..types import AwqTensor, Tensor
 from .files import StoredArray
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -28,36 +27,21 @@ _OF_OTHER_PROGRAMS = ("do_fuse", "exllama_config", "fuse_max_seq_len", "modules_
 _PARTS = ("qweight", "qzeros", "scales")
 
 
-@dataclass(frozen=True, slots=True)
-class AwqTensor(Tensor):
-    """A matrix of kind int4 as AutoAWQ stores it. `data` is empty: `unpack` gives the tensor in our own blocks."""
-
-    qweight: npt.NDArray[np.uint32]
-    """[columns, rows / 8]"""
-    qzeros: npt.NDArray[np.uint32]
-    """[columns / 128, rows / 8]"""
-    scales: npt.NDArray[np.uint16]
-    """[columns / 128, rows], the bits of fp16."""
-
-    @property
-    def arrays(self) -> tuple[AnyArray, ...]:
-        return self.qweight, self.qzeros, self.scales
-
-    def unpack(self) -> Tensor:
-        """The same numbers in blocks of `types.TENSOR_KINDS["int4"]`."""
-        rows, columns = self.shape
-        words, groups = rows // 8, columns // GROUP
-        qweight = self.qweight
-        if words % 2:  # words are moved in pairs
-            qweight = np.pad(qweight, ((0, 0), (0, 1)))
-        blocks = np.empty((qweight.shape[1] * 8, groups, 67), np.uint8)
-        blocks[:rows, :, :2] = self.scales.T[..., None].view(np.uint8)
-        shifts = np.array([4 * ORDER.index(output) for output in range(8)], np.uint32)
-        zeros = self.qzeros[:, :, None] >> shifts & np.uint32(15)
-        blocks[:rows, :, 2] = zeros.reshape(groups, rows).T
-        for group in range(groups):
-            _unpack_group(qweight[GROUP * group : GROUP * (group + 1)], blocks[:, group, 3:])
-        return Tensor(self.name, self.kind, self.shape, blocks[:rows].reshape(-1))
+def unpack(tensor: AwqTensor) -> Tensor:
+    """The same numbers in blocks of `types.TENSOR_KINDS["int4"]`."""
+    rows, columns = tensor.shape
+    words, groups = rows // 8, columns // GROUP
+    qweight = tensor.qweight
+    if words % 2:  # words are moved in pairs
+        qweight = np.pad(qweight, ((0, 0), (0, 1)))
+    blocks = np.empty((qweight.shape[1] * 8, groups, 67), np.uint8)
+    blocks[:rows, :, :2] = tensor.scales.T[..., None].view(np.uint8)
+    shifts = np.array([4 * ORDER.index(output) for output in range(8)], np.uint32)
+    zeros = tensor.qzeros[:, :, None] >> shifts & np.uint32(15)
+    blocks[:rows, :, 2] = zeros.reshape(groups, rows).T
+    for group in range(groups):
+        _unpack_group(qweight[GROUP * group : GROUP * (group + 1)], blocks[:, group, 3:])
+    return Tensor(tensor.name, tensor.kind, tensor.shape, blocks[:rows].reshape(-1))
 
 
 def _unpack_group(words: npt.NDArray[np.uint32], codes: npt.NDArray[np.uint8]) -> None:

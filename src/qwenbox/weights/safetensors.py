@@ -39,7 +39,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any]
     """Empty where there is no such file."""
     tensors: Mapping[str, Tensor]
-    """Of all shards, in the order of the shards' names; the quantised matrices of an AWQ checkpoint are `awq.AwqTensor`."""
+    """Of all shards, in the order of the shards' names; the quantised matrices of an AWQ checkpoint are `AwqTensor`."""
     chat_template: str | None
     """From chat_template.jinja, else from tokenizer_config.json."""
     tokenizer_path: Path | None

@@ -76,21 +76,17 @@ int32_t qw_weight(qw_runtime* runtime, int32_t kind, int32_t count, int32_t n, i
   return guarded(-1, *runtime, [&] { return runtime->add_weight(kind, count, n, k); });
 }
 
-int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const uint8_t* raw, uint64_t bytes,
-                       int32_t file, uint64_t offset) {
+int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, int32_t kind,
+                       const qw_stored* rows) {
+  return guarded(-1, *runtime, [&] { return int32_t(runtime->pack_weight(weight, index, first, last, kind, *rows)); });
+}
+
+int32_t qw_weight_pack_awq(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const qw_stored* qweight,
+                           const uint32_t* qzeros, const uint16_t* scales) {
   return guarded(-1, *runtime, [&] {
-    runtime->pack_weight(weight, index, first, last, raw, bytes, file, offset);
+    runtime->pack_awq(weight, index, first, last, *qweight, qzeros, scales);
     return 0;
   });
-}
-
-int32_t qw_round(int32_t kind, int32_t to, int32_t rows, int32_t k, const uint8_t* raw, uint8_t* out) {
-  return int32_t(qwenbox::round_rows(qwenbox::Kind(kind), qwenbox::Kind(to), rows, k, raw, out));
-}
-
-void qw_unpack_awq(const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, int32_t n, int32_t k, int32_t first,
-                   int32_t last, uint8_t* out) {
-  qwenbox::unpack_awq(qweight, qzeros, scales, n, k, first, last, out);
 }
 
 int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n) {

@@ -144,8 +144,8 @@ enum class Rounding { done, not_finite, too_large };
 Rounding round_rows(Kind kind, Kind to, int rows, int k, const uint8_t* raw, uint8_t* out);
 
 // awq.cpp
-// AutoAWQ's words [first, last) of each input, eight outputs each, to their rows of raw int4 blocks; `out` is the start of the whole
-// matrix. qweight [k][n / 8], qzeros [k / 128][n / 8], scales fp16 [k / 128][n].
-void unpack_awq(const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, int n, int k, int first, int last, uint8_t* out);
+// One group of AutoAWQ's words of eight outputs, qweight [128][n / 8], qzeros [n / 8], scales fp16 [n], to its place in every panel of
+// int4; `dst` is its place in the first.
+void pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes);
 
 }  // namespace qwenbox

@@ -81,15 +81,21 @@ QW_API qw_runtime* qw_runtime_new(int32_t threads, const char* isa);
 QW_API void qw_runtime_free(qw_runtime* runtime);
 // Room for `count` matrices of n rows by k columns. Returns a handle.
 QW_API int32_t qw_weight(qw_runtime* runtime, int32_t kind, int32_t count, int32_t n, int32_t k);
-// Packs panels of 64 rows [first, last) of matrix `index`. The rows, `bytes` as in the file, are at `raw`, or if that is NULL at `offset`
-// of an open file; they are not needed afterwards.
-QW_API int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const uint8_t* raw,
-                              uint64_t bytes, int32_t file, uint64_t offset);
-// Rounds raw rows to raw rows of the kind bf16, int8 or int4. 1: a number is not finite, 2: a scale is too large for fp16.
-QW_API int32_t qw_round(int32_t kind, int32_t to, int32_t rows, int32_t k, const uint8_t* raw, uint8_t* out);
-// AutoAWQ's words [first, last) to their rows of int4 blocks in the whole matrix at `out`: unpack_awq in kernels.h.
-QW_API void qw_unpack_awq(const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, int32_t n, int32_t k, int32_t first,
-                          int32_t last, uint8_t* out);
+// Stored bytes: at `data`, or if that is NULL at `offset` of an open file. They are not needed afterwards.
+typedef struct {
+  const uint8_t* data;
+  uint64_t bytes;
+  uint64_t offset;
+  int32_t file;
+} qw_stored;
+// Packs panels of 64 rows [first, last) of matrix `index` from rows of `kind`, which are rounded if that is not the weight's own. 0, or -1;
+// or 1: a number is not finite, 2: a scale is too large for fp16.
+QW_API int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, int32_t kind,
+                              const qw_stored* rows);
+// Packs groups of 128 inputs [first, last) of matrix `index`, which is int4, from AutoAWQ's words of these inputs and from the zeros and
+// scales of the whole matrix.
+QW_API int32_t qw_weight_pack_awq(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const qw_stored* qweight,
+                                  const uint32_t* qzeros, const uint16_t* scales);
 QW_API int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n);
 QW_API int32_t qw_rope_table(qw_runtime* runtime, const float* cos, const float* sin, int32_t positions, int32_t half);
 QW_API uint64_t qw_weights_bytes(qw_runtime* runtime);

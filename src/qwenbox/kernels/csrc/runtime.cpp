@@ -120,35 +120,81 @@ int Runtime::add_weight(int kind, int count, int n, int k) {
   return int(stacks_.size()) - 1;
 }
 
-void Runtime::pack_weight(int handle, int index, int first, int last, const uint8_t* raw, uint64_t bytes, int file, uint64_t offset) {
+const Weight& Runtime::matrix(int handle, int index) const {
   const Stack& matrices = stack(handle);
   if (index < 0 || index >= int(matrices.size())) fail("no such matrix: " + std::to_string(index));
-  const Weight& weight = matrices[size_t(index)];
-  if (first < 0 || first >= last || last > weight.panels) fail("no such panels: " + std::to_string(first) + " to " + std::to_string(last));
-  const size_t row_bytes = raw_row_bytes(weight.kind, weight.k), panel_bytes = kPanel * row_bytes;
-  const int rows = std::min(weight.n, last * kPanel) - first * kPanel;
-  if (bytes != row_bytes * size_t(rows))
-    fail(std::to_string(rows) + " rows of " + std::to_string(weight.k) + " have " + std::to_string(bytes) + " bytes instead of " +
-         std::to_string(row_bytes * size_t(rows)));
+  return matrices[size_t(index)];
+}
+
+uint8_t* Runtime::panels_of(int handle, int index) {
+  const Weight& weight = matrix(handle, index);
+  return packed_[size_t(handle)] + size_t(index) * size_t(weight.panels) * weight.panel_bytes;
+}
+
+// body(worker, piece, its bytes) for each piece of what is stored; the last may be shorter. Read and not mapped: a piece passes through the
+// second cache, and no page of the file has to be mapped.
+template <class Body>
+void Runtime::each_piece(const qw_stored& stored, size_t piece_bytes, const Body& body) {
   pool.check();
-  uint8_t* const data = packed_[size_t(handle)] + (size_t(index) * size_t(weight.panels) + size_t(first)) * weight.panel_bytes;
-  // Read and not mapped: a panel passes through the second cache, and no page of the file has to be mapped.
-  std::vector<std::unique_ptr<uint8_t[]>> buffers(raw ? 0 : size_t(pool.threads()));
-  for (auto& buffer : buffers) buffer.reset(new uint8_t[panel_bytes]);
+  std::vector<std::unique_ptr<uint8_t[]>> buffers(stored.data ? 0 : size_t(pool.threads()));
+  for (auto& buffer : buffers) buffer.reset(new uint8_t[piece_bytes]);
   std::atomic<int> error{0};
-  pool.run(last - first, 1, [&](int worker, int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      const size_t at = size_t(panel) * panel_bytes;
-      const int count = std::min(kPanel, rows - int(panel) * kPanel);
-      if (!raw) {
-        const int problem = read_file(file, offset + at, buffers[size_t(worker)].get(), size_t(count) * row_bytes);
+  pool.run(int64_t((stored.bytes + piece_bytes - 1) / piece_bytes), 1, [&](int worker, int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      const size_t at = size_t(piece) * piece_bytes;
+      if (!stored.data) {
+        const size_t bytes = std::min<size_t>(piece_bytes, stored.bytes - at);
+        const int problem = read_file(stored.file, stored.offset + at, buffers[size_t(worker)].get(), bytes);
         if (problem) return error.store(problem);
       }
-      pack_panels(weight.kind, count, weight.k, raw ? raw + at : buffers[size_t(worker)].get(), 0, 1,
-                  data + size_t(panel) * weight.panel_bytes);
+      body(worker, piece, stored.data ? stored.data + at : buffers[size_t(worker)].get());
     }
   });
   if (error) fail("a weight could not be read: " + std::string(error == ENODATA ? "the file has become shorter" : strerror(error)));
+}
+
+Rounding Runtime::pack_weight(int handle, int index, int first, int last, int kind, const qw_stored& stored) {
+  const Weight& weight = matrix(handle, index);
+  if (kind < 0 || kind > int(Kind::int8)) fail("unknown kind of weight " + std::to_string(kind));
+  if (first < 0 || first >= last || last > weight.panels) fail("no such panels: " + std::to_string(first) + " to " + std::to_string(last));
+  const size_t row_bytes = raw_row_bytes(Kind(kind), weight.k);
+  const int rows = std::min(weight.n, last * kPanel) - first * kPanel;
+  if (stored.bytes != row_bytes * size_t(rows))
+    fail(std::to_string(rows) + " rows of " + std::to_string(weight.k) + " have " + std::to_string(stored.bytes) + " bytes instead of " +
+         std::to_string(row_bytes * size_t(rows)));
+  const bool rounds = Kind(kind) != weight.kind;
+  if (rounds && weight.kind != Kind::bf16 && weight.kind != Kind::int4 && weight.kind != Kind::int8)
+    fail("weights are not rounded to this kind");
+  std::vector<std::unique_ptr<uint8_t[]>> rounded(rounds ? size_t(pool.threads()) : 0);
+  for (auto& buffer : rounded) buffer.reset(new uint8_t[kPanel * raw_row_bytes(weight.kind, weight.k)]);
+  std::atomic<Rounding> result{Rounding::done};
+  uint8_t* const panels = panels_of(handle, index);
+  each_piece(stored, kPanel * row_bytes, [&](int worker, int64_t panel, const uint8_t* raw) {
+    const int count = std::min(kPanel, rows - int(panel) * kPanel);
+    if (rounds) {
+      uint8_t* const buffer = rounded[size_t(worker)].get();
+      const Rounding found = round_rows(Kind(kind), weight.kind, count, weight.k, raw, buffer);
+      if (found != Rounding::done) return result.store(found);
+      raw = buffer;
+    }
+    pack_panels(weight.kind, count, weight.k, raw, 0, 1, panels + size_t(first + panel) * weight.panel_bytes);
+  });
+  return result;
+}
+
+void Runtime::pack_awq(int handle, int index, int first, int last, const qw_stored& qweight, const uint32_t* qzeros,
+                       const uint16_t* scales) {
+  const Weight& weight = matrix(handle, index);
+  if (weight.kind != Kind::int4 || weight.n % 8 || weight.k % kGroup) fail("AutoAWQ's words are packed to int4 of whole words and groups");
+  if (first < 0 || first >= last || last > weight.groups) fail("no such groups: " + std::to_string(first) + " to " + std::to_string(last));
+  const size_t words = size_t(weight.n) / 8, group_bytes = 4 * kGroup * words;
+  if (qweight.bytes != group_bytes * size_t(last - first)) fail("groups of AutoAWQ's words have the wrong number of bytes");
+  uint8_t* const panels = panels_of(handle, index);
+  each_piece(qweight, group_bytes, [&](int, int64_t piece, const uint8_t* raw) {
+    const size_t group = size_t(first + piece);
+    qwenbox::pack_awq(weight.n, reinterpret_cast<const uint32_t*>(raw), qzeros + group * words, scales + group * size_t(weight.n),
+                      panels + group * (weight.panel_bytes / size_t(weight.groups)), weight.panel_bytes);
+  });
 }
 
 int Runtime::add_vector(const float* data, int n) {

@@ -55,7 +55,8 @@ class Runtime {
   Runtime(int threads, const Kernels& kernels) : kernels(kernels), pool(threads), scratches_(static_cast<size_t>(threads)) {}
 
   int add_weight(int kind, int count, int n, int k);
-  void pack_weight(int handle, int index, int first, int last, const uint8_t* raw, uint64_t bytes, int file, uint64_t offset);
+  Rounding pack_weight(int handle, int index, int first, int last, int kind, const qw_stored& rows);
+  void pack_awq(int handle, int index, int first, int last, const qw_stored& qweight, const uint32_t* qzeros, const uint16_t* scales);
   int add_vector(const float* data, int n);
   int add_rope(const float* cos, const float* sin, int positions, int half);
   size_t weights_bytes() const { return arena_.bytes(); }
@@ -77,6 +78,11 @@ class Runtime {
   std::mutex mutex;
 
  private:
+  const Weight& matrix(int handle, int index) const;
+  uint8_t* panels_of(int handle, int index);
+  template <class Body>
+  void each_piece(const qw_stored& stored, size_t piece_bytes, const Body& body);
+
   Arena arena_;
   std::deque<Stack> stacks_;      // deques: programs keep references
   std::vector<uint8_t*> packed_;  // the memory of each stack
