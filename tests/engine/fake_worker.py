@@ -44,13 +44,8 @@ def open_fake(options: EngineOptions, progress: Progress) -> EngineModel:
             os.kill(os.getpid(), signal.SIGSEGV)
         if np.any(batch.ids == TORPOR):
             os.kill(os.getpid(), signal.SIGSTOP)
-        if kind in ("slow", "alone"):
-            room = Path(str(options.model)).with_name("room")
-            if kind == "alone":
-                os.close(os.open(room, os.O_CREAT | os.O_EXCL))  # fails where somebody else is in it
+        if kind == "slow":
             time.sleep(0.005)
-            if kind == "alone":
-                room.unlink()
 
     model.before_run = before_run
     return model
@@ -58,5 +53,5 @@ def open_fake(options: EngineOptions, progress: Progress) -> EngineModel:
 
 def main() -> None:
     worker.open_model = open_fake
-    sys.argv = sys.argv[-3:]
+    sys.argv = sys.argv[-2:]
     worker.main()

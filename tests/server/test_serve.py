@@ -27,7 +27,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     monkeypatch.setattr(stock, "local", lambda model: Path("tiny.gguf"))
     monkeypatch.setattr(stock, "resolve", lambda model, settings, report: Path("tiny.gguf"))
     monkeypatch.setattr(stock, "open_chat", lambda path: byte_chat())
-    monkeypatch.setattr(stock, "WorkerEngine", lambda find, turns: find(lambda *_: None) and engine)
+    monkeypatch.setattr(stock, "WorkerEngine", lambda find: find(lambda *_: None) and engine)
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.01)
     monkeypatch.setattr(module, "FAILED_SECONDS", 0.01)
     loggers = [logging.getLogger(name) for name in ("qwenbox", "uvicorn")]

@@ -9,8 +9,5 @@ from qwenbox.engine.in_process import InProcessEngine
 from qwenbox.engine.options import EngineOptions
 from qwenbox.engine.protocol import Deliver, EngineClient, EngineState, ModelInfo
 from qwenbox.engine.supervisor import Report, WorkerEngine
-from qwenbox.engine.turns import open_turns
 
-__all__ = [
-    "Deliver", "EngineClient", "EngineOptions", "EngineState", "EngineStats", "InProcessEngine", "ModelInfo", "Report", "WorkerEngine", "open_turns",
-]  # fmt: skip
+__all__ = ["Deliver", "EngineClient", "EngineOptions", "EngineState", "EngineStats", "InProcessEngine", "ModelInfo", "Report", "WorkerEngine"]

@@ -121,12 +121,10 @@ class WorkerEngine:
     that says when to try again.
     """
 
-    def __init__(self, options: EngineOptions | Find, *, beat_seconds: float = BEAT_SECONDS, turns: int | None = None) -> None:
-        """`turns`: descriptor of `turns.open_turns`, the same for all engines that shall not compute at the same time."""
+    def __init__(self, options: EngineOptions | Find, *, beat_seconds: float = BEAT_SECONDS) -> None:
         self._find: Find = (lambda report: options) if isinstance(options, EngineOptions) else options
         self._options = options if isinstance(options, EngineOptions) else None
         self._beat_seconds = beat_seconds
-        self._turns = turns
         self._lock = threading.Lock()
         self._state = EngineState("loading" if isinstance(options, EngineOptions) else "fetching")
         self._pace = Pace()
@@ -298,11 +296,9 @@ class WorkerEngine:
         front, back = socket.socketpair()
         try:
             with back:
-                descriptors = (back.fileno(),) if self._turns is None else (back.fileno(), self._turns)
-                arguments = (Path(qwenbox.__path__[0]).parent, back.fileno(), os.getpid(), -1 if self._turns is None else self._turns)
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _LAUNCH, *map(str, arguments)],
-                    pass_fds=descriptors,
+                    [sys.executable, "-P", "-c", _LAUNCH, str(Path(qwenbox.__path__[0]).parent), str(back.fileno()), str(os.getpid())],
+                    pass_fds=(back.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,

@@ -18,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, astuple
 from typing import Any
 
@@ -26,7 +25,6 @@ from qwenbox.engine.engine import Engine, EngineModel
 from qwenbox.engine.frames import Channel, FrameError, decode, pack_output
 from qwenbox.engine.options import EngineOptions, open_model
 from qwenbox.engine.protocol import model_info, refusal
-from qwenbox.engine.turns import Turns
 from qwenbox.errors import EngineError, QwenboxError, RequestError
 from qwenbox.types import GenerationPlan, SequenceOutput
 
@@ -46,11 +44,9 @@ _PR_SET_PDEATHSIG = 1
 class Worker:
     """Serves one front over a channel until one of them ends."""
 
-    def __init__(self, channel: Channel, engine: Engine, turns: int | None = None) -> None:
-        """`turns`: descriptor of `turns.open_turns`, where this worker shares the processors with others."""
+    def __init__(self, channel: Channel, engine: Engine) -> None:
         self._channel = channel
         self._engine = engine
-        self._turn = nullcontext if turns is None else Turns(turns, lambda: self._send_step([])).turn
         self._refused: list[SequenceOutput] = []
         self._closing = False
         self._inbox: deque[tuple[str, list[Any]] | Exception] = deque()
@@ -138,11 +134,10 @@ class Worker:
             self._refused.append(refusal(plan, error))
 
     def _step(self) -> list[SequenceOutput]:
-        with self._turn():
-            predicted = self._engine.predict_seconds()
-            if predicted > LONG_STEP_SECONDS:
-                self._channel.send(["patience", predicted])
-            return self._engine.step()
+        predicted = self._engine.predict_seconds()
+        if predicted > LONG_STEP_SECONDS:
+            self._channel.send(["patience", predicted])
+        return self._engine.step()
 
     def _send_step(self, outputs: list[SequenceOutput]) -> None:
         packed = [pack_output(output) for output in outputs]
@@ -219,8 +214,8 @@ def die_with(parent: int) -> None:
 
 
 def main() -> None:
-    """Arguments: number of the inherited socket, process id of the front, and the inherited descriptor of the turns or -1."""
-    descriptor, parent, turns = (int(argument) for argument in sys.argv[-3:])
+    """Arguments: number of the inherited socket, process id of the front."""
+    descriptor, parent = (int(argument) for argument in sys.argv[-2:])
     die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then ends us
     channel = Channel(socket.socket(fileno=descriptor))
@@ -230,7 +225,7 @@ def main() -> None:
             model, options = loaded
             channel.send(["ready", asdict(model_info(model, options))])
             engine = Engine(model, step_seconds=options.step_ms / 1000, debug=options.debug)
-            Worker(channel, engine, None if turns < 0 else turns).serve()
+            Worker(channel, engine).serve()
     except (EOFError, BrokenPipeError):
         pass
     except (FrameError, TimeoutError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from qwenbox.chat.chat import ChatFormat
-from qwenbox.engine.client import EngineOptions, Report, WorkerEngine, open_turns
+from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
 from qwenbox.errors import NotFoundError, UsageError
 from qwenbox.hub import CATALOGUE, find, installed, local, pulled, resolve
 from qwenbox.llm import LocalLLM, model_name, open_chat
@@ -45,7 +44,6 @@ class Stock:
         """Raises NotFoundError where the model of the settings has a name that no model has."""
         self._settings = settings
         self.metrics = metrics or Metrics()
-        self._turns: int | None = None
         self.default = model_name(settings.model) if local(settings.model) is not None else find(settings.model).name
 
     def models(self) -> Mapping[str, StoredModel]:
@@ -86,10 +84,7 @@ class Stock:
             vocab_limit = chat.result().tokenizer.vocab_limit
             return EngineOptions.from_settings(self._settings, model=str(path), vocab_limit=vocab_limit, memory_bytes=memory_bytes)
 
-        if self._turns is None:
-            self._turns = open_turns()
-            weakref.finalize(self, os.close, self._turns)
-        return LocalLLM(WorkerEngine(find_model, turns=self._turns), chat, name, metrics=self.metrics, request_timeout=self._settings.request_timeout)
+        return LocalLLM(WorkerEngine(find_model), chat, name, metrics=self.metrics, request_timeout=self._settings.request_timeout)
 
     def _path(self, name: str) -> Path:
         path = local(self._settings.model) if name == self.default else None
