@@ -8,6 +8,7 @@ Everything here happens on the event loop of the service; nothing blocks it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -28,8 +29,8 @@ DRAIN_SECONDS = 10.0
 """What open answers get to end when their model is unloaded on request."""
 RETRY_SECONDS = 5
 """What a request is told that waited in vain for other models' answers to end."""
-REFUSED_SECONDS = 60
-"""The same where there is not enough memory."""
+REFUSED_SECONDS = 120
+"""The same where there is not enough memory. OpenAI's clients do not sleep so long: they soon show the reason."""
 
 
 class Source(Protocol):
@@ -60,6 +61,8 @@ class Place:
     """Its process ends."""
     need: MemoryNeed | None = None
     """While it waits for its turn."""
+    loading_since: float | None = None
+    """Until somebody has seen it ready."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     timer: asyncio.TimerHandle | None = None
 
@@ -104,17 +107,18 @@ class Lease:
         """The model when it answers; None after so many seconds. Raises the error of a model that never will."""
         deadline = time.monotonic() + seconds
         llm = await self.opened(seconds)
-        return llm if llm is not None and await llm.await_ready(deadline - time.monotonic()) else None
+        if llm is None or not await llm.await_ready(deadline - time.monotonic()):
+            return None
+        self._shelf.note_ready(self.place)
+        return llm
 
     def waiting_error(self) -> OverloadedError:
         """What a request is told that does not wait any longer."""
         if self._given.done():
             return self._given.result().loading_error()
-        return OverloadedError(
-            f"{self.place.name} waits until others' answers have ended and their model can make room for it.",
-            code="model_loading",
-            retry_after=RETRY_SECONDS,
-        )
+        loading = next((other.name for other in self._shelf.places if other.loading), None)
+        reason = "the models that hold its memory still answer" if loading is None else f"{loading} is being loaded"
+        return OverloadedError(f"{self.place.name} is not loaded yet: {reason}.", code="model_loading", retry_after=RETRY_SECONDS)
 
     # --- for the shelf ---
 
@@ -235,6 +239,11 @@ class Shelf:
         lease.drop()
         self._wake.set()
 
+    def note_ready(self, place: Place) -> None:
+        if place.loading_since is not None:
+            log.info("ready", extra={"fields": {"model": place.name, "seconds": round(time.monotonic() - place.loading_since, 1)}})
+            place.loading_since = None
+
     def _give(self, lease: Lease, llm: LocalLLM) -> None:
         place = lease.place
         if lease.keep_alive is not None:
@@ -265,10 +274,8 @@ class Shelf:
         place.unloading = True
         try:
             if place.num_leases:
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(place.idle.wait(), DRAIN_SECONDS)
-                except TimeoutError:
-                    log.warning("answers are cut off", extra={"fields": {"model": place.name, "answers": place.num_leases}})
             await self._close(place)
         finally:
             place.unloading = False
@@ -331,8 +338,8 @@ class Shelf:
 
     async def _pause(self) -> None:
         """Until something has changed here, or may have changed in an engine."""
-        await asyncio.wait([waiting := asyncio.ensure_future(self._wake.wait())], timeout=READY_POLL_SECONDS)
-        waiting.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), READY_POLL_SECONDS)
 
     def _of(self, place: Place) -> list[Lease]:
         return [lease for lease in self._waiting if lease.place is place]
@@ -362,7 +369,7 @@ class Shelf:
             free = self._free()
             fields = {"model": place.name, "needs": _gigabytes(place.need.total), "free": _gigabytes(free)}
             log.info("loading", extra={"fields": fields})
-            place.llm = self._source.open(place.name, free)
+            place.llm, place.loading_since = self._source.open(place.name, free), time.monotonic()
             return place.llm
         if self._displaced.num_leases == 0:
             await self._close(self._displaced)
