@@ -17,8 +17,9 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,9 @@ MAX_UNREAD = 1024
 READY_POLL_SECONDS = 0.05
 TICK_SECONDS = 10.0
 """How often a reader looks at the clock while nothing comes."""
+
+EventBatch = list[tuple[int, Event]]
+"""Events with the number of their choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +156,9 @@ class Generation:
             self._outputs.append(output)
         self._wake()
 
-    def take(self) -> list[tuple[int, Event]]:
+    def take(self) -> EventBatch:
         """The events that are there now, with the number of their choice."""
-        events: list[tuple[int, Event]] = []
+        events: EventBatch = []
         while self._outputs:
             output = self._outputs.popleft()
             choice = self._choices[output.request_id]
@@ -201,12 +205,13 @@ class Doorbell:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._lock = threading.Lock()
-        self._rung: list[asyncio.Event] = []
+        self._rung: list[Callable[[], None]] = []
 
-    def ring(self, event: asyncio.Event) -> None:
+    def ring(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` on the loop, soon."""
         with self._lock:
             first = not self._rung
-            self._rung.append(event)
+            self._rung.append(wake)
         if first:
             try:
                 self._loop.call_soon_threadsafe(self._answer)
@@ -216,38 +221,57 @@ class Doorbell:
     def _answer(self) -> None:
         with self._lock:
             rung, self._rung = self._rung, []
-        for event in rung:
-            event.set()
+        for wake in rung:
+            wake()
 
 
 class AsyncReader:
-    """Reads a generation on an event loop, in batches: what came since the last one, and now and then nothing, each `tick` seconds."""
+    """Reads a generation on an event loop, in batches: what came since the last one, and now and then nothing.
 
-    def __init__(self, doorbell: Doorbell, tick: float) -> None:
+    The first tick comes after `first_tick` seconds, the others `tick` seconds apart. Where `shortcut` is set, a batch that comes while the reader of
+    `batches` waits is offered to it first: no task has to wake for a token. It returns False for what it cannot take; the end is never offered.
+    """
+
+    def __init__(self, doorbell: Doorbell, begin: Callable[[Callable[[], None]], Generation], first_tick: float, tick: float) -> None:
+        self.shortcut: Callable[[EventBatch], bool] | None = None
+        self._first_tick, self._tick = first_tick, tick
         self._event = asyncio.Event()
-        self._doorbell = doorbell
-        self._tick = tick
+        self._waits = False
+        self._left: EventBatch = []
+        self.generation = begin(partial(doorbell.ring, self._wake))
 
-    def wake(self) -> None:
-        self._doorbell.ring(self._event)
-
-    async def batches(self, generation: Generation) -> AsyncGenerator[list[tuple[int, Event]]]:
-        self._ring_later()
+    async def batches(self) -> AsyncGenerator[EventBatch]:
+        generation = self.generation
+        self._ring_after(self._first_tick)
         try:
             while not generation.finished:
+                self._waits = True
                 await self._event.wait()
+                self._waits = False
                 self._event.clear()
-                yield generation.take()
+                batch, self._left = self._left, []
+                yield batch + generation.take()
         finally:
+            self._waits = False
             self._timer.cancel()
             generation.close()
 
-    def _ring_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._tick, self._ring)
+    def _wake(self) -> None:
+        if self._waits and self.shortcut is not None and not self._left:
+            batch = self.generation.take()
+            # What a shortcut raises is raised again where the batch is read, and not here, where other readers are woken.
+            with suppress(Exception):
+                if not self.generation.finished and (not batch or self.shortcut(batch)):
+                    return
+            self._left = batch
+        self._event.set()
+
+    def _ring_after(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def _ring(self) -> None:
         self._event.set()
-        self._ring_later()
+        self._ring_after(self._tick)
 
 
 class LocalLLM:
@@ -303,8 +327,7 @@ class LocalLLM:
         """`stream` for an event loop."""
         asked = request_params(params)
         prompt = self.encode_chat(as_messages(messages), tools, asked)
-        reader = self.reader()
-        async with aclosing(reader.batches(self.start([prompt], asked, reader.wake, chat=True))) as batches:
+        async with aclosing(self.reader([prompt], asked, chat=True).batches()) as batches:
             async for batch in batches:
                 for _, event in batch:
                     yield event
@@ -399,13 +422,21 @@ class LocalLLM:
         """Ids of a plain prompt, in which control tokens count."""
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
-    def reader(self, tick: float = TICK_SECONDS) -> AsyncReader:
-        """A reader on the running event loop."""
+    def reader(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: RequestParams,
+        first_tick: float = TICK_SECONDS,
+        tick: float = TICK_SECONDS,
+        *,
+        chat: bool,
+    ) -> AsyncReader:
+        """`start`, with a reader on the running event loop."""
         loop = asyncio.get_running_loop()
         doorbell = self._doorbells.get(loop)
         if doorbell is None:
             doorbell = self._doorbells[loop] = Doorbell(loop)
-        return AsyncReader(doorbell, tick)
+        return AsyncReader(doorbell, partial(self.start, prompts, params, chat=chat), first_tick, tick)
 
     def start(self, prompts: Sequence[Sequence[int]], params: RequestParams, wake: Callable[[], None], *, chat: bool) -> Generation:
         """Submits `params.n` choices of each prompt; choice i belongs to prompt i // n. `wake` is called when there is something to take."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 import orjson
@@ -22,7 +23,10 @@ _READ_BYTES = 256 * 1024
 
 
 class Protocol(HttpToolsProtocol):
-    """Puts `abort` into the scope's state: it drops the connection without waiting for the client to read."""
+    """Puts two functions into the scope's state, past the tasks and wrappers that cost more than what they carry.
+
+    `abort` drops the connection without waiting for the client to read. `write` is `stream.Write`, for a body without a length, after its head.
+    """
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -51,7 +55,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["state"]["abort"] = self.transport.abort
+        self.scope["state"] |= {"abort": self.transport.abort, "write": self._write}
         if not self._in_head:
             self._in_head, self._head_bytes = True, 0
             self._start_head_timer()
@@ -66,6 +70,13 @@ class Protocol(HttpToolsProtocol):
             self._refusal = (431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
             raise ValueError("head too large")  # the parser turns it into send_400_response
         super().on_headers_complete()
+
+    def _write(self, make: Callable[[], bytes]) -> bool:
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        if body := make():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(*(self._refusal or (400, "This is not a valid HTTP/1.1 request.")))

@@ -21,10 +21,10 @@ from starlette.responses import JSONResponse, Response
 
 from qwenbox import __version__
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
-from qwenbox.llm import Generation, LocalLLM
+from qwenbox.llm import AsyncReader, EventBatch, Generation, LocalLLM
 from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import StoredModel
-from qwenbox.server.stream import EventResponse, until_disconnect
+from qwenbox.server.stream import EventResponse, Write, until_disconnect
 from qwenbox.types import Event, RequestParams
 from qwenbox.wire import openai_chat, openai_completions, sse
 from qwenbox.wire.errors import error_headers, read_json, validate
@@ -37,7 +37,6 @@ FIRST_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
 MAX_IDS = 1_000_000
 
-Batches = AsyncGenerator[list[tuple[int, Event]]]
 Encode = Callable[[LocalLLM], list[list[int]]]
 
 
@@ -105,61 +104,60 @@ class Routes:
         params = replace(call.params, attempt=_attempt(request))
         begin = partial(self._begin, request.scope["state"]["request_id"], params, encode, chat=chat)
         if call.stream:
-            return await self._stream(request, self._frames(place, call.keep_alive, begin, writer), headers)
-        events: list[tuple[int, Event]] = []
+            return EventResponse(partial(self._frames, place, call.keep_alive, begin, writer), headers)
+        events: EventBatch = []
         async with until_disconnect(request.receive):
             with self._shelf.lease(place, call.keep_alive) as lease:
                 if (llm := await lease.ready(READY_SECONDS)) is None:
                     raise lease.waiting_error()
-                async with aclosing(await begin(llm)) as batches:
+                async with aclosing((await begin(llm)).batches()) as batches:
                     async for batch in batches:
                         events += batch
                         _raise_error(batch)
         return JSONResponse(writer.completion(events), headers=headers)
 
-    async def _stream(self, request: Request, frames: AsyncGenerator[bytes], headers: dict[str, str]) -> Response:
-        first = asyncio.ensure_future(anext(frames))
-        try:
-            async with until_disconnect(request.receive):
-                await asyncio.wait([first], timeout=FIRST_SECONDS)
-            if first.done():
-                first.result()
-        except BaseException:
-            first.cancel()
-            raise
-        return EventResponse(first, frames, headers)
-
     async def _frames(
-        self, place: Place, keep_alive: float | None, begin: Callable[[LocalLLM], Awaitable[Batches]], writer: Writer
+        self, place: Place, keep_alive: float | None, begin: Callable[[LocalLLM], Awaitable[AsyncReader]], writer: Writer, write: Write
     ) -> AsyncGenerator[bytes]:
-        """The stream as bytes, one item a batch of events, empty ones for silence. Raises the error that ends it."""
+        """The stream as bytes, one item a batch of events, empty ones for silence; what comes between two items goes out by `write`, where it can.
+
+        Raises the error that ends the stream.
+        """
         deadline = time.monotonic() + self._request_timeout
+        patience = FIRST_SECONDS
+
+        def render(batch: EventBatch) -> bytes:
+            return b"".join([sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"])
+
+        def shortcut(batch: EventBatch) -> bool:
+            return all(event.kind != "error" for _, event in batch) and write(partial(render, batch))
+
         with self._shelf.lease(place, keep_alive) as lease:
-            while (llm := await lease.ready(min(deadline - time.monotonic(), sse.KEEP_ALIVE_SECONDS))) is None:
+            while (llm := await lease.ready(min(deadline - time.monotonic(), patience))) is None:
                 if time.monotonic() > deadline:
                     raise lease.waiting_error()
                 yield b""
-            started = False
-            async with aclosing(await begin(llm)) as batches:
+                patience = sse.KEEP_ALIVE_SECONDS
+            head = b"".join(map(sse.frame, writer.start()))
+            reader = await begin(llm)
+            async with aclosing(reader.batches()) as batches:
                 async for batch in batches:
-                    chunks = [sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"]
-                    if chunks and not started:
-                        started = True
-                        chunks = [*map(sse.frame, writer.start()), *chunks]
-                    if chunks:
-                        yield b"".join(chunks)
+                    if frames := render(batch):
+                        yield head + frames
+                        head = b""
+                        reader.shortcut = shortcut
                     _raise_error(batch)
-                    if not chunks:
+                    if not frames:
                         yield b""
         yield b"".join([*map(sse.frame, writer.end()), sse.DONE])
 
-    async def _begin(self, request_id: str, params: RequestParams, encode: Encode, llm: LocalLLM, *, chat: bool) -> Batches:
-        """The request, running. Whoever gets the batches closes them."""
+    async def _begin(self, request_id: str, params: RequestParams, encode: Encode, llm: LocalLLM, *, chat: bool) -> AsyncReader:
+        """The request, running. Whoever gets the reader reads it to the end or closes its batches."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
         prompts = await asyncio.to_thread(encode, llm)
-        reader = llm.reader(sse.KEEP_ALIVE_SECONDS)
-        generation = self._generations[request_id] = llm.start(prompts, params, reader.wake, chat=chat)
-        return reader.batches(generation)
+        reader = llm.reader(prompts, params, FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, chat=chat)
+        self._generations[request_id] = reader.generation
+        return reader
 
     async def cancel(self, request: Request) -> Response:
         """Ends an answer that is under way: its stream, or its waiting client, gets what there is."""

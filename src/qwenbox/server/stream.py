@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.responses import Response
@@ -54,24 +54,34 @@ async def until_disconnect(receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-class EventResponse(Response):
-    """A response of server-sent events: `first`, then the rest of `frames`. Empty bytes stand for a silence and become a keep-alive comment.
+Write = Callable[[Callable[[], bytes]], bool]
+"""Writes what the function makes to a stream that is under way, at once. False, and nothing is made, where the client has to read first."""
 
-    An error that ends the frames becomes a last event, and the stream ends without `[DONE]`.
+
+class EventResponse(Response):
+    """A response of server-sent events. Empty bytes among the `frames` stand for a silence and become a keep-alive comment.
+
+    `frames` is given a `Write` for what it has while the response waits for its next frame.
+
+    The head goes out with the first frame, so an error that comes before it has a status of its own. A later one becomes a last event, and the
+    stream ends without `[DONE]`.
     """
 
     media_type = sse.MEDIA_TYPE
 
-    def __init__(self, first: asyncio.Future[bytes], frames: AsyncGenerator[bytes], headers: Mapping[str, str]) -> None:
+    def __init__(self, frames: Callable[[Write], AsyncGenerator[bytes]], headers: Mapping[str, str]) -> None:
         self.status_code = 200
         self.background = None
-        self._first = first
         self._frames = frames
         # Proxies that buffer would turn a stream into one late lump.
         self.init_headers({**headers, "cache-control": "no-store", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
         sending_since: float | None = None
+        timer: asyncio.TimerHandle
+        loop = asyncio.get_running_loop()
+        frames = self._frames(scope["state"]["write"])
 
         async def write(body: bytes) -> None:
             nonlocal sending_since
@@ -79,32 +89,31 @@ class EventResponse(Response):
             await send({"type": "http.response.body", "body": body or sse.KEEP_ALIVE, "more_body": True})
             sending_since = None
 
-        async def guard() -> None:
-            while True:
-                await asyncio.sleep(STALL_SECONDS / 4)
-                if sending_since is not None and time.monotonic() - sending_since > STALL_SECONDS:
-                    # The sender waits for a buffer that nobody empties: only dropping the connection wakes it.
-                    scope["state"]["abort"]()
+        def guard() -> None:
+            nonlocal timer
+            if sending_since is not None and time.monotonic() - sending_since > STALL_SECONDS:
+                # The sender waits for a buffer that nobody empties: only dropping the connection wakes it.
+                scope["state"]["abort"]()
+            timer = loop.call_later(STALL_SECONDS / 4, guard)
 
-        stall_guard = asyncio.create_task(guard())
+        timer = loop.call_later(STALL_SECONDS / 4, guard)
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with until_disconnect(receive):
-                await write(await self._first)
-                async for frame in self._frames:
+                async for frame in frames:
+                    if not started:
+                        started = True
+                        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     await write(frame)
-        except ClientGone:
-            return
-        except QwenboxError as error:
-            await write(sse.frame(error_body(error.to_wire())))
-        except asyncio.CancelledError:
-            await write(sse.frame(error_body(OverloadedError("The service is stopping.").to_wire())))
+        except (ClientGone, QwenboxError, asyncio.CancelledError) as error:
+            if not started:
+                raise
+            if isinstance(error, ClientGone):
+                return
+            last = error if isinstance(error, QwenboxError) else OverloadedError("The service is stopping.")
+            await write(sse.frame(error_body(last.to_wire())))
         finally:
-            stall_guard.cancel()
-            self._first.cancel()
-            with contextlib.suppress(QwenboxError, asyncio.CancelledError, StopAsyncIteration):
-                await self._first
-            await self._frames.aclose()
+            timer.cancel()
+            await frames.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
