@@ -33,13 +33,13 @@ from bench.table import markdown, number  # noqa: E402
 SLEEP_SECONDS = 0.005
 WORK_SECONDS = 0.040
 WINDOW_SECONDS = 0.1
+BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 1 << 14, "ignore_eos": True}).encode()
+REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY
 MODEL = "qwen2.5-coder-0.5b"
 """Its tokenizer makes the tokens that are streamed."""
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--client"]:
-        return client(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5]))
     if sys.argv[1:2] == ["--serve"]:
         return serve(Path(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,17 +153,21 @@ class Service:
 
     def read(self, directory: Path, streams: int, seconds: float, windows: list[float]) -> dict[str, Any]:
         """Streams for `seconds`. CPU microseconds a token of each tenth of a second go to `windows`."""
-        arrivals_path = directory / "arrivals.npy"
-        command = [sys.executable, str(Path(__file__)), "--client", str(self._port), str(streams), str(seconds), str(arrivals_path)]
+        arrivals = directory / "arrivals.f64"
         ends_before = int(self._steps(directory)[0])
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [str(stub.CLIENT), str(self._port), str(streams), str(seconds), str(arrivals)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        process.stdin.write(REQUEST)
+        process.stdin.close()
         marks = [(time.monotonic(), time.clock_gettime(self._clock))]
         while process.poll() is None:
             time.sleep(WINDOW_SECONDS)
             marks.append((time.monotonic(), time.clock_gettime(self._clock)))
         assert process.stdout is not None
         client_cpu = float(process.stdout.read())
-        times, stream_of = np.load(arrivals_path)
+        times, stream_of = np.fromfile(arrivals).reshape(-1, 2).T
         ends = self._steps(directory)
         ends = ends[1 + ends_before : 1 + int(ends[0])]
         # Only the time in which every stream runs.
@@ -206,36 +210,6 @@ def serve(directory: Path) -> None:
         llm.wait_ready(30)
         print(service.port, flush=True)
         sys.stdin.read()
-
-
-def client(port: int, streams: int, seconds: float, path: Path) -> None:
-    """Reads `streams` answers for `seconds` on one thread, notes when each piece came, and prints its CPU seconds."""
-    import selectors
-
-    body = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 1 << 14, "ignore_eos": True}).encode()
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-    times: list[float] = []
-    stream_of: list[int] = []
-    ready = selectors.EpollSelector()
-    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(streams)]
-    for index, one in enumerate(sockets):
-        one.sendall(head + body)
-        one.setblocking(False)
-        ready.register(one, selectors.EVENT_READ, index)
-    before = time.process_time()
-    began = time.monotonic()
-    while (now := time.monotonic()) < began + seconds:
-        for key, _ in ready.select(0.1):
-            index = key.data
-            data = sockets[index].recv(1 << 16)
-            now = time.monotonic()
-            for _ in range(data.count(b'"content":"') - data.count(b'"role":')):  # the event that says who speaks is no token
-                times.append(now)
-                stream_of.append(index)
-    print(time.process_time() - before)
-    np.save(path, np.array([times, stream_of]))
-    for one in sockets:
-        one.close()
 
 
 def send_seconds(count: int = 2000) -> float:

@@ -1,12 +1,13 @@
-// A step of fixed work over the real pool of threads: what a front that shares the processors takes from it is seen, memory's moods are not.
+// A step of fixed work over the real pool of threads: what a front that shares the processors takes from it is seen, memory's moods are
+// not.
 #include <cstdint>
 
 #include "pool.h"
 
 namespace {
 
-constexpr int64_t JOBS = 200;    // of a step, as a model of 28 layers has
-constexpr int64_t PIECES = 64;   // of a job
+constexpr int64_t JOBS = 200;   // of a step, as a model of 28 layers has
+constexpr int64_t PIECES = 64;  // of a job
 constexpr int64_t GRAIN = 2;
 
 // Integer work in registers; the result keeps the compiler from leaving it out.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,23 +18,25 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
+from bench.machine import run  # noqa: E402
 from qwenbox.engine import worker  # noqa: E402
 from qwenbox.engine.engine import Engine, EngineModel  # noqa: E402
 from qwenbox.engine.options import EngineOptions, Progress  # noqa: E402
 from qwenbox.kernels.program import CancelFlag, SampleResult, SampleRow  # noqa: E402
 from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams  # noqa: E402
 
-LIBRARY = ROOT / "build" / "bench" / "libstub.so"
+LIBRARY, CLIENT = ROOT / "build" / "bench" / "libstub.so", ROOT / "build" / "bench" / "client"
 THREADS = 2
 MAX_STEPS = 1 << 16
 
 
 def build() -> None:
-    """Compiles stub.cpp with the pool of the kernels."""
+    """Compiles stub.cpp with the pool of the kernels, and client.cpp."""
     LIBRARY.parent.mkdir(parents=True, exist_ok=True)
     csrc = ROOT / "src" / "qwenbox" / "kernels" / "csrc"
-    sources = [str(ROOT / "bench" / "stub.cpp"), str(csrc / "pool.cpp")]
-    subprocess.run(["g++", "-std=c++17", "-O2", "-shared", "-fPIC", "-pthread", f"-I{csrc}", "-o", str(LIBRARY), *sources], check=True)
+    compiler = ["g++", "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{csrc}"]
+    run([*compiler, "-shared", "-fPIC", "-pthread", "-o", str(LIBRARY), str(ROOT / "bench" / "stub.cpp"), str(csrc / "pool.cpp")])
+    run([*compiler, "-o", str(CLIENT), str(ROOT / "bench" / "client.cpp")])
 
 
 class StubModel:
@@ -68,14 +69,15 @@ class StubModel:
             time.sleep(self._seconds)
         else:
             self._library.stub_step(self._pool, ctypes.c_int64(self._rounds))
+        return np.zeros((len(batch.logits_rows), 1), np.float32)
+
+    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
+        results = [SampleResult(self._ids[row.position % len(self._ids)]) for row in rows]
         count = int(self._steps[0])
         if count < MAX_STEPS:
             self._steps[count + 1] = time.monotonic()
             self._steps[0] = count + 1
-        return np.zeros((len(batch.logits_rows), 1), np.float32)
-
-    def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
-        return [SampleResult(self._ids[row.position % len(self._ids)]) for row in rows]
+        return results
 
     def copy_page(self, source: int, target: int, num_tokens: int) -> None:
         pass

@@ -69,6 +69,8 @@ class EventStream:
 
     def feed(self, output: SequenceOutput) -> list[Event]:
         """Events of one output; at most one of a kind in a row."""
+        if self._takes_plainly(output):
+            return self._plain(output.ids[0])
         logprobs = output.logprobs or (None,) * len(output.ids)
         last = len(output.ids) - 1 if output.finish_reason == "stop" else -1
         for index, (id, logprob) in enumerate(zip(output.ids, logprobs, strict=True)):
@@ -79,6 +81,32 @@ class EventStream:
             self._release()
         else:
             self._finish(output)
+        events, self._events = self._events, []
+        return events
+
+    # --- the common case ---------------------------------------------------------------------------------------------
+
+    def _takes_plainly(self, output: SequenceOutput) -> bool:
+        """Whether all that the output can do is to add one token of plain letters to the content."""
+        return (
+            len(output.ids) == 1
+            and output.finish_reason is None
+            and output.logprobs is None
+            and output.ids[0] not in self._hidden
+            and output.ids[0] != self._open
+            and not (self._reasoning or self._stops or self._partial or self._at_start or self.stopped)
+            and self._held.isascii()
+            and self._tokenizer.is_plain(output.ids[0])
+        )
+
+    def _plain(self, id: int) -> list[Event]:
+        """What `_token` and `_release` do to such a token: between plain letters text may be cut, after the last one not yet."""
+        text = self._tokenizer.token_bytes(id).decode("ascii")
+        self._completion_tokens += 1
+        self._tokens.append(_Token(self._count, self._count + len(text), id, None))
+        self._count += len(text)
+        self._held += text
+        self._emit(len(self._held) - 1)
         events, self._events = self._events, []
         return events
 

@@ -76,6 +76,7 @@ class Tokenizer:
         for text, id in vocab.items():
             self._text[id] = text
         self._bytes: list[bytes | None] = [None] * self.vocab_limit
+        self._plain: dict[int, bool] = {}
         for token in added:
             self._bytes[token.id] = token.text.encode()
         # Longest first: at one position the longest token wins, as in the reference tokenizer.
@@ -157,6 +158,14 @@ class Tokenizer:
         if text is None:
             raise RequestError(f"token id {id}: no token has this id")
         known = self._bytes[id] = bytes(BYTE_OF[char] for char in text)
+        return known
+
+    def is_plain(self, id: int) -> bool:
+        """Whether an id stands for ASCII without control characters. RequestError as for `token_bytes`."""
+        known = self._plain.get(id)
+        if known is None:
+            data = self.token_bytes(id)
+            known = self._plain[id] = data.isascii() and all(byte >= 0x20 for byte in data)
         return known
 
     def id_of(self, token: str) -> int | None:
