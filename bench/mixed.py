@@ -19,6 +19,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +59,26 @@ def main() -> None:
 
 
 def measure(model: str, weights: str | None, step_ms: int, prompt_tokens: int, streams: int) -> dict[str, Any]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "qwenbox", "serve", model, "--port", str(port), "--step-ms", str(step_ms), "--request-timeout", "3600"]
-    command += ["--log-level", "error", *(["--weights", weights] if weights else [])]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    try:
-        row = asyncio.run(run(f"http://127.0.0.1:{port}/v1", prompt_tokens, streams))
-    finally:
-        process.terminate()
-        process.wait(30)
+    with service(model, weights, "--step-ms", str(step_ms)) as url:
+        row = asyncio.run(run(url, prompt_tokens, streams))
     row = {"step_ms": step_ms, **row}
     say(f"steps of {step_ms} ms: " + ", ".join(f"{name} {number(value)}" for name, value in row.items()))
     return row
+
+
+@contextmanager
+def service(model: str, weights: str | None, *options: str) -> Iterator[str]:
+    """The address of a service that was started for this."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "qwenbox", "serve", model, "--port", str(port), "--request-timeout", "3600", *options]
+    command += ["--log-level", "error", *(["--weights", weights] if weights else [])]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 async def run(url: str, prompt_tokens: int, streams: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import resource
 import signal
@@ -18,7 +20,7 @@ import pytest
 
 from qwenbox.errors import EngineError, UsageError
 from qwenbox.kernels import native
-from qwenbox.kernels.program import CancelFlag, Interrupted, Ops
+from qwenbox.kernels.program import CancelFlag, Interrupted, Ops, Value
 from qwenbox.kernels.reference import ReferenceRunner
 from qwenbox.types import Batch, Span
 from tests.kernels.networks import Steps, Tiny, assert_equal, compiled, matrix, rows_batch, tensor
@@ -281,6 +283,55 @@ def test_runtimes_come_and_go_without_leaving_threads() -> None:
         assert len(os.listdir("/proc/self/task")) == before + 3
         runtime.close()
     assert len(os.listdir("/proc/self/task")) == before
+
+
+def test_what_nobody_holds_any_more_is_given_back() -> None:
+    before = len(os.listdir("/proc/self/task"))
+    program, batch = small_steps(4)
+    program.run(batch)
+    assert len(os.listdir("/proc/self/task")) == before + 3
+    del program
+    gc.collect()
+    assert len(os.listdir("/proc/self/task")) == before
+
+
+@pytest.mark.parametrize("kind", ["int4", "q6_k", "bf16"])
+def test_matrices_of_one_input_give_the_same_bits_together_and_apart(kind: str) -> None:
+    rng = np.random.default_rng(4)
+    x = tensor(rng.standard_normal((37, 512)))
+    pairs = [(matrix(rng, kind, n, 512), matrix(rng, "f32", 64, n)) for n in (300, 70, 200)]
+
+    def together(ops: Ops, x: Value) -> Value:
+        return total(ops, [ops.linear(x, ops.weight(first)) for first, _ in pairs])
+
+    def apart(ops: Ops, x: Value) -> Value:
+        outputs = []
+        for first, _ in pairs:
+            outputs.append(ops.linear(x, ops.weight(first)))
+            ops.add(x, x)
+        return total(ops, outputs)
+
+    def total(ops: Ops, outputs: list[Value]) -> Value:
+        narrowed = [ops.linear(y, ops.weight(second)) for y, (_, second) in zip(outputs, pairs, strict=True)]
+        return functools.reduce(ops.add, narrowed)
+
+    for rows in (1, 5, 37):
+        one, other = (compiled(Steps(x, body), threads=3).run(rows_batch(rows)) for body in (together, apart))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_pages_of_either_size_give_the_same_bits() -> None:
+    code = """
+        import ctypes, numpy as np
+        from tests.kernels.networks import Tiny, compiled, rows_batch
+        network = Tiny(kinds=("int4", "q4_k"))
+        large = compiled(network).run(rows_batch(40))
+        PR_SET_THP_DISABLE = 41
+        assert ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
+        assert np.array_equal(compiled(network).run(rows_batch(40)), large)
+        print("same")
+    """
+    assert in_a_new_process(code).split() == ["same"]
 
 
 WORKER = """

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,6 +153,13 @@ def _failure() -> EngineError:
     return EngineError(library().qw_error().decode())
 
 
+def _freed(owner: object, free: Callable[[int], None], handle: int) -> weakref.finalize[..., Any]:
+    """Frees the handle when it is called, at the latest when nobody holds its owner; what lives until the program ends is left to the system."""
+    finalizer = weakref.finalize(owner, free, handle)
+    finalizer.atexit = False
+    return finalizer
+
+
 def _address(array: np.ndarray[Any, Any]) -> int:
     return array.ctypes.data
 
@@ -189,6 +196,7 @@ class Native:
         self._handle: int | None = library().qw_runtime_new(self.threads, self.isa.encode())
         if not self._handle:
             raise _failure()
+        self._free = _freed(self, library().qw_runtime_free, self._handle)
 
     # Weights.
 
@@ -345,7 +353,7 @@ class Native:
     def close(self) -> None:
         """Frees threads and weights; programs of this runtime must be closed before."""
         if self._handle:
-            library().qw_runtime_free(self._handle)
+            self._free()
             self._handle = None
 
     def _alive(self) -> int:
@@ -386,6 +394,7 @@ class NativeProgram:
         self._handle: int | None = handle
         if not handle:
             raise _failure()
+        self._free = _freed(self, library().qw_program_free, handle)
 
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
         """Logits [len(batch.logits_rows), vocab_size].
@@ -438,7 +447,7 @@ class NativeProgram:
     def close(self) -> None:
         """Frees the pages and activations of this program; the runtime stays."""
         if self._handle:
-            library().qw_program_free(self._handle)
+            self._free()
             self._handle = None
 
     def _alive(self) -> int:
