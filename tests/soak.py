@@ -46,7 +46,7 @@ KINDS = {
 STATUS = {"malformed": {400}, "too long": {400}}
 """Of the answers to these; the others end well (200) or say that a worker died meanwhile."""
 WORKER_CODES = {"worker_died", "poisoned_request", "model_loading"}
-ANSWER_SECONDS = 120.0
+ANSWER_SECONDS = 300.0
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """The event loop's own threads, which it starts one by one and keeps."""
 MOST_GROWTH = 24 << 20
