@@ -208,7 +208,11 @@ def serve(directory: Path) -> None:
     engine = WorkerEngine(EngineOptions(model=str(directory), max_sequences=64))
     with LocalLLM(engine, open_chat(resolve(MODEL)), "stub") as llm, HttpService(llm, Settings(port=0)) as service:
         llm.wait_ready(30)
-        import gc; gc.collect(); gc.freeze(); gc.set_threshold(50000, 20, 100)
+        import gc
+
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50000, 20, 100)
         print(service.port, flush=True)
         sys.stdin.read()
 

@@ -180,6 +180,7 @@ class Generation:
 
     def close(self) -> None:
         """Ends what still runs; for a reader that goes away."""
+        self._wake = lambda: None  # no circle of reader and read
         if not self.finished:
             self._failure = EngineError("The reader went away.", code="cancelled")
             self.cancel()
@@ -351,6 +352,7 @@ class LocalLLM:
     def close(self) -> None:
         self.metrics.engines.pop(self.name, None)
         self.engine.close()
+        self.engine.watch(lambda *_: None)  # no circle: what this holds, a tokenizer of 50 MB, goes with the last who knows it
         if self._chat.done():
             self._chat.result().close()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,19 @@ def test_load_and_unload_on_request(start):
     assert running.http.post("/v1/models/a/unload").json()["qwenbox"]["loaded"] is False
     assert running.say(None) == "I am a."
     assert running.http.post("/v1/models/x/unload").status_code == 404
+
+
+def test_nothing_of_an_unloaded_model_stays_in_the_front(start):
+    running = start()
+    running.say("b")
+    assert running.later("b", stream=True).result() == "I am b."
+    left = weakref.ref(running.service.shelf.known("b").llm)
+    gc.disable()  # what only a collection frees, stays for minutes
+    try:
+        running.http.post("/v1/models/b/unload")
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_answers_that_do_not_end_are_cut_off_when_their_model_goes(start, monkeypatch):
