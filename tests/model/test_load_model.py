@@ -15,8 +15,9 @@ from qwenbox.errors import ModelFormatError, NotFoundError, UsageError
 from qwenbox.kernels import native, reference
 from qwenbox.kernels.program import SampleRow
 from qwenbox.model.costs import Costs
-from qwenbox.model.load import load_model, plan_pages, random_config, random_model
+from qwenbox.model.load import load_model, memory_need, plan_pages, random_config, random_model
 from qwenbox.types import Batch, SamplingParams, Span
+from tests.checkpoint import write_checkpoint
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SMALL: dict[str, Any] = {"context_length": 64, "num_pages": 4, "threads": 1, "max_batch_tokens": 64}
@@ -161,6 +162,17 @@ def test_a_share_of_the_free_memory_holds_weights_and_pages() -> None:
     assert pages(20 * GIB, memory_util=0.5, kv_bytes=GIB) == GIB // page
     with pytest.raises(UsageError, match=r"25% of 21\.47 GB of free memory do not hold the weights, 5\.37 GB.*larger memory_util"):
         pages(20 * GIB, memory_util=0.25)
+
+
+def test_what_a_model_needs_at_least_is_what_it_can_be_loaded_with_and_not_a_byte_less(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path)
+    for form, kv_bytes, pages in ((None, None, 16), ("int8", None, 16), (None, 70_000, 4)):
+        need = memory_need(path, weights=form, kv_bytes=kv_bytes)
+        with closing(load_model(path, weights=form, kv_bytes=kv_bytes, memory_bytes=need.total, threads=1)) as model:
+            assert (model.weights_bytes, model.num_pages) == (need.weights, pages)
+        if kv_bytes is None:
+            with pytest.raises(UsageError, match="of memory are free"):
+                load_model(path, weights=form, memory_bytes=need.total - 1, threads=1)
 
 
 def test_too_little_memory_is_said_before_anything_is_allocated() -> None:

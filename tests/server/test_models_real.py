@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import psutil
 import pytest
@@ -132,6 +133,15 @@ def test_a_worker_that_is_killed_while_it_loads_is_started_again_and_who_waits_g
 
     assert len(set(asyncio.run(kill()))) == 1
     assert tiny.service.shelf.known("qwen3-0.6b").llm.engine.stats().restarts == 1
+
+
+def test_a_model_that_is_not_loaded_counts_tokens_as_one_that_is(tiny):
+    def count(model: str) -> Any:
+        response = httpx2.post(f"{tiny.service.url}/tokenize", json={"model": model, "prompt": "abc"}, timeout=60, trust_env=False)
+        assert response.status_code == 200, response.text
+        return response.json()["tokens"]
+
+    assert count("qwen3-0.6b") == count("tiny")
 
 
 def test_a_model_whose_files_are_gone_is_no_model_any_more_but_who_is_loaded_answers(tiny, tmp_path):

@@ -191,9 +191,10 @@ class Routes:
 
     @asynccontextmanager
     async def _with_text(self, name: str | None) -> AsyncGenerator[LocalLLM]:
-        """A model whose tokenizer is wanted: it need not answer yet."""
-        with self._shelf.lease(self._shelf.place(name)) as lease:
-            if (llm := await lease.opened(READY_SECONDS)) is None:
+        """A model whose tokenizer is wanted. The default need not answer yet: it may be a long way off, and says so at once."""
+        place = self._shelf.place(name)
+        with self._shelf.lease(place) as lease:
+            if (llm := await (lease.opened if place is self._shelf.default else lease.ready)(READY_SECONDS)) is None:
                 raise lease.waiting_error()
             yield llm
 
