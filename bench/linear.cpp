@@ -3,20 +3,18 @@
 // [shape=NxK] [repeat=N]. Both ceilings are measured beside each repetition; medians are shown. With --json a line for each kind and row
 // count: rates in bytes and operations (a multiply-add is two) a second.
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "ceiling.h"
 #include "kernels.h"
 #include "measure.h"
+#include "pool.h"
 
 using namespace qwenbox;
 
@@ -31,19 +29,7 @@ const KindName kKinds[] = {{Kind::int4, "int4", {0, -1}}, {Kind::int8, "int8", {
                            {Kind::q4_1, "q4_1", {0, 2}},  {Kind::q5_0, "q5_0", {0, -1}}, {Kind::q8_0, "q8_0", {0, -1}},
                            {Kind::q4_k, "q4_k", {0, 2}},  {Kind::q5_k, "q5_k", {0, 2}},  {Kind::q6_k, "q6_k", {208, -1}}};
 constexpr uint64_t kStream = 512u << 20;  // packed bytes that few rows read at most, so that no cache keeps them
-constexpr int kBlockRows = 128;           // as the runtime hands rows out
-
-double seconds_of(int threads, int panels, const std::function<void(int, int)>& run) {
-  auto begin = std::chrono::steady_clock::now();
-  std::atomic<int> next{0};
-  std::vector<std::thread> pool;
-  for (int t = 0; t < threads; ++t)
-    pool.emplace_back([&, t] {
-      for (int panel; (panel = next.fetch_add(1)) < panels;) run(t, panel);
-    });
-  for (auto& thread : pool) thread.join();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
+constexpr size_t kTaskBytes = 65536;      // as the runtime hands out panels: whole columns of many rows, so many bytes for few
 
 struct Ceilings {
   double read, registers, fed;
@@ -111,6 +97,7 @@ int main(int argc, char** argv) {
   for (int i = 0; (method = qb_ceiling_method(0, i)) && std::strcmp(method, kernels.name) != 0;) ++i;
   if (!method) return std::puts("the variant has no ceiling"), 2;
 
+  Pool pool(threads);
   std::mt19937 random_bits(1);
   const Huge stream(kStream);
   uint8_t* const arena = stream.memory;
@@ -141,18 +128,29 @@ int main(int argc, char** argv) {
       const size_t padded = size_t(rows + 15) / 16 * 16 * one.groups;
       const Huge codes(padded * kGroup), members(padded * sizeof(RowGroup)), out(size_t(rows) * stride * sizeof(float));
       if (!codes.memory || !members.memory || !out.memory) return std::puts("not enough memory"), 1;
+      const size_t odd = size_t(rows | 1) * one.groups;
+      const Huge raised(odd * kGroup), scales(odd * sizeof(float));
+      if (!raised.memory || !scales.memory) return std::puts("not enough memory"), 1;
       Activations a{rows, k, one.groups, reinterpret_cast<int8_t*>(codes.memory), reinterpret_cast<RowGroup*>(members.memory)};
+      if (kernels.raised) a.raised = raised.memory, a.scales = reinterpret_cast<float*>(scales.memory);
       kernels.quantize_rows(x.data(), k, 0, rows, a);
-      std::vector<std::vector<uint8_t>> scratch(threads, std::vector<uint8_t>(kernels.linear_scratch(rows)));
+      const size_t share = (kernels.linear_scratch(rows) + 4095) / 4096 * 4096;
+      const Huge scratch(size_t(threads) * share);
+      if (!scratch.memory) return std::puts("not enough memory"), 1;
       std::vector<double> bytes, operations, of_read, of_registers, of_fed, reads, registers, fed;
-      const int blocks = (rows + kBlockRows - 1) / kBlockRows, height = (rows + blocks - 1) / blocks;
+      const int64_t grain = rows > 64 ? kernels.panels : rows > 8 ? 1 : int64_t(kTaskBytes / (one.panel_bytes + 1));
       for (int pass = 0; pass < options.repeat; ++pass) {
         const Ceilings limit = ceilings(method, arena, threads);
-        const double seconds = seconds_of(threads, panels * blocks, [&](int t, int index) {
-          const int begin = index / panels * height, panel = index % panels;
-          kernels.linear(weight, a, begin, std::min(rows, begin + height), panel, panel + 1, nullptr,
-                         reinterpret_cast<float*>(out.memory) - size_t(panel / matrix) * stride, size_t(stride), scratch[t].data());
+        const auto begin = std::chrono::steady_clock::now();
+        pool.run(panels, std::max<int64_t>(1, grain), [&](int t, int64_t first, int64_t last) {
+          for (int64_t end; first < last; first = end) {
+            end = std::min(last, (first / matrix + 1) * matrix);
+            kernels.linear(weight, a, 0, rows, int(first), int(end), nullptr,
+                           reinterpret_cast<float*>(out.memory) - size_t(first / matrix) * stride, size_t(stride),
+                           scratch.memory + size_t(t) * share);
+          }
         });
+        const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         bytes.push_back(double(panels) * one.panel_bytes / seconds);
         operations.push_back(2.0 * rows * k * panels * kPanel / seconds);
         of_read.push_back(bytes.back() / limit.read);

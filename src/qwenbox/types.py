@@ -46,7 +46,7 @@ TENSOR_KINDS: Mapping[str, TensorKind] = {
     "q4_k": TensorKind(7, 256, 144, 12),
     "q5_k": TensorKind(8, 256, 176, 13),
     "q6_k": TensorKind(9, 256, 210, 14),
-    # Ours: fp16 scale, uint8 zero, 64 bytes of codes (byte j: low nibble = element j, high nibble = element j + 64).
+    # Ours: fp16 scale, uint8 zero from 0 to 15, 64 bytes of codes (byte j: low nibble = element j, high nibble = element j + 64).
     "int4": TensorKind(10, 128, 67, None),
     # Ours: fp16 scale, 128 int8 codes.
     "int8": TensorKind(11, 128, 130, None),

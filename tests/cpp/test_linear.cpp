@@ -226,7 +226,7 @@ std::vector<uint8_t> make_weight(const KindName& kind, int n, int k, Fill fill) 
       std::memset(p + (kind.kind == Kind::q6_k ? 192 : 4), kind.kind == Kind::q6_k ? 0x80 : 0xFF, kind.kind == Kind::q6_k ? 16 : 12);
     put_half(kind.kind == Kind::q6_k ? p + 208 : p, fill);
     if (kind.kind == Kind::q4_1 || kind.kind == Kind::q4_k || kind.kind == Kind::q5_k) put_half(p + 2, fill);
-    if (kind.kind == Kind::int4) p[2] = fill == Fill::random ? p[2] % 16 : fill == Fill::top ? 0 : 255;
+    if (kind.kind == Kind::int4) p[2] = fill == Fill::random ? p[2] % 16 : fill == Fill::top ? 0 : 15;
   }
   return raw;
 }
@@ -300,16 +300,20 @@ struct Input {
         stride(size_t(k) + 5),
         x(make_inputs(rows, k, stride)),
         codes(size_t(rows + 15) / 16 * 16 * groups * 128),
-        members(size_t(rows + 15) / 16 * 16 * groups) {
+        members(size_t(rows + 15) / 16 * 16 * groups),
+        raised(size_t(rows | 1) * groups * 128),
+        scales(size_t(rows | 1) * groups) {
     for (int r = 0; r < rows; ++r) rounded.push_back(round_row(x.data() + r * stride, k));
   }
-  Activations activations() { return {rows, k, groups, codes.memory, members.memory}; }
+  Activations activations() { return {rows, k, groups, codes.memory, members.memory, raised.memory, scales.memory}; }
 
   int rows, k, groups;
   size_t stride;
   std::vector<float> x;
   Aligned<int8_t> codes;
   Aligned<RowGroup> members;
+  Aligned<uint8_t> raised;
+  Aligned<float> scales;
   std::vector<RoundedRow> rounded;
 };
 
@@ -333,6 +337,10 @@ void check_rounding(const Kernels& kernels, Input& in) {
           sum[w] += expected[i];
           if ((i + 1) % widths[w] == 0) good &= sums[first[w] + i / widths[w]] == sum[w], sum[w] = 0;
         }
+      }
+      if (kernels.raised) {
+        for (int i = 0; i < 128; ++i) good &= a.raised[((g * 2 + i / 64) * (in.rows | 1) + r) * 64 + i % 64] == expected[i] + 128;
+        good &= same(&a.scales[g * (in.rows | 1) + r], &member.scale, 1);
       }
       good &= sums[29] == 0 && same(&member.scale, &in.rounded[r].scales[g], 1);
     }
@@ -489,6 +497,8 @@ int main(int argc, char** argv) {
   Input many(300, 128);  // more rows than share one spreading of the codes
   check_quantised(kQuantised[6], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
   check_quantised(kQuantised[7], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
+  Input deep(62, 8320);  // more inputs than are spread at once
+  check_quantised(kQuantised[7], 70, 8320, Fill::random, deep, {{0, 62}, {3, 60}});
 
 #if defined(__x86_64__)
   if (!std::strcmp(variants.at(0)->name, "amx")) {  // where vectors take over is measured; the bits stay

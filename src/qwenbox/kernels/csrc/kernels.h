@@ -48,6 +48,9 @@ struct Activations {
   int rows, k, groups;
   int8_t* codes;      // [rows/16][k/64][16][64]
   RowGroup* members;  // [rows/16][groups][16]
+  // For variants that multiply many rows from unsigned codes, else null: codes + 128 as [k/64][rows | 1][64], scales as [groups][rows | 1].
+  uint8_t* raised = nullptr;
+  float* scales = nullptr;
 };
 // Where a row's part of a group stands: its member; its first 64 codes, the other 64 are kCodesHalf further.
 static inline size_t member_index(int groups, size_t row, int g) { return (row / 16 * size_t(groups) + size_t(g)) * 16 + row % 16; }
@@ -102,7 +105,8 @@ struct Kernels {
   size_t (*attention_partial)(int rows, int group, int head_dim);
   // logits[i] -> exp(logits[i] - max), and log-sum-exp pieces for the sampler: returns max; *sum in float64, 16 lanes as the contract says
   float (*exp_sum)(const float* logits, int n, float* out_or_null, double* sum);
-  int panels = 1;  // that one call of linear() should have, if it can, when there are many rows
+  bool raised = false;  // whether linear() is faster with Activations::raised
+  int panels = 1;       // that one call of linear() should have, if it can, when there are many rows
 };
 
 const Kernels& kernels_generic();

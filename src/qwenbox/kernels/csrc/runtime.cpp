@@ -41,6 +41,18 @@ void shape(Activations& a, int rows, int k) {
   a.groups = (k + kGroup - 1) / kGroup;
 }
 
+void copy_group(const Activations& from, size_t row, Activations& to, size_t to_row, int g) {
+  for (int half = 0; half < 2; ++half)
+    memcpy(to.codes + code_index(to.groups, to_row, g) + half * kCodesHalf,
+           from.codes + code_index(from.groups, row, g) + half * kCodesHalf, 64);
+  to.members[member_index(to.groups, to_row, g)] = from.members[member_index(from.groups, row, g)];
+  if (!to.raised) return;
+  const size_t stride = size_t(to.rows) | 1, from_stride = size_t(from.rows) | 1, at = size_t(g);
+  for (size_t half = 2 * at; half < 2 * at + 2; ++half)
+    memcpy(to.raised + (half * stride + to_row) * 64, from.raised + (half * from_stride + row) * 64, 64);
+  to.scales[at * stride + to_row] = from.scales[at * from_stride + row];
+}
+
 bool quantised(const Weight& weight) { return weight.kind > Kind::bf16; }
 
 // 0, or what is wrong: ENODATA where the file ends before.
@@ -443,6 +455,10 @@ Activations Program::activations(int rows, int k) {
   const size_t padded = (size_t(rows) + 15) / 16 * 16;
   a.codes = arena_.array<int8_t>(padded * size_t(a.groups) * kGroup, "activations");
   a.members = arena_.array<RowGroup>(padded * size_t(a.groups), "activations");
+  if (kernels_.raised) {
+    a.raised = arena_.array<uint8_t>((padded + 1) * size_t(a.groups) * kGroup, "activations");
+    a.scales = arena_.array<float>((padded + 1) * size_t(a.groups), "activations");
+  }
   return a;
 }
 
@@ -889,12 +905,7 @@ void Program::experts(const Moe& m, const Segment* segments, int count, const St
         std::copy(x + from * width, x + (from + 1) * width, moe_.gathered + to * width);
         continue;
       }
-      for (int g = 0; g < groups; ++g) {
-        for (int half = 0; half < 2; ++half)
-          memcpy(moe_.input.codes + code_index(groups, to, g) + half * kCodesHalf,
-                 codes_.codes + code_index(groups, from, g) + half * kCodesHalf, 64);
-        moe_.input.members[member_index(groups, to, g)] = codes_.members[member_index(groups, from, g)];
-      }
+      for (int g = 0; g < groups; ++g) copy_group(codes_, from, moe_.input, to, g);
     }
   });
 

@@ -15,6 +15,7 @@ const Kernels& kernels_amx() {
     all.linear = amx::linear;
     all.linear_scratch = amx::linear_scratch;
     all.linear_dense = amx::linear_dense;
+    all.raised = false;
     all.panels = amx::kPanels;
     return all;
   }();

@@ -135,7 +135,7 @@ QWENBOX_INLINE void store_bf16(uint16_t* p, Floats a) {
 QWENBOX_INLINE void store_i8(int8_t* p, Ints a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 QWENBOX_INLINE Ints load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
 QWENBOX_INLINE Ints load_i16(const int16_t* p) { return {_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }
-QWENBOX_INLINE void prefetch(const void* p) { QWENBOX_FETCH(_mm_prefetch((const char*)p, _MM_HINT_T0)); }
+QWENBOX_INLINE void prefetch(const void* p) { QWENBOX_FETCH(__asm__ volatile("prefetcht0 %0" : : "m"(*(const char*)p))); }
 QWENBOX_INLINE void prefetch_write(const void* p) { QWENBOX_FETCH(__asm__ volatile("prefetchw %0" : : "m"(*(const char*)p))); }
 QWENBOX_INLINE void prefetch_far(const void* p) { QWENBOX_FETCH(_mm_prefetch((const char*)p, _MM_HINT_T1)); }
 

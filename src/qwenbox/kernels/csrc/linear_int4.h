@@ -1,0 +1,211 @@
+// More than a few rows of int4 on 512-bit VNNI. What a tile does to each sum after its products takes the ports that multiply, so as little
+// as possible is left there: weights are signed codes with the zero point taken off, inputs are raised to unsigned ones, sums start from
+// what that adds to each channel and from the bits of 1.5 * 2^23, and so end as a float that is far too large, which the fma with the scale
+// takes off: one rounding, as the contract has it. That leaves two operations a sum, 768 products of 816 operations.
+//
+// A panel is spread once for all chunks of rows, into the second cache; a chunk keeps its accumulators in the first. Tiles fetch what is
+// needed next between their products: fetches that follow one another stall the loads behind them.
+#pragma once
+#include "layout.h"
+
+namespace qwenbox {
+namespace {
+namespace int4 {
+
+constexpr int kTile = 6, kLeastTile = 4;  // rows
+constexpr int kChunk = 72;                // rows; a single one has as few as 9, so that tiles have 4 to 6
+constexpr int kGroups = 64;               // that are spread at once; more inputs go on from what is written
+constexpr int kBits = 0x4B400000;
+constexpr float kRaised = 12582912.0f;  // 1.5 * 2^23, whose bits these are; a sum is less than 128 * 15 * 127 < 2^22
+
+struct alignas(64) Spread {
+  uint8_t codes[2][16][kPanel][4];
+  int32_t starts[kPanel];
+  float scales[kPanel], bases[kPanel];
+};
+constexpr int kPacked = layout_of(Kind::int4).unit_bytes(), kPackedLines = kPacked / 64, kSpreadLines = int(sizeof(Spread)) / 64;
+constexpr int kTiles = kChunk / kTile;
+// Lines that a tile fetches: of the next group, spread or packed; where weights are used once, of the packed one and of the one behind it.
+constexpr int kSpreadPart = (kSpreadLines + kTiles - 1) / kTiles, kPackedPart = (kPackedLines + kTiles - 1) / kTiles, kOncePart = 24;
+
+struct alignas(64) Scratch {
+  Spread groups[kGroups];
+  float acc[kChunk][kPanel];
+};
+
+inline size_t stride_of(const Activations& a) { return size_t(a.rows) | 1; }  // odd: lines of a row fall into different sets of the caches
+inline const uint8_t* raised_at(const Activations& a, int row, int g) {
+  return a.raised + (size_t(g) * 2 * stride_of(a) + size_t(row)) * 64;
+}
+
+void spread(const uint8_t* packed, Spread& out) {
+  const uint16_t* const scales = reinterpret_cast<const uint16_t*>(packed + layout_of(Kind::int4).code_bytes());
+  const __m512i fifteen = _mm512_set1_epi8(15), first_bytes = _mm512_set4_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0);
+  for (int c = 0; c < kPanel; c += 16) {
+    const __m512i minus_zeros = _mm512_shuffle_epi8(load_i16(reinterpret_cast<const int16_t*>(scales) + kPanel + c).v, first_bytes);
+    Ints low_sums = splat(0), high_sums = splat(0);
+    for (int t = 0; t < 2; ++t)
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) {
+        const __m512i both = load_bytes(packed + 2048 * t + 256 * r + 4 * c).v;
+        const __m512i low = _mm512_add_epi8(_mm512_and_si512(both, fifteen), minus_zeros);
+        const __m512i high = _mm512_add_epi8(_mm512_and_si512(_mm512_srli_epi16(both, 4), fifteen), minus_zeros);
+        low_sums = dot4<8>(low_sums, {_mm512_set1_epi8(1)}, {low});
+        high_sums = dot4<8>(high_sums, {_mm512_set1_epi8(1)}, {high});
+        _mm512_store_si512(out.codes[t][r][c], low);
+        _mm512_store_si512(out.codes[t][r + 8][c], high);
+      }
+    store(out.starts + c, splat(kBits) - shift_left<7>(low_sums + high_sums));
+    const Floats scale = load_f16(scales + c);
+    store(out.scales + c, scale);
+    store(out.bases + c, scale * splat(-kRaised));
+  }
+}
+
+// What a tile fetches.
+struct Ahead {
+  const uint8_t *spread, *packed;
+  float* out;  // to be written, a line a row
+  size_t out_stride;
+};
+
+// once: the weights. `rows` rows over one group; raised: the first one's first 64 inputs, the others are `half` bytes further.
+template <int rows, bool once>
+__attribute__((noinline)) void tile(const Spread& group, const uint8_t* raised, size_t half, const float* scales, float* acc,
+                                    const Ahead& ahead) {
+  constexpr int blocks = kPanel / 16;
+  __m512i sums[rows][blocks];
+#pragma GCC unroll 6
+  for (int m = 0; m < rows; ++m)
+#pragma GCC unroll 4
+    for (int b = 0; b < blocks; ++b) __asm__ volatile("vmovdqa64 %1, %0" : "=v"(sums[m][b]) : "m"(group.starts[16 * b]));
+#pragma GCC unroll 2
+  for (int t = 0; t < 2; ++t) {
+    const uint8_t* const inputs = raised + size_t(t) * half;
+#pragma GCC unroll 16
+    for (int q = 0; q < 16; ++q) {
+      const int step = 16 * t + q;
+      if (!once && step >= 1 && step <= kSpreadPart) prefetch(ahead.spread + 64 * (step - 1));
+      if (q >= 2 && q < 2 + rows) prefetch(inputs + 64 * (rows + q - 2));
+      if (step >= 24 && step < 24 + rows) prefetch_write(ahead.out + size_t(step - 24) * ahead.out_stride);
+      if (!once && step >= 16 && step < 16 + kPackedPart) prefetch(ahead.packed + 64 * (step - 16));
+      if (once && step < kOncePart) prefetch(ahead.packed + 64 * step), prefetch_far(ahead.packed + kPacked + 64 * step);
+      __m512i weights[blocks];
+#pragma GCC unroll 4
+      for (int b = 0; b < blocks; ++b) __asm__ volatile("vmovdqa64 %1, %0" : "=v"(weights[b]) : "m"(group.codes[t][q][16 * b]));
+#pragma GCC unroll 6
+      for (int m = 0; m < rows; ++m) {
+        __m512i input;
+        __asm__ volatile("vpbroadcastd %1, %0" : "=v"(input) : "m"(inputs[64 * m + 4 * q]));
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; ++b) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sums[m][b]) : "v"(input), "v"(weights[b]));
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int b = 0; b < blocks; ++b) {
+    const Floats scale = load(group.scales + 16 * b), base = load(group.bases + 16 * b);
+#pragma GCC unroll 6
+    for (int m = 0; m < rows; ++m) {
+      float* const to = acc + kPanel * m + 16 * b;
+      store(to, fma(fma(from_bits({sums[m][b]}), scale, base), splat(scales[m]), load(to)));
+    }
+  }
+}
+
+template <bool once, int rows = kTile, class... Arguments>
+QWENBOX_INLINE void tile_of(int height, const Arguments&... arguments) {
+  if constexpr (rows > kLeastTile) {
+    if (height < rows) return tile_of<once, rows - 1>(height, arguments...);
+  }
+  tile<rows, once>(arguments...);
+}
+
+// Rows [first, first + rows) of a panel over groups [begin, end) of the weight. fresh: these are spread on the way; once: for this chunk
+// only.
+template <bool once>
+void chunk_of(const Weight& w, const Activations& a, int first, int rows, int panel, int begin, int end, bool fresh, float* out,
+              size_t out_stride, Scratch& scratch) {
+  const uint8_t* const packed = w.data + size_t(panel) * w.panel_bytes;
+  const size_t stride = stride_of(a);
+  const int tiles = (rows + kTile - 1) / kTile, part = once ? (kPackedLines + tiles - 1) / tiles : kPackedPart;
+  for (int g = begin; g < end; ++g) {
+    const uint8_t* const source = packed + size_t(g) * kPacked;
+    Spread& group = scratch.groups[once ? 0 : g - begin];
+    if (fresh) spread(source, group);
+    const bool last = g + 1 == end, writes = g >= end - kPanel / 16;
+    const bool fetches = fresh || last;  // packed weights; the next panel follows at once
+    const uint8_t* fetched = fetches ? source + kPacked : group.codes[0][0][0];
+    Ahead ahead{scratch.groups[last ? 0 : g + 1 - begin].codes[0][0][0], nullptr, nullptr, writes ? out_stride : kPanel};
+    for (int row = 0, left = tiles, height; left > 0; --left, row += height) {
+      height = (rows - row + left - 1) / left;
+      float* const acc = scratch.acc[row];
+      ahead.packed = fetched;
+      ahead.out = writes ? out + size_t(first + row) * out_stride + size_t(panel) * kPanel + 16 * (g + kPanel / 16 - end) : acc;
+      tile_of<once>(height, group, raised_at(a, first + row, g), 64 * stride, a.scales + size_t(g) * stride + size_t(first + row), acc,
+                    ahead);
+      ahead.spread += 64 * kSpreadPart;
+      if (fetches) fetched += 64 * part;
+    }
+  }
+}
+
+void linear(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
+            float* out, size_t out_stride, Scratch& scratch) {
+  const int chunks = (row_end - row_begin + kChunk - 1) / kChunk, parts = (w.groups + kGroups - 1) / kGroups;
+  for (int panel = panel_begin; panel < panel_end; ++panel) {
+    const int channel = panel * kPanel, channels = w.n - channel < kPanel ? w.n - channel : kPanel;
+    for (int part = 0; part < parts; ++part) {
+      const int begin = w.groups * part / parts, end = w.groups * (part + 1) / parts;
+      for (int i = 0, first = row_begin; i < chunks; ++i) {
+        const int rows = (row_end - first + chunks - i - 1) / (chunks - i);
+        for (int r = 0; r < rows; ++r) {
+          const float* const from = out + size_t(first + r) * out_stride + channel;
+          for (int c = 0; c < kPanel; c += 16) {
+            const int count = channels - c < 0 ? 0 : channels - c < 16 ? channels - c : 16;
+            store(scratch.acc[r] + c, part ? load_first(from + c, count) : splat(0.0f));
+          }
+        }
+        (chunks == 1 ? chunk_of<true> : chunk_of<false>)(w, a, first, rows, panel, begin, end, i == 0, out, out_stride, scratch);
+        for (int r = 0; r < rows; ++r)
+          write_row(scratch.acc[r], bias && part + 1 == parts ? bias + channel : nullptr, channels,
+                    out + size_t(first + r) * out_stride + channel);
+        first += rows;
+      }
+    }
+  }
+}
+
+}  // namespace int4
+
+void linear_raised(const Weight& w, const Activations& a, int row_begin, int row_end, int panel_begin, int panel_end, const float* bias,
+                   float* out, size_t out_stride, uint8_t* scratch) {
+  if (w.kind != Kind::int4 || !a.raised || row_end - row_begin <= kFewRows)
+    return linear(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, scratch);
+  auto& aligned = *reinterpret_cast<int4::Scratch*>((uintptr_t(scratch) + 63) & ~uintptr_t(63));
+  int4::linear(w, a, row_begin, row_end, panel_begin, panel_end, bias, out, out_stride, aligned);
+}
+
+size_t linear_raised_scratch(int rows) {
+  const size_t here = sizeof(int4::Scratch) + 64, there = linear_scratch(rows);
+  return rows <= kFewRows || here < there ? there : here;
+}
+
+// As quantize_rows, and raised.
+void quantize_rows_raised(const float* x, size_t x_stride, int row_begin, int row_end, Activations& out) {
+  quantize_rows(x, x_stride, row_begin, row_end, out);
+  if (!out.raised) return;
+  const __m512i top_bits = _mm512_set1_epi8(int8_t(0x80));
+  const size_t stride = int4::stride_of(out);
+  for (int row = row_begin; row < row_end; ++row)
+    for (int g = 0; g < out.groups; ++g) {
+      out.scales[size_t(g) * stride + size_t(row)] = out.members[member_index(out.groups, size_t(row), g)].scale;
+      for (int t = 0; t < 2; ++t)
+        _mm512_store_si512(
+            out.raised + ((size_t(g) * 2 + size_t(t)) * stride + size_t(row)) * 64,
+            _mm512_xor_si512(_mm512_load_si512(out.codes + code_index(out.groups, size_t(row), g) + t * kCodesHalf), top_bits));
+    }
+}
+
+}  // namespace
+}  // namespace qwenbox
