@@ -23,6 +23,7 @@ from qwenbox.engine.client import EngineOptions, WorkerEngine
 from qwenbox.engine.engine import Engine
 from qwenbox.engine.frames import MAX_FRAME, Channel, FrameError, decode, pack_output, unpack_output
 from qwenbox.engine.protocol import Pace
+from qwenbox.engine.slices import FRONT_SECONDS, ask_slice, slice_seconds
 from qwenbox.engine.supervisor import Find, Report
 from qwenbox.engine.worker import Worker
 from qwenbox.errors import DownloadError, ModelFormatError, UsageError
@@ -326,6 +327,15 @@ def test_a_worker_that_always_dies_while_loading_is_given_up(start: Start) -> No
     engine = start("deadly", ready=False)
     eventually(lambda: engine.state().name == "failed")
     assert "SIGSEGV" in engine.state().error.message
+
+
+def test_a_worker_does_not_take_over_the_short_slices_of_its_front(start: Start) -> None:
+    usual = slice_seconds()
+    ask_slice(FRONT_SECONDS)
+    try:
+        assert slice_seconds(start().pid or 0) == usual
+    finally:
+        ask_slice(None)
 
 
 def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from qwenbox.types import Batch, Span
 
 LONE_STEPS = 5
 """So many times longer a step may be while no answer streams: whoever comes meanwhile waits for its end."""
-MIN_SLICE = 16
+MIN_SLICE = 8
 """Tokens that a step runs of a prompt at least, however slow the machine is."""
 
 

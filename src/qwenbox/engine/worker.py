@@ -25,6 +25,7 @@ from qwenbox.engine.engine import Engine, EngineModel
 from qwenbox.engine.frames import Channel, FrameError, decode, pack_output
 from qwenbox.engine.options import EngineOptions, open_model
 from qwenbox.engine.protocol import model_info, refusal
+from qwenbox.engine.slices import ask_slice
 from qwenbox.errors import EngineError, QwenboxError, RequestError
 from qwenbox.types import GenerationPlan, SequenceOutput
 
@@ -217,6 +218,7 @@ def main() -> None:
     """Arguments: number of the inherited socket, process id of the front."""
     descriptor, parent = (int(argument) for argument in sys.argv[-2:])
     die_with(parent)
+    ask_slice(None)  # the short ones of the front are not for kernels
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the front, which then ends us
     channel = Channel(socket.socket(fileno=descriptor))
     try:

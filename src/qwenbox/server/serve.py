@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from qwenbox.engine.slices import FRONT_SECONDS, ask_slice
 from qwenbox.errors import UsageError
 from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.server.app import create_app
@@ -126,6 +127,7 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
     The port answers while the model is fetched and loaded. `started` is called when it does: the command line prints what it likes.
     """
     set_up_logging(settings.log_level)
+    ask_slice(FRONT_SECONDS)
     stock = Stock(settings)  # a wrong name is known before the port is open
     with stock.open(stock.default) as llm:
         service = Service(llm, settings, stock)
