@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def measure_cost(directory: Path, streams: int, seconds: float, repeat: int) -> dict[str, float]:
-    """CPU microseconds a token: median and 99th percentile of windows of 0.1 s, and what is left of them without one `send` a token."""
+    """CPU microseconds a token: median and 99th percentile of windows of 0.1 s; milliseconds from a step's end to its token at the client."""
     (directory / "stub.json").write_text(json.dumps({"seconds": SLEEP_SECONDS}), encoding="utf-8")
     windows: list[float] = []
     delays: list[float] = []

@@ -20,12 +20,11 @@ class Remote:
 
     def __init__(self, url: str | None) -> None:
         # Not at the top: the help of the whole command line imports this file.
-        from qwenbox.server.auth import known_key
+        from qwenbox.server.auth import known_key, local_url
         from qwenbox.settings import load_settings
 
         settings = load_settings()
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        self.url = (url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}").rstrip("/")
+        self.url = (url or local_url(settings.host, settings.port)).rstrip("/")
         key = known_key(settings, urlsplit(self.url).hostname or "")
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 

@@ -67,6 +67,12 @@ def known_key(settings: Settings, host: str) -> str | None:
     return _read(path) if is_loopback(host) and path.exists() else None
 
 
+def local_url(host: str, port: int) -> str:
+    """Where a client on this machine finds a service that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

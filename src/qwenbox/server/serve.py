@@ -17,7 +17,7 @@ from qwenbox.engine.slices import FRONT_SECONDS, ask_slice
 from qwenbox.errors import UsageError
 from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.server.app import create_app
-from qwenbox.server.auth import ServiceKey, is_loopback, service_key
+from qwenbox.server.auth import ServiceKey, is_loopback, local_url, service_key
 from qwenbox.server.middleware import LogLines, log
 from qwenbox.server.protocol import Protocol
 from qwenbox.server.shelf import Shelf, Source
@@ -64,8 +64,7 @@ class Service:
     @property
     def url(self) -> str:
         """Where a browser on this machine finds the service."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self._host, self._host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return local_url(self._host, self.port)
 
     @property
     def sign_in_url(self) -> str:
