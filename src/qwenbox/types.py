@@ -263,6 +263,26 @@ class Message:
     name: str | None = None
 
 
+class ThinkingVote(NamedTuple):
+    """What one field of a request says about thinking. None: it does not say."""
+
+    source: str
+    """The field, as the client wrote it."""
+    mode: Literal["on", "off", "auto"] | None = None
+    budget: int | None = None
+    """Tokens that thinking may take."""
+    seconds: float | None = None
+    """How long thinking may take."""
+
+
+class OutputFormat(NamedTuple):
+    """The form that the content must have."""
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
+    value: Any = None
+    """A JSON schema, an expression, the texts to choose from, a grammar; None for json_object."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestParams:
     """What a request asks for beside its text. None: the model's own default."""
@@ -294,6 +314,12 @@ class RequestParams:
     echo: bool = False
     """The prompt is given back before the answer, with its log-probabilities where `logprobs` asks for them."""
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    thinking: tuple[ThinkingVote, ...] = ()
+    """The strongest first."""
+    tool_choice: str = "auto"
+    """auto, none, required, or `=` and the name of the one tool."""
+    parallel_tool_calls: bool = True
+    output_format: OutputFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,17 +333,30 @@ class TextLogprob:
     top: tuple[TextLogprob, ...] = ()
 
 
+class ToolCallPiece(NamedTuple):
+    """A piece of a call. `id` and `name` come whole with its first piece; the `arguments` of all its pieces are one JSON text."""
+
+    number: int
+    """Of the call in its answer."""
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """What comes out of the chat layer. Streams end with exactly one "finish" or "error"."""
 
-    kind: Literal["reasoning", "content", "finish", "error"]
+    kind: Literal["reasoning", "content", "tool_call", "finish", "error"]
     text: str = ""
     logprobs: tuple[TextLogprob, ...] = ()
     ids: tuple[int, ...] = ()
-    finish_reason: FinishReason | None = None
+    call: ToolCallPiece | None = None
+    finish_reason: FinishReason | Literal["tool_calls"] | None = None
     stop_text: str | None = None
     """The stop string that ended the content, where one did."""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """With the last event: what we say beside, for the client's `qwenbox` object."""
     usage: Usage | None = None
     timings: Mapping[str, float] | None = None
     error: Mapping[str, Any] | None = None
