@@ -68,7 +68,9 @@ def test_every_route_but_health_and_the_page_wants_the_key(guarded):
         [("authorization", KEY)], [("authorization", f"Basic {KEY}")], [("authorization", f"Bearer {KEY}x")],
         [("authorization", f"Bearer {KEY[:-1]}")],
         [("authorization", f"Bearer {KEY}"), ("authorization", f"Bearer {KEY}")], [("authorization", f"Bearer {KEY}, Bearer {KEY}")],
-        [("x-api-key", KEY)], [("cookie", f"key={KEY}")], [("authorization", "Bearer \xff\xfe")],
+        [("cookie", f"key={KEY}")], [("authorization", "Bearer \xff\xfe")],
+        [("x-api-key", "")], [("x-api-key", f"Bearer {KEY}")], [("x-api-key", KEY), ("x-api-key", KEY)],
+        [("x-api-key", KEY), ("authorization", "Bearer wrong")], [("x-api-key", "wrong"), ("authorization", f"Bearer {KEY}")],
     ],
     ids=repr,
 )  # fmt: skip
@@ -77,6 +79,11 @@ def test_anything_but_the_one_bearer_is_refused(guarded, headers):
     assert status == 401
     assert b"authentication_error" in body
     assert KEY.encode() not in body
+
+
+def test_the_key_may_come_as_anthropics_clients_send_it(guarded):
+    assert ask(guarded, "GET", "/v1/models", [("x-api-key", KEY)])[0] == 200
+    assert ask(guarded, "GET", "/v1/models", [("x-api-key", KEY), ("authorization", f"Bearer {KEY}")])[0] == 200
 
 
 def test_the_scheme_may_be_written_small(guarded):

@@ -130,7 +130,7 @@ def test_chunks_and_the_whole_answer_hold_the_same_whatever_the_events_are():
             counts[index] += 1
         whole = openai_chat.ChatWriter(call, id="1", model="m", created=0).completion(events)
         writer = openai_chat.ChatWriter(call, id="1", model="m", created=0)
-        chunks = [*writer.start(), *(writer.chunk(*event) for event in events), *writer.end()]
+        chunks = [*writer.start(), *(chunk for event in events for chunk in writer.chunks(*event)), *writer.end()]
         assert chunks[-1]["usage"] == whole["usage"]
         assert whole["usage"]["completion_tokens"] == 8
         assert whole["usage"]["prompt_tokens"] == 3

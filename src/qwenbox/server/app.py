@@ -19,6 +19,7 @@ from qwenbox.server.routes import Routes
 from qwenbox.server.shelf import Shelf
 from qwenbox.server.stream import ClientGone, RefusedBody
 from qwenbox.settings import Settings
+from qwenbox.wire.dialects import CHAT, COMPLETIONS, MESSAGES
 
 PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 """Paths that need no key, beside those of the page."""
@@ -28,8 +29,10 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
     """The service over the models of `shelf`. `key` is `service_key(settings)` where the caller has it already."""
     routes, pages = Routes(shelf, request_timeout=settings.request_timeout), Pages()
     table = [
-        Route("/v1/chat/completions", routes.chat_completions, methods=["POST"]),
-        Route("/v1/completions", routes.completions, methods=["POST"]),
+        Route("/v1/chat/completions", routes.answer(CHAT), methods=["POST"]),
+        Route("/v1/completions", routes.answer(COMPLETIONS), methods=["POST"]),
+        Route("/v1/messages", routes.answer(MESSAGES), methods=["POST"]),
+        Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
         Route("/v1/requests/{request_id}/cancel", routes.cancel, methods=["POST"]),
         Route("/v1/models", routes.models),
         Route("/v1/models/{model:path}/load", routes.load, methods=["POST"]),
@@ -70,9 +73,9 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
     return app
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, QwenboxError)
-    response = error_response(error)
+    response = error_response(error, request.scope)
     # Starlette calls whatever a handler returns; the rest of these bodies is not wanted.
     return cast(Response, RefusedBody(response)) if error.http_status in (408, 413, 415) else response
 
@@ -81,10 +84,10 @@ async def _not_routed(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        response = error_response(RequestError(f"This path knows {allowed} only.", status=405, code="method_not_allowed"))
+        response = error_response(RequestError(f"This path knows {allowed} only.", status=405, code="method_not_allowed"), request.scope)
         response.headers["allow"] = allowed
         return response
-    return error_response(NotFoundError("There is nothing at this path.", code="not_found"))
+    return error_response(NotFoundError("There is nothing at this path.", code="not_found"), request.scope)
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -26,17 +26,22 @@ class ServiceKey:
     text: str | None
     created: Path | None = None
 
-    def check(self, authorization: list[bytes]) -> None:
-        """AuthenticationError unless the Authorization headers of a request are exactly one Bearer with this key."""
+    def check(self, authorization: list[bytes], api_keys: list[bytes]) -> None:
+        """AuthenticationError unless a request has this key in one Authorization header, as a Bearer, or in one x-api-key, and no other anywhere."""
         if self.text is None:
             return
-        if not authorization:
-            raise AuthenticationError("A key is needed: send the header `Authorization: Bearer <key>`.")
-        scheme, _, given = authorization[0].partition(b" ")
-        # Digests have one length, so the comparison's time says nothing about the key.
-        equal = hmac.compare_digest(hashlib.sha256(given.strip()).digest(), hashlib.sha256(self.text.encode()).digest())
-        if len(authorization) != 1 or scheme.lower() != b"bearer" or not equal:
+        if not authorization and not api_keys:
+            raise AuthenticationError("A key is needed: send the header `Authorization: Bearer <key>` or `x-api-key: <key>`.")
+        if len(authorization) > 1 or len(api_keys) > 1 or not all(map(self._is_bearer, authorization)) or not all(map(self._is_key, api_keys)):
             raise AuthenticationError("This key is not valid here.")
+
+    def _is_bearer(self, header: bytes) -> bool:
+        scheme, _, given = header.partition(b" ")
+        return scheme.lower() == b"bearer" and self._is_key(given)
+
+    def _is_key(self, given: bytes) -> bool:
+        # Digests have one length, so the comparison's time says nothing about the key.
+        return hmac.compare_digest(hashlib.sha256(given.strip()).digest(), hashlib.sha256((self.text or "").encode()).digest())
 
 
 def service_key(settings: Settings) -> ServiceKey:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError
 from qwenbox.metrics import Metrics
 from qwenbox.server.auth import ServiceKey
-from qwenbox.wire.errors import error_body, error_headers
+from qwenbox.wire.errors import ANTHROPIC_PATH, error_body, error_headers
 
 log = logging.getLogger("qwenbox.server")
 
@@ -27,8 +27,13 @@ _POLLED = ("/health", "/healthz", "/ready", "/readyz", "/metrics")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 
 
-def error_response(error: QwenboxError) -> JSONResponse:
-    return JSONResponse(error_body(error.to_wire()), error.http_status, error_headers(error))
+def error_response(error: QwenboxError, scope: Scope) -> JSONResponse:
+    """As the dialect of the request's path has it."""
+    return JSONResponse(scoped_error_body(error, scope), error.http_status, error_headers(error))
+
+
+def scoped_error_body(error: QwenboxError, scope: Scope) -> dict[str, Any]:
+    return error_body(error.to_wire(), scope["path"], scope["state"].get("request_id", ""))
 
 
 def headers_of(scope: Scope, name: bytes) -> list[bytes]:
@@ -56,19 +61,22 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")]
+                more = [(b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")]
+                if scope["path"].startswith(ANTHROPIC_PATH):
+                    more.append((b"request-id", request_id))
+                message["headers"] = [*message["headers"], *more]
             await send(message)
 
         try:
             await self._app(scope, receive, numbered)
         except asyncio.CancelledError:
             if not status:
-                await error_response(OverloadedError("The service is stopping.", retry_after=5))(scope, receive, numbered)
+                await error_response(OverloadedError("The service is stopping.", retry_after=5), scope)(scope, receive, numbered)
         except Exception:
             log.exception("request failed", extra={"request_id": request_id.decode()})
             if status:
                 raise
-            await error_response(EngineError("The service failed; its log says why.", code="internal_error"))(scope, receive, numbered)
+            await error_response(EngineError("The service failed; its log says why.", code="internal_error"), scope)(scope, receive, numbered)
         finally:
             route = self._route_of(scope["path"])
             self._responses.labels(route, str(status)).inc()
@@ -95,7 +103,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
-            return await error_response(RequestError(refusal, status=403, code="forbidden"))(scope, receive, send)
+            return await error_response(RequestError(refusal, status=403, code="forbidden"), scope)(scope, receive, send)
         await self._app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> str | None:
@@ -122,9 +130,9 @@ class Auth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not (scope["path"] in self._public and scope["method"] in ("GET", "HEAD")):
             try:
-                self._key.check(headers_of(scope, b"authorization"))
+                self._key.check(headers_of(scope, b"authorization"), headers_of(scope, b"x-api-key"))
             except QwenboxError as error:
-                response = error_response(error)
+                response = error_response(error, scope)
                 response.headers["www-authenticate"] = "Bearer"
                 return await response(scope, receive, send)
         await self._app(scope, receive, send)

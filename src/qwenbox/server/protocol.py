@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import orjson
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from qwenbox.errors import OverloadedError
@@ -65,7 +66,7 @@ class Protocol(HttpToolsProtocol):
         self._stop_head_timer()
         # Not uvicorn's `limit_concurrency`, which answers in plain text.
         full = max(len(self.connections), len(self.tasks)) > MAX_CONNECTIONS
-        self.app = cast(Any, _FULL) if full else self.config.loaded_app
+        self.app = cast(Any, _full) if full else self.config.loaded_app
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._refusal = (431, f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
             raise ValueError("head too large")  # the parser turns it into send_400_response
@@ -104,6 +105,11 @@ class Protocol(HttpToolsProtocol):
             self._refuse(408, f"The head of the request took longer than {HEAD_SECONDS:g} seconds.")
 
 
-_FULL = error_response(OverloadedError(f"There are more than {MAX_CONNECTIONS} connections; close some that are idle.", retry_after=5))
-_FULL.headers["connection"] = "close"
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    error = OverloadedError(f"There are more than {MAX_CONNECTIONS} connections; close some that are idle.", retry_after=5)
+    response = error_response(error, scope)
+    response.headers["connection"] = "close"
+    await response(scope, receive, send)
+
+
 _PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}

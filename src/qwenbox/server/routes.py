@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,7 +26,8 @@ from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import StoredModel
 from qwenbox.server.stream import EventResponse, Write, until_disconnect
 from qwenbox.types import Event, RequestParams
-from qwenbox.wire import openai_chat, openai_completions, sse
+from qwenbox.wire import anthropic_messages, openai_chat, sse
+from qwenbox.wire.dialects import MESSAGES, Call, Dialect, Writer
 from qwenbox.wire.errors import error_headers, read_json, validate
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -37,29 +38,10 @@ FIRST_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
 MAX_IDS = 1_000_000
 
-Encode = Callable[[LocalLLM], list[list[int]]]
 
-
-class Call(Protocol):
-    """What the calls of both dialects have."""
-
-    @property
-    def params(self) -> RequestParams: ...
-    @property
-    def stream(self) -> bool: ...
-    @property
-    def keep_alive(self) -> float | None: ...
-    @property
-    def ignored(self) -> tuple[str, ...]: ...
-
-
-class Writer(Protocol):
-    """What the writers of both dialects do."""
-
-    def start(self) -> list[dict[str, Any]]: ...
-    def chunk(self, index: int, event: Event) -> dict[str, Any]: ...
-    def end(self) -> list[dict[str, Any]]: ...
-    def completion(self, events: Sequence[tuple[int, Event]]) -> dict[str, Any]: ...
+class Running(NamedTuple):
+    reader: AsyncReader
+    prompt_tokens: int
 
 
 class TokenizeRequest(BaseModel):
@@ -87,47 +69,54 @@ class Routes:
 
     # --- generation ---------------------------------------------------------------------------------------------------
 
-    async def chat_completions(self, request: Request) -> Response:
-        call = openai_chat.read_request(await read_body(request))
-        place = self._shelf.place(call.model)
-        writer = openai_chat.ChatWriter(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
-        return await self._answer(request, call, place, writer, lambda llm: [llm.encode_chat(call.messages, call.tools, call.params)], chat=True)
+    def answer(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
+        """The route on which a dialect is spoken."""
+        return partial(self._answer, dialect)
 
-    async def completions(self, request: Request) -> Response:
-        call = openai_completions.read_request(await read_body(request))
-        place = self._shelf.place(call.model)
-        writer = openai_completions.CompletionWriter(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
-        return await self._answer(request, call, place, writer, lambda llm: [llm.encode_prompt(prompt) for prompt in call.prompts], chat=False)
-
-    async def _answer(self, request: Request, call: Call, place: Place, writer: Writer, encode: Encode, *, chat: bool) -> Response:
-        headers = _ignored_header(call.ignored)
-        params = replace(call.params, attempt=_attempt(request))
-        begin = partial(self._begin, request.scope["state"]["request_id"], params, encode, chat=chat)
+    async def _answer(self, dialect: Dialect, request: Request) -> Response:
+        call = dialect.read_request(await read_body(request))
+        place, ignored = self._place(dialect, call)
+        request_id = request.scope["state"]["request_id"]
+        writer = dialect.writer(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
+        begin = partial(self._begin, request_id, call, _attempt(request), dialect.chat)
         if call.stream:
-            return EventResponse(partial(self._frames, place, call.keep_alive, begin, writer), headers)
+
+            def failed(error: QwenboxError) -> bytes:
+                return b"".join(map(dialect.frame, writer.failure(error.to_wire(), request_id)))
+
+            return EventResponse(
+                partial(self._frames, dialect, place, call.keep_alive, begin, writer), failed, _ignored_header(ignored), dialect.keep_alive
+            )
         events: EventBatch = []
         async with until_disconnect(request.receive):
             with self._shelf.lease(place, call.keep_alive) as lease:
                 if (llm := await lease.ready(READY_SECONDS)) is None:
                     raise lease.waiting_error()
-                async with aclosing((await begin(llm)).batches()) as batches:
+                async with aclosing((await begin(llm)).reader.batches()) as batches:
                     async for batch in batches:
                         events += batch
                         _raise_error(batch)
-        return JSONResponse(writer.completion(events), headers=headers)
+        return JSONResponse(writer.completion(events), headers=_ignored_header(ignored))
 
     async def _frames(
-        self, place: Place, keep_alive: float | None, begin: Callable[[LocalLLM], Awaitable[AsyncReader]], writer: Writer, write: Write
+        self,
+        dialect: Dialect,
+        place: Place,
+        keep_alive: float | None,
+        begin: Callable[[LocalLLM], Awaitable[Running]],
+        writer: Writer,
+        write: Write,
     ) -> AsyncGenerator[bytes]:
         """The stream as bytes, one item a batch of events, empty ones for silence; what comes between two items goes out by `write`, where it can.
 
         Raises the error that ends the stream.
         """
+        frame = dialect.frame
         deadline = time.monotonic() + self._request_timeout
         patience = FIRST_SECONDS
 
         def render(batch: EventBatch) -> bytes:
-            return b"".join([sse.frame(writer.chunk(index, event)) for index, event in batch if event.kind != "error"])
+            return b"".join([frame(chunk) for index, event in batch if event.kind != "error" for chunk in writer.chunks(index, event)])
 
         def shortcut(batch: EventBatch) -> bool:
             return all(event.kind != "error" for _, event in batch) and write(partial(render, batch))
@@ -138,8 +127,8 @@ class Routes:
                     raise lease.waiting_error()
                 yield b""
                 patience = sse.KEEP_ALIVE_SECONDS
-            head = b"".join(map(sse.frame, writer.start()))
-            reader = await begin(llm)
+            reader, prompt_tokens = await begin(llm)
+            head = b"".join(map(frame, writer.start(prompt_tokens)))
             async with aclosing(reader.batches()) as batches:
                 async for batch in batches:
                     if frames := render(batch):
@@ -149,15 +138,27 @@ class Routes:
                     _raise_error(batch)
                     if not frames:
                         yield b""
-        yield b"".join([*map(sse.frame, writer.end()), sse.DONE])
+        yield b"".join([*map(frame, writer.end()), dialect.done])
 
-    async def _begin(self, request_id: str, params: RequestParams, encode: Encode, llm: LocalLLM, *, chat: bool) -> AsyncReader:
+    async def _begin(self, request_id: str, call: Any, attempt: int | None, chat: bool, llm: LocalLLM) -> Running:
         """The request, running. Whoever gets the reader reads it to the end or closes its batches."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
-        prompts = await asyncio.to_thread(encode, llm)
-        reader = llm.reader(prompts, params, FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, chat=chat)
+        if chat:
+            prompts = [await asyncio.to_thread(llm.encode_chat, call.messages, call.tools, call.params)]
+        else:
+            prompts = await asyncio.to_thread(lambda: [llm.encode_prompt(prompt) for prompt in call.prompts])
+        reader = llm.reader(prompts, replace(call.params, attempt=attempt), FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, chat=chat)
         self._generations[request_id] = reader.generation
-        return reader
+        return Running(reader, sum(map(len, prompts)))
+
+    def _place(self, dialect: Dialect, call: Call) -> tuple[Place, tuple[str, ...]]:
+        """The model that answers a call, and what of the call has no effect."""
+        try:
+            return self._shelf.place(call.model), call.ignored
+        except NotFoundError:
+            if dialect.foreign_models is None or not (call.model or "").startswith(dialect.foreign_models):
+                raise
+            return self._shelf.default, ("model", *call.ignored)
 
     async def cancel(self, request: Request) -> Response:
         """Ends an answer that is under way: its stream, or its waiting client, gets what there is."""
@@ -183,6 +184,14 @@ class Routes:
                 ids = await asyncio.to_thread(llm.encode_prompt, asked.prompt or "")
             info = llm.engine.info()
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": info and info.context_length})
+
+    async def count_tokens(self, request: Request) -> Response:
+        """Anthropic's count of a prompt's tokens."""
+        call = anthropic_messages.read_prompt(await read_body(request))
+        place, ignored = self._place(MESSAGES, call)
+        async with self._with_text(place.name) as llm:
+            ids = await asyncio.to_thread(llm.encode_chat, call.messages, call.tools, call.params)
+        return JSONResponse({"input_tokens": len(ids)}, headers=_ignored_header(ignored))
 
     async def detokenize(self, request: Request) -> Response:
         asked = validate(DetokenizeRequest, await read_body(request))

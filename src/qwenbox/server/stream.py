@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 
 from qwenbox.errors import OverloadedError, QwenboxError
 from qwenbox.wire import sse
-from qwenbox.wire.errors import error_body
 
 STALL_SECONDS = 30.0
 """A client that lets a full send buffer lie for so long is cut off."""
@@ -59,20 +58,28 @@ Write = Callable[[Callable[[], bytes]], bool]
 
 
 class EventResponse(Response):
-    """A response of server-sent events. Empty bytes among the `frames` stand for a silence and become a keep-alive comment.
+    """A response of server-sent events. Empty bytes among the `frames` stand for a silence and become a `keep_alive`.
 
     `frames` is given a `Write` for what it has while the response waits for its next frame.
 
     The head goes out with the first frame, so an error that comes before it has a status of its own. A later one becomes a last event, and the
-    stream ends without `[DONE]`.
+    stream ends: `failed` makes it.
     """
 
     media_type = sse.MEDIA_TYPE
 
-    def __init__(self, frames: Callable[[Write], AsyncGenerator[bytes]], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        frames: Callable[[Write], AsyncGenerator[bytes]],
+        failed: Callable[[QwenboxError], bytes],
+        headers: Mapping[str, str],
+        keep_alive: bytes = sse.KEEP_ALIVE,
+    ) -> None:
         self.status_code = 200
         self.background = None
         self._frames = frames
+        self._failed = failed
+        self._keep_alive = keep_alive
         # Proxies that buffer would turn a stream into one late lump.
         self.init_headers({**headers, "cache-control": "no-store", "x-accel-buffering": "no"})
 
@@ -86,7 +93,7 @@ class EventResponse(Response):
         async def write(body: bytes) -> None:
             nonlocal sending_since
             sending_since = time.monotonic()
-            await send({"type": "http.response.body", "body": body or sse.KEEP_ALIVE, "more_body": True})
+            await send({"type": "http.response.body", "body": body or self._keep_alive, "more_body": True})
             sending_since = None
 
         def guard() -> None:
@@ -110,7 +117,7 @@ class EventResponse(Response):
             if isinstance(error, ClientGone):
                 return
             last = error if isinstance(error, QwenboxError) else OverloadedError("The service is stopping.")
-            await write(sse.frame(error_body(last.to_wire())))
+            await write(self._failed(last))
         finally:
             timer.cancel()
             await frames.aclose()

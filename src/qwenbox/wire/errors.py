@@ -1,4 +1,4 @@
-"""OpenAI's error bodies, and readers of JSON that end in them. What a client sent is never repeated in an error."""
+"""Error bodies, and readers of JSON that end in them. What a client sent is never repeated in an error."""
 
 from __future__ import annotations
 
@@ -17,9 +17,29 @@ MAX_DEPTH = 100
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
-def error_body(error: Mapping[str, Any]) -> dict[str, Any]:
-    """`QwenboxError.to_wire()` as OpenAI writes an error."""
-    return {"error": {"message": error["message"], "type": error["type"], "param": error["param"], "code": error["code"]}}
+ANTHROPIC_PATH = "/v1/messages"
+"""Below this path errors look as Anthropic's do, everywhere else as OpenAI's."""
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def error_body(error: Mapping[str, Any], path: str = "", request_id: str = "") -> dict[str, Any]:
+    """`QwenboxError.to_wire()` as the dialect that is spoken at `path` writes an error."""
+    if not path.startswith(ANTHROPIC_PATH):
+        return {"error": {"message": error["message"], "type": error["type"], "param": error["param"], "code": error["code"]}}
+    status = error["status"]
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    # By these words Claude Code knows that it has to shorten its conversation.
+    known = "prompt is too long: " if error["code"] == "context_length_exceeded" else ""
+    return {"type": "error", "error": {"type": kind, "message": known + error["message"]}, "request_id": request_id}
 
 
 def error_headers(error: QwenboxError) -> dict[str, str]:

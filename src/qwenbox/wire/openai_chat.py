@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from qwenbox.chat.template import OPTIONS as TEMPLATE_OPTIONS
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, RequestParams
-from qwenbox.wire.errors import validate
+from qwenbox.wire.errors import error_body, validate
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_TOP_LOGPROBS,
@@ -200,25 +200,28 @@ class ChatWriter:
         self._head = {"id": f"chatcmpl-{id}", "created": created, "model": model}
         self._usage = UsageSum(call.params.n)
 
-    def start(self) -> list[dict[str, Any]]:
+    def start(self, prompt_tokens: int = 0) -> list[dict[str, Any]]:
         """The chunks that a stream begins with: the role of each choice."""
         return [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self._call.params.n)]
 
-    def chunk(self, index: int, event: Event) -> dict[str, Any]:
+    def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
         if event.kind == "finish":
             self._usage.add(index, event.usage)
             last = self._chunk(index, {}, finish_reason=finish_reason(event))
-            return last | {"qwenbox": {"timings": timings_body(event)}} if self._call.timings else last
+            return [last | {"qwenbox": {"timings": timings_body(event)}} if self._call.timings else last]
         if event.kind == "reasoning":
-            return self._chunk(index, {"reasoning_content": event.text, "reasoning": event.text})
+            return [self._chunk(index, {"reasoning_content": event.text, "reasoning": event.text})]
         logprobs = {"content": _logprobs([event]), "refusal": None} if event.logprobs else None
-        return self._chunk(index, {"content": event.text}, logprobs=logprobs)
+        return [self._chunk(index, {"content": event.text}, logprobs=logprobs)]
 
     def end(self) -> list[dict[str, Any]]:
         """The chunks after the last event."""
         if not self._call.include_usage:
             return []
         return [self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._usage.body()}]
+
+    def failure(self, error: Mapping[str, Any], request_id: str) -> list[dict[str, Any]]:
+        return [error_body(error)]
 
     def completion(self, events: Iterable[tuple[int, Event]]) -> dict[str, Any]:
         """The whole response; `events` holds a "finish" of every choice and no "error"."""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, RequestParams
-from qwenbox.wire.errors import validate
+from qwenbox.wire.errors import error_body, validate
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_TOP_LOGPROBS,
@@ -98,21 +98,24 @@ class CompletionWriter:
         self._usage = UsageSum(call.params.n)
         self._characters = [0] * self._choices
 
-    def start(self) -> list[dict[str, Any]]:
+    def start(self, prompt_tokens: int = 0) -> list[dict[str, Any]]:
         """A stream begins with its first text."""
         return []
 
-    def chunk(self, index: int, event: Event) -> dict[str, Any]:
+    def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
         self._usage.add(index, event.usage)
         logprobs = self._logprobs(index, [event]) if event.logprobs else None
         chunk = self._head | {"choices": [{"index": index, "text": event.text, "logprobs": logprobs, "finish_reason": finish_reason(event)}]}
         if self._call.timings and event.kind == "finish":
             chunk["qwenbox"] = {"timings": timings_body(event)}
-        return chunk | {"usage": None} if self._call.include_usage else chunk
+        return [chunk | {"usage": None} if self._call.include_usage else chunk]
 
     def end(self) -> list[dict[str, Any]]:
         """The chunks after the last event."""
         return [self._head | {"choices": [], "usage": self._usage.body()}] if self._call.include_usage else []
+
+    def failure(self, error: Mapping[str, Any], request_id: str) -> list[dict[str, Any]]:
+        return [error_body(error)]
 
     def completion(self, events: Iterable[tuple[int, Event]]) -> dict[str, Any]:
         """The whole response; `events` holds a "finish" of every choice and no "error"."""

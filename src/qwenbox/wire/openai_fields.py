@@ -80,6 +80,13 @@ def seconds(duration: str) -> float:
     return -total if duration.startswith("-") else total
 
 
+def checked_stops(stops: list[str] | None) -> list[str] | None:
+    """ValueError for stop strings that are empty or too long."""
+    if stops is not None and not all(1 <= len(text.encode()) <= MAX_STOP_BYTES for text in stops):
+        raise ValueError(f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
+    return stops
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
     include_usage: bool | None = None
@@ -118,10 +125,7 @@ class SamplingFields(BaseModel):
     @field_validator("stop")
     @classmethod
     def _bounded_stops(cls, stop: str | list[str] | None) -> list[str] | None:
-        stops = [stop] if isinstance(stop, str) else stop
-        if stops is not None and not all(1 <= len(text.encode()) <= MAX_STOP_BYTES for text in stops):
-            raise ValueError(f"a stop string has 1 to {MAX_STOP_BYTES} bytes")
-        return stops
+        return checked_stops([stop] if isinstance(stop, str) else stop)
 
     @field_validator("keep_alive")
     @classmethod

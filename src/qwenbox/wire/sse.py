@@ -13,6 +13,15 @@ KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+"""What Anthropic sends in a silence."""
+
+
 def frame(value: Any) -> bytes:
     """One event. JSON from orjson never contains a line end, so one `data:` line is enough (U+2028 is no line end here)."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def typed_frame(value: dict[str, Any]) -> bytes:
+    """One event that is named by its type, as in the dialects of Anthropic and of OpenAI's responses."""
+    return b"event: %b\n" % value["type"].encode() + frame(value)

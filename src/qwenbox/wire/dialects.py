@@ -1,0 +1,66 @@
+"""The dialects that the service speaks, each as one value: what a route needs to read a request and to write its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from qwenbox.types import Event, RequestParams
+from qwenbox.wire import anthropic_messages, openai_chat, openai_completions, sse
+from qwenbox.wire.openai_fields import FieldRow
+
+
+class Call(Protocol):
+    """What the calls of all dialects have."""
+
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def params(self) -> RequestParams: ...
+    @property
+    def stream(self) -> bool: ...
+    @property
+    def keep_alive(self) -> float | None: ...
+    @property
+    def ignored(self) -> tuple[str, ...]: ...
+
+
+class Writer(Protocol):
+    """Writes one response from its events, as one object or as chunks."""
+
+    def start(self, prompt_tokens: int) -> list[dict[str, Any]]: ...
+    def chunks(self, index: int, event: Event) -> list[dict[str, Any]]: ...
+    def end(self) -> list[dict[str, Any]]: ...
+    def failure(self, error: Mapping[str, Any], request_id: str) -> list[dict[str, Any]]:
+        """The last chunks of a stream that an error ends; `error` is `QwenboxError.to_wire()`."""
+
+    def completion(self, events: Iterable[tuple[int, Event]]) -> dict[str, Any]: ...
+
+
+class Dialect(NamedTuple):
+    fields: Mapping[str, FieldRow]
+    read_request: Callable[[Mapping[str, Any]], Any]
+    """Makes a `Call`, or raises RequestError."""
+    writer: Callable[..., Writer]
+    """Of the call; with `id`, `model` and `created`."""
+    chat: bool = True
+    """False: the prompt is carried on as it is, with no chat format around it."""
+    frame: Callable[[dict[str, Any]], bytes] = sse.typed_frame
+    keep_alive: bytes = sse.KEEP_ALIVE
+    done: bytes = b""
+    """What ends a stream."""
+    foreign_models: str | None = None
+    """How the names begin for which the default model answers where there is no such model: clients that cannot be told another name send them."""
+
+
+CHAT = Dialect(openai_chat.FIELDS, openai_chat.read_request, openai_chat.ChatWriter, frame=sse.frame, done=sse.DONE)
+COMPLETIONS = Dialect(
+    openai_completions.FIELDS, openai_completions.read_request, openai_completions.CompletionWriter, chat=False, frame=sse.frame, done=sse.DONE
+)
+MESSAGES = Dialect(
+    anthropic_messages.FIELDS,
+    anthropic_messages.read_request,
+    anthropic_messages.MessagesWriter,
+    keep_alive=sse.PING,
+    foreign_models="claude-",
+)
