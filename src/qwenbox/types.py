@@ -5,6 +5,7 @@ These are pure values. They know no file, no socket and no kernel; every package
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -169,6 +170,28 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingPlan:
+    """How an answer may think: where its thought begins and ends by id, and when the engine ends it by putting `closing_ids` behind it."""
+
+    open_id: int
+    close_id: int
+    closing_ids: tuple[int, ...]
+    """Stop text, `</think>`, and what stands before an answer."""
+    open: bool = False
+    """The prompt ends inside the thought."""
+    max_tokens: int | None = None
+    """Of the thought."""
+    max_seconds: float = math.inf
+    """Of the thought."""
+    deadline: float = math.inf
+    """Seconds after the request came."""
+    answer_tokens: int = 0
+    """Of the plan's `max_tokens`, these the thought cannot touch."""
+    loop_guard: bool = True
+    """A thought that goes in circles is ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationPlan:
     """Everything the engine has to know of a request: token ids and numbers, no text. Serialisable by `to_wire`."""
 
@@ -190,6 +213,10 @@ class GenerationPlan:
     """Lower ones are admitted first, whoever's they are."""
     attempt: int | None = None
     """How often this request was refused before; None where the client does not say."""
+    thinking: ThinkingPlan | None = None
+    """None: the ids of thoughts mean nothing special."""
+    loop_guard: bool = False
+    """An answer that goes in circles ends, with reason "length"."""
 
     def to_wire(self) -> dict[str, Any]:
         plan = asdict(self)
@@ -198,12 +225,13 @@ class GenerationPlan:
 
     @classmethod
     def from_wire(cls, plan: Mapping[str, Any]) -> GenerationPlan:
-        sampling = dict(plan["sampling"])
+        sampling, thinking = dict(plan["sampling"]), plan["thinking"]
         sampling["logit_bias"] = {int(k): float(v) for k, v in sampling["logit_bias"]}
         fields = dict(plan) | {
             "sampling": SamplingParams(**sampling),
             "prompt_ids": tuple(plan["prompt_ids"]),
             "stop_ids": tuple(plan["stop_ids"]),
+            "thinking": thinking and ThinkingPlan(**dict(thinking) | {"closing_ids": tuple(thinking["closing_ids"])}),
         }
         return cls(**fields)
 
@@ -237,7 +265,8 @@ class SequenceOutput:
 
     request_id: str
     ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] | None = None
+    logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """None for a token that nobody chose, because the engine put it there."""
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     """One entry a prompt token, None for the first; sent with the first output where the plan asked for it."""
     finish_reason: FinishReason | None = None
@@ -246,6 +275,8 @@ class SequenceOutput:
     usage: Usage | None = None
     timings: Mapping[str, float] | None = None
     """Seconds, with the last output: queue, prefill, decode."""
+    detail: Mapping[str, str] | None = None
+    """With the last output: why the engine ended the thought ("thinking_ended") or the answer ("stop"), where it did."""
 
 
 # --- what people and clients see -----------------------------------------------------------------------------------

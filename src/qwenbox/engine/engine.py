@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as AnySequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,9 +21,10 @@ from qwenbox.engine.prefix import PrefixTree
 from qwenbox.engine.sampler import choice_row, score_rows, token_logprob
 from qwenbox.engine.scheduler import Run, Scheduler
 from qwenbox.engine.sequence import Sequence, most_pages
+from qwenbox.engine.thought import CONTENT_TOKENS, goes_in_circles
 from qwenbox.errors import ContextLengthError, EngineError, NumericalError, OverloadedError, QwenboxError, RequestError
 from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
-from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput, Span
+from qwenbox.types import Batch, FinishReason, FloatArray, GenerationPlan, SamplingParams, SequenceOutput, Span, ThinkingPlan, TokenLogprob
 
 MAX_LOGPROBS = 128
 MAX_PROMPT_LOGPROBS = 1_000_000
@@ -146,6 +147,11 @@ class Engine:
         self._guard.forget(request_id)
         if (sequence := self._sequences.get(request_id)) is not None:
             self._cancelled.append(self._finish(sequence, sequence.last_output("cancelled", self._clock()), "cancelled"))
+
+    def answer_now(self, request_id: str) -> None:
+        """Ends the thought of a request with its next token. A request that is unknown, over, or does not think is no error."""
+        if (sequence := self._sequences.get(request_id)) is not None:
+            sequence.hurry()
 
     def leave(self, request_id: str) -> None:
         """From any thread, and followed by `cancel` from the engine's: a step that runs for nobody else is interrupted at its next operation."""
@@ -281,25 +287,44 @@ class Engine:
         if not chosen:
             return None
         plan = sequence.plan
-        if plan.max_tokens:
-            sequence.append(results[-1].id, now)
-            self._counts["completion_tokens"] += 1
-        ids = tuple(result.id for result in results[-1:] if plan.max_tokens)
-        stopped = bool(ids) and ids[0] in plan.stop_ids
-        over = stopped or sequence.num_output == plan.max_tokens
-        logprob = token_logprob(results[-1]) if ids else None
-        logprobs = None if logprob is None else (logprob,)
         prompt_logprobs = None
-        if sequence.num_output <= 1 and sequence.prompt_logprobs is not None:
+        if not sequence.num_output and sequence.prompt_logprobs is not None:
             prompt_logprobs = tuple(sequence.prompt_logprobs)
-        if not over:
-            return SequenceOutput(plan.request_id, ids, logprobs, prompt_logprobs)
-        last = sequence.last_output("stop" if stopped else "length", now)
-        return self._finish(
-            sequence,
-            SequenceOutput(plan.request_id, ids, logprobs, prompt_logprobs, last.finish_reason, None, last.usage, last.timings),
-            "finished",
-        )
+        if not plan.max_tokens:
+            return self._end(sequence, "length", now, prompt_logprobs=prompt_logprobs)
+        id, logprob = results[-1].id, token_logprob(results[-1])
+        sequence.append(id, now)
+        stopped = id in plan.stop_ids
+        if (why := sequence.thought_due(now, stopped=stopped)) is not None:
+            kept = () if stopped else (id,)  # a model that stops in a thought has not answered
+            if stopped:
+                sequence.drop_last()
+            forced, stopped = sequence.end_thought(why), False
+            ids: tuple[int, ...] = (*kept, *forced)
+            logprobs: tuple[TokenLogprob | None, ...] | None = None if logprob is None else (*(logprob for _ in kept), *(None for _ in forced))
+        else:
+            ids, logprobs = (id,), None if logprob is None else (logprob,)
+        self._counts["completion_tokens"] += len(ids)
+        if stopped:
+            return self._end(sequence, "stop", now, ids, logprobs, prompt_logprobs)
+        if sequence.num_output == plan.max_tokens:
+            return self._end(sequence, "length", now, ids, logprobs, prompt_logprobs)
+        if plan.loop_guard and not sequence.thinks and goes_in_circles(sequence.output_ids, CONTENT_TOKENS):
+            return self._end(sequence, "length", now, ids, logprobs, prompt_logprobs, stop="loop")
+        return SequenceOutput(plan.request_id, ids, logprobs, prompt_logprobs)
+
+    def _end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        now: float,
+        ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob | None, ...] | None = None,
+        prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None,
+        stop: str | None = None,
+    ) -> SequenceOutput:
+        last = sequence.last_output(reason, now, stop=stop)
+        return self._finish(sequence, replace(last, ids=ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs), "finished")
 
     def _fail(self, sequence: Sequence, error: Exception) -> SequenceOutput:
         if not isinstance(error, QwenboxError):
@@ -362,6 +387,8 @@ def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
         raise RequestError(f"user is not a text of at most {MAX_NAME} characters", param="user")
     _check_number("weight", plan.weight, 0.001, 1000.0)
     _check_number("priority", plan.priority, -(2**31), 2**31 - 1, whole=True)
+    if plan.thinking is not None:
+        _check_thinking(plan.thinking, plan.max_tokens, model.vocab_limit)
     most_logprobs = min(MAX_LOGPROBS, model.vocab_limit)
     _check_sampling(plan.sampling, model.vocab_limit, most_logprobs)
     if plan.prompt_logprobs is not None:
@@ -369,6 +396,15 @@ def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
         entries = len(plan.prompt_ids) * (plan.prompt_logprobs + 1)
         if entries > MAX_PROMPT_LOGPROBS:
             raise RequestError(f"{entries} log-probabilities of the prompt, at most {MAX_PROMPT_LOGPROBS} are possible", param="prompt_logprobs")
+
+
+def _check_thinking(plan: ThinkingPlan, max_tokens: int, vocab_limit: int) -> None:
+    _check_ids((plan.open_id, plan.close_id, *plan.closing_ids), "thinking", vocab_limit)
+    if plan.max_tokens is not None:
+        _check_number("thinking_budget", plan.max_tokens, 0, math.inf, whole=True)
+    for name in ("max_seconds", "deadline"):
+        _check_number(name, getattr(plan, name), 0.0, math.inf)
+    _check_number("answer_tokens", plan.answer_tokens, 0, max_tokens, whole=True)
 
 
 def _check_sampling(params: SamplingParams, vocab_limit: int, most_logprobs: int) -> None:

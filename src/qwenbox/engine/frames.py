@@ -1,7 +1,7 @@
 """What passes between front and worker: length-framed msgpack over a socket that never blocks. Nothing here can call anything.
 
 frame   4 bytes little-endian length, then one msgpack array whose first item names the rest
-front   ["open", options]  ["submit", plan]  ["cancel", request id]  ["close"]
+front   ["open", options]  ["submit", plan]  ["cancel", request id]  ["answer", request id]  ["close"]
 worker  ["progress", 0..1]  ["ready", info]  ["failed", error]  ["patience", seconds]  ["step", outputs, stats]
 """
 
@@ -122,28 +122,30 @@ def pack_output(output: SequenceOutput) -> list[Any]:
     return [
         output.request_id,
         output.ids,
-        None if output.logprobs is None else [_pack_logprob(one) for one in output.logprobs],
+        None if output.logprobs is None else [one and _pack_logprob(one) for one in output.logprobs],
         None if output.prompt_logprobs is None else [one and _pack_logprob(one) for one in output.prompt_logprobs],
         output.finish_reason,
         output.error,
         usage and (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
         output.timings,
+        output.detail,
     ]
 
 
 def unpack_output(items: list[Any]) -> SequenceOutput:
     """FrameError where the items are not those of `pack_output`."""
     try:
-        request_id, ids, logprobs, prompt_logprobs, reason, error, usage, timings = items
+        request_id, ids, logprobs, prompt_logprobs, reason, error, usage, timings, detail = items
         return SequenceOutput(
             request_id,
             tuple(ids),
-            None if logprobs is None else tuple(_unpack_logprob(one) for one in logprobs),
+            None if logprobs is None else tuple(one and _unpack_logprob(one) for one in logprobs),
             None if prompt_logprobs is None else tuple(one and _unpack_logprob(one) for one in prompt_logprobs),
             reason,
             error,
             usage and Usage(*usage),
             timings,
+            detail,
         )
     except (TypeError, ValueError) as error:
         raise FrameError(f"an output is malformed: {error}") from None

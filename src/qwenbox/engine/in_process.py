@@ -70,6 +70,11 @@ class InProcessEngine:
                 if self._engine is not None:
                     self._engine.leave(request_id)
 
+    def answer_now(self, request_id: str) -> None:
+        with self._changed:
+            if request_id in self._receivers:
+                self._command(lambda engine: engine.answer_now(request_id))
+
     def info(self) -> ModelInfo | None:
         return self._info
 

@@ -95,6 +95,10 @@ class EngineClient(Protocol):
         """The last output follows, with reason "cancelled" unless the request ended before; unknown ids are no error."""
         ...
 
+    def answer_now(self, request_id: str) -> None:
+        """Ends the thought of a request, or the one that it begins with; its answer follows. No error where there is none."""
+        ...
+
     def info(self) -> ModelInfo | None:
         """None until the model has been loaded."""
         ...

@@ -72,7 +72,7 @@ class Scheduler:
         sequence.leave_pages(self.tree)
 
     def schedule(self) -> list[Run]:
-        """The next step: sequences that lack one token first, then the others in order of admission, as far as tokens, rows and the step's time go.
+        """The next step: answers first, then the others in order of admission, as far as tokens, rows and the step's time go.
 
         Who lacks the very page that another computes in this step waits for it and finds it in the tree.
         """
@@ -81,7 +81,7 @@ class Scheduler:
         coming: set[tuple[str, object]] = set()
         tokens, rows = self.max_batch_tokens, self.max_logits
         work, seconds, least = Work(), LONE_STEPS * self._step_seconds, MIN_SLICE
-        for sequence in sorted(self.running, key=lambda s: s.num_missing > 1):
+        for sequence in sorted(self.running, key=lambda s: s.num_missing > 1 and not s.pages_lacking(s.num_tokens)):
             if not sequence.num_pages or not tokens:
                 continue
             if sequence.num_missing > 1:
@@ -97,7 +97,7 @@ class Scheduler:
             if length <= 0:
                 continue
             lacking = sequence.pages_lacking(sequence.num_computed + length)
-            # Only answers lack pages, and they come first, in order of admission: whoever gives way is not in the step yet.
+            # Who lacks pages comes first, in order of admission: whoever gives way is not in the step yet.
             while sequence.num_pages and lacking > self.tree.num_free:
                 self._preempt()
             if not sequence.num_pages:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from collections.abc import Sequence as AnySequence
 
 import numpy as np
 
 from qwenbox.engine.pages import pages_for
 from qwenbox.engine.prefix import Node, PrefixTree, key_of
+from qwenbox.engine.thought import Thought, Why
 from qwenbox.errors import QwenboxError
 from qwenbox.types import PAGE_TOKENS, FinishReason, GenerationPlan, IntArray, SequenceOutput, TokenLogprob, Usage
 
@@ -39,6 +41,7 @@ class Sequence:
         self.num_cached = 0
         """Tokens of the prompt that others had run."""
         self._chain: list[Node] = []
+        self._thought = None if plan.thinking is None else Thought(plan.thinking, plan.max_tokens)
         self._arrived = now
         self._started = math.nan
         self._answered = math.nan
@@ -198,17 +201,56 @@ class Sequence:
             self._answered = now
         self._ids[self.num_tokens] = id
         self.num_tokens += 1
+        if self._thought is not None:
+            self._thought.note(id, self.num_output, now)
 
-    def last_output(self, reason: FinishReason, now: float, *, error: QwenboxError | None = None) -> SequenceOutput:
+    def force(self, ids: AnySequence[int]) -> tuple[int, ...]:
+        """Puts ids behind the answer that nobody chose, as far as `max_tokens` go: the ids that are there now."""
+        ids = tuple(ids[: self.plan.max_tokens - self.num_output])
+        self._ids[self.num_tokens : self.num_tokens + len(ids)] = ids
+        self.num_tokens += len(ids)
+        return ids
+
+    def drop_last(self) -> None:
+        """Takes back the token that was chosen last."""
+        self.num_tokens -= 1
+
+    # --- thinking ---
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the next token belongs to a thought."""
+        return self._thought is not None and self._thought.open
+
+    def hurry(self) -> None:
+        """The answer is wanted now."""
+        if self._thought is not None:
+            self._thought.hurry()
+
+    def thought_due(self, now: float, *, stopped: bool) -> Why | None:
+        """Why the thought has to end now. None where it need not, or there is none."""
+        return None if self._thought is None else self._thought.due(self.output_ids, now, now - self._arrived, stopped=stopped)
+
+    def end_thought(self, why: Why) -> tuple[int, ...]:
+        assert self._thought is not None
+        return self.force(self._thought.end(why))
+
+    # --- the end ---
+
+    def last_output(self, reason: FinishReason, now: float, *, error: QwenboxError | None = None, stop: str | None = None) -> SequenceOutput:
         """Ends the request; `timings` count from arrival, and a stage that never began took no time."""
         started = now if math.isnan(self._started) else self._started
         answered = now if math.isnan(self._answered) else self._answered
+        detail = {"stop": stop} if stop else {}
+        if self._thought is not None and self._thought.ended is not None:
+            detail["thinking_ended"] = self._thought.ended
         return SequenceOutput(
             self.request_id,
             finish_reason=reason,
             error=None if error is None else error.to_wire(),
             usage=Usage(self.num_prompt, self.num_output, self.num_cached),
             timings={"queue": started - self._arrived, "prefill": answered - started, "decode": now - answered},
+            detail=detail or None,
         )
 
 

@@ -136,6 +136,7 @@ class WorkerEngine:
         self._requests: dict[str, _Request] = {}
         self._unsent: deque[_Request] = deque()
         self._cancels: deque[str] = deque()
+        self._hurries: deque[str] = deque()
         self._suspects = Suspects()
         self._closing = False
         self._pid: int | None = None
@@ -167,6 +168,13 @@ class WorkerEngine:
             if request_id not in self._requests:
                 return
             self._cancels.append(request_id)
+        self._ring()
+
+    def answer_now(self, request_id: str) -> None:
+        with self._lock:
+            if request_id not in self._requests:
+                return
+            self._hurries.append(request_id)
         self._ring()
 
     def info(self) -> ModelInfo | None:
@@ -318,6 +326,7 @@ class WorkerEngine:
         while not self._closing:
             self._post_cancels(channel)
             self._post_plans(channel)
+            self._post_hurries(channel)
             ready.register(channel, select.POLLIN | (select.POLLOUT if channel.pending else 0))
             ready.poll(max(0.0, deadline - time.monotonic()) * 1000 + 1)
             self._hear()
@@ -411,6 +420,15 @@ class WorkerEngine:
                     self._forget(request)
                 refused = RequestError(f"the request cannot be sent to the worker: {type(error).__name__}: {error}")
                 deliver_safely(request.deliver, refusal(request.plan, refused))
+
+    def _post_hurries(self, channel: Channel) -> None:
+        """Tells the worker whose thoughts to end; those of requests that it does not know yet when it does."""
+        with self._lock:
+            hurries = [request for request_id in self._hurries if (request := self._requests.get(request_id)) is not None]
+            self._hurries = deque(request.plan.request_id for request in hurries if not request.sent)
+        for request in hurries:
+            if request.sent:
+                channel.send(["answer", request.plan.request_id])
 
     def _reap(self, process: subprocess.Popen[bytes], channel: Channel, *, ask: bool) -> None:
         if ask:

@@ -114,6 +114,8 @@ class Worker:
             self._submit(items[0])
         elif name == "cancel" and len(items) == 1 and isinstance(items[0], str):
             self._engine.cancel(items[0])
+        elif name == "answer" and len(items) == 1 and isinstance(items[0], str):
+            self._engine.answer_now(items[0])
         elif name == "close":
             self._closing = True
         else:
