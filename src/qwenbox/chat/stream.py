@@ -6,12 +6,13 @@ import codecs
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from qwenbox.chat.graphemes import cut
 from qwenbox.chat.tokenizer import Tokenizer
+from qwenbox.chat.toolcall import Part, ToolScanner
 from qwenbox.errors import RequestError
-from qwenbox.types import Event, SequenceOutput, TextLogprob, TokenLogprob, Usage
+from qwenbox.types import Event, FinishReason, SequenceOutput, TextLogprob, TokenLogprob, ToolCallPiece, Usage
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 1024
@@ -30,6 +31,8 @@ class EventStream:
       sequence. The event "finish" comes when the sequence's last output is fed. Stop strings do not count inside a thought.
     * `<think>` and `</think>`, by id, divide reasoning from content. Line ends at the start of a thought, before `</think>` and after it are
       dropped. After the first `</think>` both are plain text. `split_reasoning=False` (plain completions) shows all as content.
+    * With `tools` the content is read for calls (see `toolcall.py`), which become "tool_call" events; the answer then ends with "tool_calls". What
+      ends the scanner ends the answer, as a stop string does.
     * Special tokens are left out with `skip_special`; the stop id that ended a sequence always is.
     * Each token's id and log-probability come with the event that holds its first visible text; ids of invisible tokens come with the next
       event. Log-probabilities of invisible tokens are left out.
@@ -46,6 +49,7 @@ class EventStream:
         start_reasoning: bool = False,
         skip_special: bool = True,
         split_reasoning: bool = True,
+        tools: ToolScanner | None = None,
     ) -> None:
         self.stopped = False
         self.stop_text: str | None = None
@@ -54,6 +58,7 @@ class EventStream:
         self._hidden = tokenizer.special_ids if skip_special else frozenset()
         self._open = tokenizer.id_of(THINK) if split_reasoning else None
         self._close = tokenizer.id_of(THINK_END) if split_reasoning else None
+        self._tools = tools
         self._reasoning = start_reasoning and split_reasoning
         self._thought = False  # a thought has ended: tags are text from now on
         self._at_start = self._reasoning  # line ends are dropped until other text comes
@@ -68,7 +73,7 @@ class EventStream:
         self._events: list[Event] = []
 
     def feed(self, output: SequenceOutput) -> list[Event]:
-        """Events of one output; at most one of a kind in a row."""
+        """Events of one output; at most one of a kind, and of a call, in a row."""
         if self._takes_plainly(output):
             return self._plain(output.ids[0])
         logprobs = output.logprobs or (None,) * len(output.ids)
@@ -77,6 +82,8 @@ class EventStream:
             if self.stopped:
                 break
             self._token(id, logprob, visible=index != last)
+            if self._tools is not None:
+                self._release()  # a call that ends the answer does so at its last token
         if output.finish_reason is None:
             self._release()
         else:
@@ -119,7 +126,7 @@ class EventStream:
             visible = False
         elif self._reasoning:
             self._reasoning_tokens += 1
-        elif id == self._open and not self._thought:
+        elif id == self._open and not self._thought and not self._in_call():
             self._switch(reasoning=True)
             visible = False
         if not visible or id in self._hidden:
@@ -132,6 +139,13 @@ class EventStream:
         self._tokens.append(_Token(start, start + len(text) + self._partial, id, logprob))
         if text:
             self._append(text)
+
+    def _in_call(self) -> bool:
+        """Whether the content so far ends inside a call, where no thought begins."""
+        if self._tools is None:
+            return False
+        self._flush()
+        return self._tools.in_call
 
     def _append(self, text: str) -> None:
         self._count += len(text)
@@ -151,6 +165,7 @@ class EventStream:
                 self._count -= len(text) - end
                 self._held += text[:end]
                 self._emit(len(self._held) - len(stop))
+                self._end_tools("stop")
                 self._drop_tokens(self._count)
                 self._held = ""
                 return
@@ -166,6 +181,7 @@ class EventStream:
 
     def _switch(self, reasoning: bool) -> None:
         self._flush()
+        self._end_tools(None)
         self._reasoning, self._thought, self._at_start = reasoning, not reasoning, True
         for stop in self._stops:
             stop.matched = 0
@@ -201,7 +217,30 @@ class EventStream:
         if length <= 0:
             return
         text, self._held = self._held[:length], self._held[length:]
-        reached = self._count - len(self._held)
+        if self._reasoning or self._tools is None:
+            self._add("reasoning" if self._reasoning else "content", text, self._count - len(self._held))
+        else:
+            self._add_parts(self._tools, self._tools.feed(text))
+
+    def _add_parts(self, tools: ToolScanner, parts: list[Part]) -> None:
+        reached = self._count - len(self._held) - tools.num_held - sum(part.length for part in parts)
+        for part in parts:
+            reached += part.length
+            if part.call is not None:
+                self._add("tool_call", "", reached, part.call)
+            elif part.text:
+                self._add("content", part.text, reached)
+            else:
+                self._drop_tokens(reached)
+        self.stopped = self.stopped or tools.over
+
+    def _end_tools(self, reason: str | None) -> None:
+        """The content ends here, or is interrupted by a thought."""
+        if self._tools is not None and not self._reasoning:
+            self._add_parts(self._tools, self._tools.finish(reason))
+
+    def _add(self, kind: Literal["reasoning", "content", "tool_call"], text: str, reached: int, call: ToolCallPiece | None = None) -> None:
+        """An event of the characters up to `reached`, or more of the last one."""
         ids, self._loose_ids = self._loose_ids, []
         logprobs: list[TextLogprob] = []
         tokens = self._tokens
@@ -210,11 +249,16 @@ class EventStream:
             ids.append(token.id)
             if token.logprob is not None:
                 logprobs.append(text_logprob(self._tokenizer, token.logprob))
-        kind: Literal["reasoning", "content"] = "reasoning" if self._reasoning else "content"
+        if kind == "tool_call":
+            logprobs = []
         if self._events and self._events[-1].kind == kind:
-            before = self._events.pop()
-            text, ids, logprobs = before.text + text, [*before.ids, *ids], [*before.logprobs, *logprobs]
-        self._events.append(Event(kind, text, logprobs=tuple(logprobs), ids=tuple(ids)))
+            before = self._events[-1]
+            if call is None or before.call is None or call.number == before.call.number:
+                self._events.pop()
+                text, ids, logprobs = before.text + text, [*before.ids, *ids], [*before.logprobs, *logprobs]
+                if call is not None and before.call is not None:
+                    call = before.call._replace(arguments=before.call.arguments + call.arguments)
+        self._events.append(Event(kind, text, logprobs=tuple(logprobs), ids=tuple(ids), call=call))
 
     def _drop_tokens(self, reached: int) -> None:
         """Text up to `reached` will never be seen: nor will the tokens that end there."""
@@ -224,16 +268,25 @@ class EventStream:
     def _finish(self, output: SequenceOutput) -> None:
         if not self.stopped:
             self._flush(ended=False)
+            self._end_tools(output.finish_reason)
         ids = (*self._loose_ids, *(token.id for token in self._tokens))
         usage = replace(output.usage or Usage(completion_tokens=self._completion_tokens), reasoning_tokens=self._reasoning_tokens)
         if output.finish_reason == "error":
             self._events.append(Event("error", ids=ids, finish_reason="error", usage=usage, timings=output.timings, error=output.error))
             return
-        reason = output.finish_reason
+        reason: FinishReason | Literal["tool_calls"] | None = output.finish_reason
         if self.stopped:
-            # The sequence ran on until it was cancelled; what came after the stop string is nobody's.
+            # The sequence ran on until it was cancelled; what came after its end is nobody's.
             reason, usage = "stop", replace(usage, completion_tokens=self._completion_tokens)
-        self._events.append(Event("finish", ids=ids, finish_reason=reason, stop_text=self.stop_text, usage=usage, timings=output.timings))
+        detail: dict[str, Any] = {}
+        if self._tools is not None:
+            if self._tools.calls and reason == "stop":
+                reason = "tool_calls"
+            if self._tools.error is not None:
+                detail["tool_error"] = {"index": self._tools.calls, "message": self._tools.error}
+        self._events.append(
+            Event("finish", ids=ids, finish_reason=reason, stop_text=self.stop_text, detail=detail, usage=usage, timings=output.timings)
+        )
 
 
 def text_logprob(tokenizer: Tokenizer, logprob: TokenLogprob) -> TextLogprob:
