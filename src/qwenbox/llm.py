@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.chat.stream import EventStream, starts_in_reasoning, text_logprob
+from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
 from qwenbox.hub import resolve
@@ -68,6 +69,8 @@ class Reply:
     reasoning: str
     finish_reason: str
     usage: Usage
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    """OpenAI's objects."""
 
 
 class Choice:
@@ -320,7 +323,7 @@ class LocalLLM:
     ) -> Iterator[Event]:
         """Events of the answer as they come. Closing the iterator ends the request."""
         asked = request_params(params)
-        return self._events([self.encode_chat(as_messages(messages), tools, asked)], asked, chat=True)
+        return self._events([self.encode_chat(as_messages(messages), tools, asked)], asked, tools, chat=True)
 
     async def astream(
         self, messages: str | Sequence[Message | Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **params: Any
@@ -328,7 +331,7 @@ class LocalLLM:
         """`stream` for an event loop."""
         asked = request_params(params)
         prompt = self.encode_chat(as_messages(messages), tools, asked)
-        async with aclosing(self.reader([prompt], asked, chat=True).batches()) as batches:
+        async with aclosing(self.reader([prompt], asked, tools=tools, chat=True).batches()) as batches:
             async for batch in batches:
                 for _, event in batch:
                     yield event
@@ -431,6 +434,7 @@ class LocalLLM:
         first_tick: float = TICK_SECONDS,
         tick: float = TICK_SECONDS,
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
         chat: bool,
     ) -> AsyncReader:
         """`start`, with a reader on the running event loop."""
@@ -438,9 +442,17 @@ class LocalLLM:
         doorbell = self._doorbells.get(loop)
         if doorbell is None:
             doorbell = self._doorbells[loop] = Doorbell(loop)
-        return AsyncReader(doorbell, partial(self.start, prompts, params, chat=chat), first_tick, tick)
+        return AsyncReader(doorbell, partial(self.start, prompts, params, tools=tools, chat=chat), first_tick, tick)
 
-    def start(self, prompts: Sequence[Sequence[int]], params: RequestParams, wake: Callable[[], None], *, chat: bool) -> Generation:
+    def start(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: RequestParams,
+        wake: Callable[[], None],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        chat: bool,
+    ) -> Generation:
         """Submits `params.n` choices of each prompt; choice i belongs to prompt i // n. `wake` is called when there is something to take."""
         seed = secrets.randbits(63) if params.seed is None else params.seed
         choices = []
@@ -451,6 +463,7 @@ class LocalLLM:
                 stop=params.stop,
                 start_reasoning=chat and starts_in_reasoning(self.tokenizer, plan.prompt_ids),
                 split_reasoning=chat,
+                tools=ToolScanner(tools, parallel=params.parallel_tool_calls) if tools else None,
             )
             choices.append(Choice(index, plan, stream, self, echo=params.echo, counts_prompt=index % params.n == 0))
         generation = Generation(choices, self.engine, wake, self._request_timeout)
@@ -486,12 +499,16 @@ class LocalLLM:
             attempt=params.attempt,
         )
 
-    def _events(self, prompts: Sequence[Sequence[int]], params: RequestParams, *, chat: bool) -> Iterator[Event]:
-        return (event for _, event in self._indexed_events(prompts, params, chat=chat))
+    def _events(
+        self, prompts: Sequence[Sequence[int]], params: RequestParams, tools: Sequence[Mapping[str, Any]] = (), *, chat: bool
+    ) -> Iterator[Event]:
+        return (event for _, event in self._indexed_events(prompts, params, tools, chat=chat))
 
-    def _indexed_events(self, prompts: Sequence[Sequence[int]], params: RequestParams, *, chat: bool) -> Iterator[tuple[int, Event]]:
+    def _indexed_events(
+        self, prompts: Sequence[Sequence[int]], params: RequestParams, tools: Sequence[Mapping[str, Any]] = (), *, chat: bool
+    ) -> Iterator[tuple[int, Event]]:
         bell = threading.Event()
-        generation = self.start(prompts, params, bell.set, chat=chat)
+        generation = self.start(prompts, params, bell.set, tools=tools, chat=chat)
         try:
             while not generation.finished:
                 bell.wait(TICK_SECONDS)
@@ -589,7 +606,8 @@ _PARAM_TYPES: Mapping[str, tuple[Any, str]] = {
     **dict.fromkeys(("logit_bias", "template_options"), (Mapping, "a mapping")),
     "stop": ((str, list, tuple), "a text or a list of texts"),
     "stop_ids": ((list, tuple), "a list of token ids"),
-    **dict.fromkeys(("ignore_eos", "echo"), (bool, "true or false")),
+    **dict.fromkeys(("ignore_eos", "echo", "parallel_tool_calls"), (bool, "true or false")),
+    "tool_choice": (str, "auto, none, required or `=` and a name"),
 }
 
 
@@ -612,14 +630,12 @@ def request_params(given: Mapping[str, Any]) -> RequestParams:
 
 def reply(events: Iterable[Event]) -> Reply:
     """A whole answer of its events. Raises the error that ended it."""
-    texts: dict[str, list[str]] = {"content": [], "reasoning": []}
-    for event in events:
-        if event.kind == "error":
-            raise QwenboxError.from_wire(event.error or {})
-        if event.kind == "finish":
-            return Reply("".join(texts["content"]), "".join(texts["reasoning"]), str(event.finish_reason), event.usage or Usage())
-        texts[event.kind].append(event.text)
-    raise AssertionError("a stream of events ends with finish or error")
+    events = list(events)
+    last = events[-1]
+    if last.kind == "error":
+        raise QwenboxError.from_wire(last.error or {})
+    text, reasoning = ("".join(event.text for event in events if event.kind == kind) for kind in ("content", "reasoning"))
+    return Reply(text, reasoning, str(last.finish_reason), last.usage or Usage(), tuple(tool_calls(events)))
 
 
 def engine_rows(engine: EngineClient) -> Mapping[str, float]:

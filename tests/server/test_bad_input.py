@@ -80,6 +80,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(http, name, value):
         ("messages", [{"role": "assistant", "tool_calls": [{"function": {}}]}]),
         ("max_completion_tokens", 0), ("max_completion_tokens", 2**63), ("top_logprobs", 21), ("top_logprobs", 5), ("top_logprobs", 10**6),
         ("logprobs", 1), ("tools", "x"), ("tools", [{}]), ("tools", [{"type": "function", "function": {"name": "f"}}] * 129),
+        ("tools", [{"type": "function", "function": {"name": ""}}]), ("tools", [{"type": "function", "function": {"name": "f", "parameters": 1}}]),
         ("tool_choice", "required"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("response_format", {"type": "json_object"}), ("response_format", {"type": "json_schema", "json_schema": {}}),
         ("modalities", ["audio"]), ("audio", {"voice": "x"}), ("functions", [{"name": "f"}]), ("function_call", {"name": "f"}),

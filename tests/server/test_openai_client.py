@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import openai
@@ -261,9 +262,77 @@ def test_tools_are_shown_to_the_model_and_forbidden_ones_are_not(served, client)
     with_tools, without = (bytes(id for id in plan.prompt_ids if id < 256) for plan in served.engine.plans)
     assert b"get_weather" in with_tools
     assert b"get_weather" not in without
+    for choice in ("any", {"type": "function", "function": {"name": "other"}}, {"type": "allowed_tools"}, 1):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model="tiny", messages=HELLO, tools=tools, tool_choice=choice)
+        assert caught.value.param == "tool_choice"
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="tiny", messages=HELLO, tools=tools, tool_choice="required")
+        client.chat.completions.create(model="tiny", messages=HELLO, tool_choice="required")
     assert caught.value.param == "tool_choice"
+    with pytest.raises(openai.BadRequestError, match="same name"):
+        client.chat.completions.create(model="tiny", messages=HELLO, tools=tools * 2)
+
+
+WEATHER: Any = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]
+TWO_CALLS = (
+    'Let me see.\n<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "weather", "arguments": {"city": "</tool_call>"}}\n</tool_call>'
+)
+
+
+def streamed_calls(chunks):
+    """Calls as clients put them together: id, name and arguments by index."""
+    calls: dict[int, list[str]] = {}
+    for chunk in chunks:
+        for delta in (chunk.choices[0].delta.tool_calls or ()) if chunk.choices else ():
+            call = calls.setdefault(delta.index, ["", "", ""])
+            call[0] += delta.id or ""
+            call[1] += delta.function.name or ""
+            call[2] += delta.function.arguments or ""
+    return calls
+
+
+def test_calls_come_whole_and_in_pieces(served, client):
+    served.engine.script = Script(TWO_CALLS)
+    asked: Any = {"model": "tiny", "messages": HELLO, "tools": WEATHER}
+    choice = client.chat.completions.create(**asked).choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
+    assert [json.loads(call.function.arguments) for call in choice.message.tool_calls] == [{"city": "北京"}, {"city": "</tool_call>"}]
+    assert len({call.id for call in choice.message.tool_calls}) == 2 and {call.type for call in choice.message.tool_calls} == {"function"}
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    calls = streamed_calls(chunks)
+    assert [(name, arguments) for _, name, arguments in calls.values()] == [
+        (call.function.name, call.function.arguments) for call in choice.message.tool_calls
+    ]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert len({id for id, _, _ in calls.values()}) == 2
+    first = next(delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or ())
+    assert (first.index, first.type, first.function.name, bool(first.id)) == (0, "function", "weather", True)
+    once = client.chat.completions.create(**asked, parallel_tool_calls=False).choices[0]
+    assert len(once.message.tool_calls) == 1 and once.finish_reason == "tool_calls"
+    served.engine.script = Script(TWO_CALLS.replace("Let me see.", ""))
+    message = client.chat.completions.create(**asked).choices[0].message
+    assert message.content is None and len(message.tool_calls) == 2
+
+
+def test_without_tools_calls_are_text(served, client):
+    served.engine.script = Script(TWO_CALLS)
+    message = client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message
+    assert message.content == TWO_CALLS and message.tool_calls is None and "tool_calls" not in message.model_fields_set
+    message = client.chat.completions.create(model="tiny", messages=HELLO, tools=WEATHER, tool_choice="none").choices[0].message
+    assert message.content == TWO_CALLS
+
+
+def test_a_broken_call_comes_back_as_text(served, client):
+    text = '<tool_call>{"name": "weather", "arguments": {"city": Paris}}</tool_call>'
+    served.engine.script = Script(text)
+    whole = client.chat.completions.create(model="tiny", messages=HELLO, tools=WEATHER)
+    choice = whole.choices[0]
+    assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("stop", text, None)
+    assert whole.qwenbox["tool_error"][0]["index"] == 0
+    chunks = list(client.chat.completions.create(model="tiny", messages=HELLO, tools=WEATHER, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    assert chunks[-1].choices[0].finish_reason == "stop" and chunks[-1].qwenbox["tool_error"]["index"] == 0
 
 
 def test_models_are_listed_and_found(client):

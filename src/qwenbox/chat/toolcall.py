@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-from qwenbox.types import ToolCallPiece
+from qwenbox.types import Event, ToolCallPiece
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_SPACE = 32
@@ -180,6 +180,22 @@ class ToolScanner:
         held, self._held = self._held, ""
         parts.append(Part(len(held), "".join(self._raw) + held))
         self.error, self._state, self._gap, self._raw = error, "text", False, []
+
+
+def tool_calls(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """OpenAI's objects of the calls in the events of one whole answer; a broken one is none."""
+    calls: list[dict[str, Any]] = []
+    for event in events:
+        if event.call is not None and event.call.number == len(calls):
+            function = {"name": event.call.name, "arguments": ""}
+            calls.append({"id": event.call.id, "type": "function", "function": function, "pieces": []})
+        if event.call is not None:
+            calls[-1]["pieces"].append(event.call.arguments)
+        if event.kind == "finish" and "tool_error" in event.detail:
+            del calls[event.detail["tool_error"]["index"] :]
+    for call in calls:
+        call["function"]["arguments"] = "".join(call.pop("pieces"))
+    return calls
 
 
 class BrokenCallError(ValueError):

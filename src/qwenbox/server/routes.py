@@ -147,7 +147,8 @@ class Routes:
             prompts = [await asyncio.to_thread(llm.encode_chat, call.messages, call.tools, call.params)]
         else:
             prompts = await asyncio.to_thread(lambda: [llm.encode_prompt(prompt) for prompt in call.prompts])
-        reader = llm.reader(prompts, replace(call.params, attempt=attempt), FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, chat=chat)
+        tools = call.tools if chat else ()
+        reader = llm.reader(prompts, replace(call.params, attempt=attempt), FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, tools=tools, chat=chat)
         self._generations[request_id] = reader.generation
         return Running(reader, sum(map(len, prompts)))
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qwenbox.chat.template import OPTIONS as TEMPLATE_OPTIONS
+from qwenbox.chat.toolcall import tool_calls
 from qwenbox.errors import RequestError
-from qwenbox.types import Event, Message, RequestParams
+from qwenbox.types import Event, Message, RequestParams, ToolCallPiece
 from qwenbox.wire.errors import error_body, validate
 from qwenbox.wire.openai_fields import (
     HONOURED,
+    MAX_NAME,
     MAX_TOP_LOGPROBS,
     NO_EFFECT,
     SHARED_FIELDS,
@@ -36,11 +38,11 @@ FIELDS: Mapping[str, FieldRow] = {
     **dict.fromkeys(
         (
             "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "chat_template_kwargs", "enable_thinking",
-            "add_generation_prompt", "continue_final_message",
+            "add_generation_prompt", "continue_final_message", "parallel_tool_calls",
         ),
         HONOURED,
     ),
-    **dict.fromkeys(("store", "parallel_tool_calls", "prediction", "verbosity", "reasoning_effort"), NO_EFFECT),
+    **dict.fromkeys(("store", "prediction", "verbosity", "reasoning_effort"), NO_EFFECT),
     "response_format": refused("only text is supported yet", lambda value: value == {"type": "text"}),
     "modalities": refused("only text is supported", lambda value: value == ["text"]),
     "audio": refused("only text is supported"),
@@ -121,7 +123,9 @@ class ChatRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Any = None
+    """As `RequestParams` has it, once it is read."""
+    parallel_tool_calls: bool | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
     enable_thinking: bool | None = None
     add_generation_prompt: bool | None = None
@@ -132,16 +136,28 @@ class ChatRequest(SamplingFields):
     def _functions(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
         for tool in tools or ():
             function = tool.get("function")
-            if tool.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                raise ValueError('a tool is {"type": "function", "function": {"name": ..., "parameters": ...}}')
+            if not isinstance(function, dict):
+                function = {}
+            name = function.get("name")
+            if tool.get("type") != "function" or not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
+                raise ValueError(
+                    f'a tool is {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}, its name up to {MAX_NAME} characters'
+                )
+            if not isinstance(function.get("parameters") or {}, dict):
+                raise ValueError("the parameters of a tool are a JSON schema")
         return tools
 
     @field_validator("tool_choice")
     @classmethod
-    def _free_choice(cls, choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-        if choice not in (None, "auto", "none"):
-            raise ValueError("only auto and none are supported yet")
-        return choice
+    def _chosen(cls, choice: Any) -> str | None:
+        if isinstance(choice, dict):
+            function = choice.get("function")
+            if choice.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise ValueError('a choice is auto, none, required or {"type": "function", "function": {"name": ...}}')
+            return f"={function['name']}"
+        if choice is not None and choice not in ("auto", "none", "required"):
+            raise ValueError('a choice is auto, none, required or {"type": "function", "function": {"name": ...}}')
+        return None if choice is None else str(choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +181,7 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
     request = validate(ChatRequest, body)
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs: needs `logprobs: true`.", param="top_logprobs")
+    _check_tools(request)
     options = dict(request.chat_template_kwargs or {})
     if unknown := sorted(set(options) - set(TEMPLATE_OPTIONS)):
         param = f"chat_template_kwargs.{unknown[0][:64]}"
@@ -183,6 +200,8 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
             max_tokens=request.max_completion_tokens or request.max_tokens,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             template_options=options,
+            tool_choice=request.tool_choice or "auto",
+            parallel_tool_calls=request.parallel_tool_calls is not False,
         ),
         stream=bool(request.stream),
         include_usage=request.include_usage,
@@ -190,6 +209,17 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
         keep_alive=request.kept_seconds,
         ignored=ignored,
     )
+
+
+def _check_tools(request: ChatRequest) -> None:
+    names = [tool["function"]["name"] for tool in request.tools or ()]
+    if len(set(names)) != len(names):
+        raise RequestError("tools: two have the same name.", param="tools")
+    choice = request.tool_choice or "auto"
+    if choice in ("auto", "none"):
+        return
+    if not names or (choice != "required" and choice[1:] not in names):
+        raise RequestError("tool_choice: there is no such tool.", param="tool_choice")
 
 
 class ChatWriter:
@@ -208,9 +238,12 @@ class ChatWriter:
         if event.kind == "finish":
             self._usage.add(index, event.usage)
             last = self._chunk(index, {}, finish_reason=finish_reason(event))
-            return [last | {"qwenbox": {"timings": timings_body(event)}} if self._call.timings else last]
+            beside = dict(event.detail) | ({"timings": timings_body(event)} if self._call.timings else {})
+            return [last | {"qwenbox": beside} if beside else last]
         if event.kind == "reasoning":
             return [self._chunk(index, {"reasoning_content": event.text, "reasoning": event.text})]
+        if event.call is not None:
+            return [self._chunk(index, {"tool_calls": [_call_delta(event.call)]})]
         logprobs = {"content": _logprobs([event]), "refusal": None} if event.logprobs else None
         return [self._chunk(index, {"content": event.text}, logprobs=logprobs)]
 
@@ -231,7 +264,13 @@ class ChatWriter:
             self._usage.add(index, event.usage)
         choices = [self._choice(index, own) for index, own in enumerate(by_choice)]
         body = self._head | {"object": "chat.completion", "choices": choices, "usage": self._usage.body()}
-        return body | {"qwenbox": {"timings": [timings_body(own[-1]) for own in by_choice]}} if self._call.timings else body
+        lasts = [own[-1] for own in by_choice]
+        beside: dict[str, Any] = {
+            name: [last.detail.get(name) for last in lasts] for name in sorted({name for last in lasts for name in last.detail})
+        }
+        if self._call.timings:
+            beside["timings"] = [timings_body(last) for last in lasts]
+        return body | {"qwenbox": beside} if beside else body
 
     def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
@@ -242,11 +281,21 @@ class ChatWriter:
         content = [event for event in events if event.kind == "content"]
         reasoning = "".join(event.text for event in events if event.kind == "reasoning")
         text = "".join(event.text for event in content)
-        message: dict[str, Any] = {"role": "assistant", "content": None if reasoning and not text else text, "refusal": None}
+        calls = tool_calls(events)
+        message: dict[str, Any] = {"role": "assistant", "content": None if (reasoning or calls) and not text else text, "refusal": None}
+        if calls:
+            message["tool_calls"] = calls
         if reasoning:
             message |= {"reasoning_content": reasoning, "reasoning": reasoning}
         logprobs = {"content": _logprobs(content), "refusal": None} if self._call.params.logprobs is not None else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(events[-1])}
+
+
+def _call_delta(piece: ToolCallPiece) -> dict[str, Any]:
+    """The first piece of a call has its id and its name."""
+    if not piece.id:
+        return {"index": piece.number, "function": {"arguments": piece.arguments}}
+    return {"index": piece.number, "id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": piece.arguments}}
 
 
 def _logprobs(events: Iterable[Event]) -> list[dict[str, Any]]:
