@@ -19,7 +19,7 @@ from qwenbox.server.routes import Routes
 from qwenbox.server.shelf import Shelf
 from qwenbox.server.stream import ClientGone, RefusedBody
 from qwenbox.settings import Settings
-from qwenbox.wire.dialects import CHAT, COMPLETIONS, MESSAGES
+from qwenbox.wire.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 
 PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 """Paths that need no key, beside those of the page."""
@@ -31,6 +31,7 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
     table = [
         Route("/v1/chat/completions", routes.answer(CHAT), methods=["POST"]),
         Route("/v1/completions", routes.answer(COMPLETIONS), methods=["POST"]),
+        Route("/v1/responses", routes.answer(RESPONSES), methods=["POST"]),
         Route("/v1/messages", routes.answer(MESSAGES), methods=["POST"]),
         Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
         Route("/v1/requests/{request_id}/cancel", routes.cancel, methods=["POST"]),

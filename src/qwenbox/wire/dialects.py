@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from qwenbox.types import Event, RequestParams
-from qwenbox.wire import anthropic_messages, openai_chat, openai_completions, sse
+from qwenbox.wire import anthropic_messages, openai_chat, openai_completions, openai_responses, sse
 from qwenbox.wire.openai_fields import FieldRow
 
 
@@ -57,6 +57,7 @@ CHAT = Dialect(openai_chat.FIELDS, openai_chat.read_request, openai_chat.ChatWri
 COMPLETIONS = Dialect(
     openai_completions.FIELDS, openai_completions.read_request, openai_completions.CompletionWriter, chat=False, frame=sse.frame, done=sse.DONE
 )
+RESPONSES = Dialect(openai_responses.FIELDS, openai_responses.read_request, openai_responses.ResponsesWriter)
 MESSAGES = Dialect(
     anthropic_messages.FIELDS,
     anthropic_messages.read_request,
