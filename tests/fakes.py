@@ -33,7 +33,7 @@ def byte_tokenizer() -> Tokenizer:
 
 def byte_chat() -> ChatFormat:
     tokenizer = byte_tokenizer()
-    return ChatFormat("qwen3", tokenizer, template_for("qwen3", None), SamplingParams(temperature=0.6, top_k=20), tokenizer.eos_ids)
+    return ChatFormat("qwen3", tokenizer, template_for("qwen3", None), SamplingParams(temperature=0.6, top_k=20), tokenizer.eos_ids, "hybrid")
 
 
 @dataclass
@@ -86,6 +86,7 @@ class FakeEngine:
     def __post_init__(self) -> None:
         self.plans: list[GenerationPlan] = []
         self.cancelled: list[str] = []
+        self.hurried: list[str] = []
         self.steps = 0
         self.note_step: NoteStep = lambda *_: None
         self._running: dict[str, _Running] = {}
@@ -115,6 +116,9 @@ class FakeEngine:
             if request_id in self._running:
                 self._running[request_id].cancelled = True
             self._changed.notify_all()
+
+    def answer_now(self, request_id: str) -> None:
+        self.hurried.append(request_id)
 
     def info(self) -> ModelInfo | None:
         if self.state_now.name in ("fetching", "verifying", "loading"):

@@ -21,10 +21,11 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qwenbox.chat.chat import ChatFormat, load_chat
-from qwenbox.chat.stream import EventStream, starts_in_reasoning, text_logprob
+from qwenbox.chat.stream import THINK, EventStream, starts_in_reasoning, text_logprob
+from qwenbox.chat.thinking import NO_THOUGHT, Decision, decide, thinking_plan
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
@@ -38,6 +39,7 @@ from qwenbox.types import (
     RequestParams,
     SamplingParams,
     SequenceOutput,
+    ThinkingVote,
     TokenLogprob,
     Usage,
 )
@@ -45,6 +47,7 @@ from qwenbox.weights.gguf import read_gguf
 
 if TYPE_CHECKING:
     from qwenbox.chat.tokenizer import Tokenizer
+    from qwenbox.settings import Settings
     from qwenbox.types import FloatArray
 
 MAX_CHAT_TOKENS = 16384
@@ -59,6 +62,15 @@ TICK_SECONDS = 10.0
 
 EventBatch = list[tuple[int, Event]]
 """Events with the number of their choice."""
+
+
+class Prompt(NamedTuple):
+    """Token ids, and what the answer to them may do."""
+
+    ids: Sequence[int]
+    thinking: Decision | None = None
+    """None: nobody asked, as for a plain completion."""
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +88,12 @@ class Reply:
 class Choice:
     """One answer of a request, from the engine's outputs to events. Sans-IO."""
 
-    def __init__(self, index: int, plan: GenerationPlan, stream: EventStream, llm: LocalLLM, *, echo: bool, counts_prompt: bool) -> None:
+    def __init__(
+        self, index: int, plan: GenerationPlan, thinking: Decision | None, stream: EventStream, llm: LocalLLM, *, echo: bool, counts_prompt: bool
+    ) -> None:
         self.index = index
         self.plan = plan
+        self._thinking = thinking
         self.finished = False
         self._stream = stream
         self._llm = llm
@@ -96,8 +111,21 @@ class Choice:
             events = [self._llm.prompt_event(self.plan, output.prompt_logprobs), *events]
             self._echo = False
         if output.finish_reason is not None:
+            if detail := self._detail(output.detail or {}):
+                events[-1] = replace(events[-1], detail={**events[-1].detail, **detail})
             self._end(events[-1])
         return events
+
+    def _detail(self, told: Mapping[str, str]) -> dict[str, Any]:
+        """What the client should know of how it went: `told` is what the engine said."""
+        detail: dict[str, Any] = {}
+        if self._thinking is not None and self._thinking.stated:
+            detail["thinking"] = self._thinking.body()
+            if (why := told.get("thinking_ended")) is not None:
+                detail["thinking"]["ended"] = why
+        if (stop := told.get("stop")) is not None:
+            detail["stop_detail"] = stop
+        return detail
 
     @property
     def stopped(self) -> bool:
@@ -190,6 +218,12 @@ class Generation:
             self._outputs.clear()
             for choice in self._end():
                 choice.leave()
+
+    def answer_now(self) -> None:
+        """Ends every choice's thought; the answers follow."""
+        for choice in self._choices.values():
+            if not choice.finished:
+                self._engine.answer_now(choice.plan.request_id)
 
     def _end(self) -> list[Choice]:
         """The choices that have not finished; from now on they have."""
@@ -289,8 +323,12 @@ class LocalLLM:
         *,
         metrics: Metrics | None = None,
         request_timeout: float | None = None,
+        thinking: ThinkingVote | None = None,
+        loop_guard: bool = True,
     ) -> None:
-        """`chat` may come later, with the model that the engine fetches: a Future that is done before the engine is ready."""
+        """`thinking` holds for requests that say nothing of it; `loop_guard` ends answers that go in circles.
+
+        `chat` may come later, with the model that the engine fetches: a Future that is done before the engine is ready."""
         self.engine = engine
         self._chat: Future[ChatFormat] = Future()
         if isinstance(chat, Future):
@@ -302,6 +340,8 @@ class LocalLLM:
         self.metrics = metrics or Metrics()
         self.metrics.engines[name] = lambda: engine_rows(engine)
         self._request_timeout = request_timeout
+        self._thinking = thinking or ThinkingVote("service")
+        self._loop_guard = loop_guard
         self._ids = itertools.count()
         self._doorbells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Doorbell] = weakref.WeakKeyDictionary()
         bound = {row: self.metrics[row].labels(name) for row in _COUNTED}
@@ -323,15 +363,15 @@ class LocalLLM:
     ) -> Iterator[Event]:
         """Events of the answer as they come. Closing the iterator ends the request."""
         asked = request_params(params)
-        return self._events([self.encode_chat(as_messages(messages), tools, asked)], asked, tools, chat=True)
+        return self._events([self.chat_prompt(as_messages(messages), tools, asked)], asked, chat=True)
 
     async def astream(
         self, messages: str | Sequence[Message | Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **params: Any
     ) -> AsyncIterator[Event]:
         """`stream` for an event loop."""
         asked = request_params(params)
-        prompt = self.encode_chat(as_messages(messages), tools, asked)
-        async with aclosing(self.reader([prompt], asked, tools=tools, chat=True).batches()) as batches:
+        prompt = self.chat_prompt(as_messages(messages), tools, asked)
+        async with aclosing(self.reader([prompt], asked, chat=True).batches()) as batches:
             async for batch in batches:
                 for _, event in batch:
                     yield event
@@ -339,12 +379,12 @@ class LocalLLM:
     def complete(self, prompt: str | Sequence[int], **params: Any) -> Reply:
         """A text, or token ids, carried on: no chat format around it."""
         asked = request_params(params)
-        return reply(self._events([self.encode_prompt(prompt)], asked, chat=False))
+        return reply(self._events([Prompt(self.encode_prompt(prompt))], asked, chat=False))
 
     def batch(self, conversations: Sequence[str | Sequence[Message | Mapping[str, Any]]], **params: Any) -> list[Reply]:
         """The answers to several conversations, which run together."""
         asked = request_params(params)
-        prompts = [self.encode_chat(as_messages(messages), (), asked) for messages in conversations]
+        prompts = [self.chat_prompt(as_messages(messages), (), asked) for messages in conversations]
         events: list[list[Event]] = [[] for _ in prompts]
         room = self._info.max_requests
         for first in range(0, len(prompts), room):
@@ -420,8 +460,17 @@ class LocalLLM:
         wait = 5 if state.seconds_left is None else min(max(1, math.ceil(state.seconds_left)), 60)
         return OverloadedError(f"The model is not ready: {state.name} ({state.progress:.0%}).{reason}", code="model_loading", retry_after=wait)
 
-    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> list[int]:
-        return self.chat_format.encode(messages, tools, **params.template_options)
+    def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> Prompt:
+        """The prompt of a conversation. It says to a hybrid model whether to think; for one that always thinks it ends the thought at once."""
+        chat = self.chat_format
+        decision = decide(chat.nature, messages, tools, params.thinking, self._thinking, params.max_tokens or MAX_CHAT_TOKENS)
+        switch = {"enable_thinking": decision.on} if chat.nature == "hybrid" else {}
+        ids = chat.encode(messages, tools, **{**params.template_options, **switch})
+        if not decision.on and chat.nature == "always" and chat.starts_in_reasoning(ids):
+            ids += chat.tokenizer.encode(NO_THOUGHT)
+        if decision.on and params.output_format is not None and not chat.starts_in_reasoning(ids):
+            ids += chat.tokenizer.encode(f"{THINK}\n")  # as the model would; the form is for what follows the thought
+        return Prompt(ids, decision, tools)
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a plain prompt, in which control tokens count."""
@@ -429,12 +478,11 @@ class LocalLLM:
 
     def reader(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         params: RequestParams,
         first_tick: float = TICK_SECONDS,
         tick: float = TICK_SECONDS,
         *,
-        tools: Sequence[Mapping[str, Any]] = (),
         chat: bool,
     ) -> AsyncReader:
         """`start`, with a reader on the running event loop."""
@@ -442,36 +490,29 @@ class LocalLLM:
         doorbell = self._doorbells.get(loop)
         if doorbell is None:
             doorbell = self._doorbells[loop] = Doorbell(loop)
-        return AsyncReader(doorbell, partial(self.start, prompts, params, tools=tools, chat=chat), first_tick, tick)
+        return AsyncReader(doorbell, partial(self.start, prompts, params, chat=chat), first_tick, tick)
 
-    def start(
-        self,
-        prompts: Sequence[Sequence[int]],
-        params: RequestParams,
-        wake: Callable[[], None],
-        *,
-        tools: Sequence[Mapping[str, Any]] = (),
-        chat: bool,
-    ) -> Generation:
+    def start(self, prompts: Sequence[Prompt], params: RequestParams, wake: Callable[[], None], *, chat: bool) -> Generation:
         """Submits `params.n` choices of each prompt; choice i belongs to prompt i // n. `wake` is called when there is something to take."""
         seed = secrets.randbits(63) if params.seed is None else params.seed
         choices = []
         for index in range(len(prompts) * params.n):
-            plan = self._plan(prompts[index // params.n], params, index % params.n, seed, chat=chat)
+            prompt = prompts[index // params.n]
+            plan = self._plan(prompt, params, index % params.n, seed, chat=chat)
             stream = EventStream(
                 self.tokenizer,
                 stop=params.stop,
                 start_reasoning=chat and starts_in_reasoning(self.tokenizer, plan.prompt_ids),
                 split_reasoning=chat,
-                tools=ToolScanner(tools, parallel=params.parallel_tool_calls) if tools else None,
+                tools=ToolScanner(prompt.tools, parallel=params.parallel_tool_calls) if prompt.tools else None,
             )
-            choices.append(Choice(index, plan, stream, self, echo=params.echo, counts_prompt=index % params.n == 0))
+            choices.append(Choice(index, plan, prompt.thinking, stream, self, echo=params.echo, counts_prompt=index % params.n == 0))
         generation = Generation(choices, self.engine, wake, self._request_timeout)
         generation.submit()
         return generation
 
-    def _plan(self, prompt_ids: Sequence[int], params: RequestParams, choice: int, seed: int, *, chat: bool) -> GenerationPlan:
-        window, num_prompt = self.context_length, len(prompt_ids)
+    def _plan(self, prompt: Prompt, params: RequestParams, choice: int, seed: int, *, chat: bool) -> GenerationPlan:
+        window, num_prompt, thinking = self.context_length, len(prompt.ids), prompt.thinking
         if num_prompt >= window:
             raise ContextLengthError(
                 f"The prompt has {num_prompt} tokens and the context holds {window}, the answer included. "
@@ -483,10 +524,10 @@ class LocalLLM:
         wanted = params.max_tokens if params.max_tokens is not None else MAX_CHAT_TOKENS if chat else MAX_COMPLETION_TOKENS
         max_tokens = min(wanted, window - num_prompt)
         asked = {name: value for name in _SAMPLED if (value := getattr(params, name)) is not None}
-        defaults = replace(self.chat_format.defaults, presence_penalty=0.0)
+        defaults = replace(self.chat_format.defaults_for(thinking is None or thinking.on), presence_penalty=0.0)
         return GenerationPlan(
             request_id=f"r{next(self._ids)}",
-            prompt_ids=tuple(prompt_ids),
+            prompt_ids=tuple(prompt.ids),
             max_tokens=max_tokens,
             sampling=replace(defaults, **asked, logit_bias=dict(params.logit_bias), seed=seed % 2**64, choice=choice, logprobs=params.logprobs),
             stop_ids=(() if params.ignore_eos else tuple(self.chat_format.eos_ids)) + params.stop_ids,
@@ -497,18 +538,25 @@ class LocalLLM:
             weight=params.weight,
             priority=params.priority,
             attempt=params.attempt,
+            thinking=None
+            if thinking is None
+            else thinking_plan(
+                self.tokenizer,
+                thinking,
+                is_open=starts_in_reasoning(self.tokenizer, prompt.ids),
+                max_tokens=max_tokens,
+                wait_seconds=params.wait_seconds,
+                loop_guard=self._loop_guard,
+            ),
+            loop_guard=chat and self._loop_guard,
         )
 
-    def _events(
-        self, prompts: Sequence[Sequence[int]], params: RequestParams, tools: Sequence[Mapping[str, Any]] = (), *, chat: bool
-    ) -> Iterator[Event]:
-        return (event for _, event in self._indexed_events(prompts, params, tools, chat=chat))
+    def _events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[Event]:
+        return (event for _, event in self._indexed_events(prompts, params, chat=chat))
 
-    def _indexed_events(
-        self, prompts: Sequence[Sequence[int]], params: RequestParams, tools: Sequence[Mapping[str, Any]] = (), *, chat: bool
-    ) -> Iterator[tuple[int, Event]]:
+    def _indexed_events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[tuple[int, Event]]:
         bell = threading.Event()
-        generation = self.start(prompts, params, bell.set, tools=tools, chat=chat)
+        generation = self.start(prompts, params, bell.set, chat=chat)
         try:
             while not generation.finished:
                 bell.wait(TICK_SECONDS)
@@ -585,6 +633,12 @@ def open_chat(path: Path) -> ChatFormat:
     return load_chat(directory=path) if path.is_dir() else load_chat(metadata=read_gguf(path).metadata)
 
 
+def default_thinking(settings: Settings) -> ThinkingVote:
+    """What the settings say of thinking."""
+    modes: Mapping[str, Literal["on", "off", "auto"]] = {"on": "on", "off": "off", "auto": "auto"}
+    return ThinkingVote("service", modes.get(settings.thinking), settings.thinking_budget, settings.thinking_seconds)
+
+
 def model_name(model: str) -> str:
     """The name that clients know a model by: a catalogue name as it is, of a path the last part without `.gguf`."""
     return Path(model).name.removesuffix(".gguf") or model
@@ -616,16 +670,31 @@ def request_params(given: Mapping[str, Any]) -> RequestParams:
     known = [entry.name for entry in fields(RequestParams)]
     if unknown := sorted(set(given) - set(known)):
         raise UsageError(f"Unknown parameter {', '.join(unknown)}; there are {', '.join(known)}.")
+    given = dict(given)
+    votes = _votes(given.pop("thinking", ()))
     for name, value in given.items():
         kind, what = _PARAM_TYPES[name]
         if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise UsageError(f"{name} is {value!r}; it must be {what}.", param=name)
     if (most := given.get("max_tokens")) is not None and most < 1:
         raise UsageError(f"max_tokens is {most}; at least 1 is needed.", param="max_tokens")
+    if "enable_thinking" in (given.get("template_options") or {}):
+        raise UsageError("template_options: `thinking` is the parameter for this.", param="template_options")
     if given.get("n", 1) != 1:
         raise UsageError("n: one answer a call here; ask several times, or pass the conversation to `batch` several times.", param="n")
     stop = given.get("stop") or ()
-    return RequestParams(**dict(given) | {"stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    return RequestParams(**given | {"thinking": votes, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+
+
+def _votes(thinking: Any) -> tuple[ThinkingVote, ...]:
+    """True, False, "on", "off", "auto", or a budget of tokens."""
+    if isinstance(thinking, bool) or thinking in ("on", "off", "auto"):
+        return (ThinkingVote("thinking", {True: "on", False: "off"}.get(thinking, thinking)),)
+    if isinstance(thinking, int) and thinking >= 0:
+        return (ThinkingVote("thinking", "on", thinking) if thinking else ThinkingVote("thinking", "off"),)
+    if isinstance(thinking, tuple) and all(isinstance(vote, ThinkingVote) for vote in thinking):
+        return thinking
+    raise UsageError(f'thinking is {thinking!r}; it must be "on", "off", "auto", or a number of tokens.', param="thinking")
 
 
 def reply(events: Iterable[Event]) -> Reply:

@@ -93,6 +93,14 @@ class Settings:
         200, "Milliseconds of a step while answers stream: a longer prompt runs in slices, so that nobody waits for it.", least=10, most=60000
     )
     max_queue: int = _setting(128, "Requests that wait for their turn; one more is refused with 429.", least=0)
+    thinking: str = _setting(
+        "model",
+        "Whether to think where a request does not say it: as the model does by itself, always, never, or as the question needs it.",
+        choices=("model", "on", "off", "auto"),
+    )
+    thinking_budget: int | None = _setting(None, "Tokens that a thought may have where a request does not say it; otherwise no limit.", least=1)
+    thinking_seconds: float | None = _setting(None, "Seconds that a thought may take where a request does not say it.", least=0.1)
+    loop_guard: bool = _setting(True, "End thoughts and answers that repeat the same piece for ever.")
     request_timeout: float = _setting(600.0, "Seconds that a request may take.", least=0.1)
     cache_dir: Path = _setting(
         _xdg("XDG_CACHE_HOME", ".cache"), "Where pulled models are kept.", shown="`$XDG_CACHE_HOME/qwenbox`, else `~/.cache/qwenbox`"

@@ -347,6 +347,8 @@ class RequestParams:
     template_options: Mapping[str, Any] = field(default_factory=dict)
     thinking: tuple[ThinkingVote, ...] = ()
     """The strongest first."""
+    wait_seconds: float | None = None
+    """How long the client waits for the whole answer, where it does not read it as it comes."""
     tool_choice: str = "auto"
     """auto, none, required, or `=` and the name of the one tool."""
     parallel_tool_calls: bool = True

@@ -84,7 +84,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(http, name, value):
         ("tool_choice", "required"), ("tool_choice", {"type": "function", "function": {"name": "f"}}),
         ("response_format", {"type": "json_object"}), ("response_format", {"type": "json_schema", "json_schema": {}}),
         ("modalities", ["audio"]), ("audio", {"voice": "x"}), ("functions", [{"name": "f"}]), ("function_call", {"name": "f"}),
-        ("web_search_options", {"x": 1}), ("guided_json", {"type": "object"}), ("thinking_budget", 10), ("reasoning", {"max_tokens": 1}),
+        ("web_search_options", {"x": 1}), ("guided_json", {"type": "object"}), ("thinking_budget", -2), ("reasoning", {"max_tokens": "1"}),
         ("skip_special_tokens", False), ("echo", True),
         ("chat_template_kwargs", {"tokenize": False}), ("chat_template_kwargs", {"enable_thinking": "yes"}), ("chat_template_kwargs", [1]),
         ("chat_template_kwargs", {"messages": []}), ("enable_thinking", "no"),

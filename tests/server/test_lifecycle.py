@@ -257,7 +257,7 @@ def test_a_bug_of_ours_is_a_500_that_tells_nothing(served, monkeypatch, caplog):
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(served.llm, "encode_chat", broken)
+    monkeypatch.setattr(served.llm, "chat_prompt", broken)
     with served.client() as client, pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model="tiny", messages=HELLO)
     assert caught.value.code == "internal_error"

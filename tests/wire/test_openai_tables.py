@@ -84,14 +84,6 @@ def test_both_names_of_the_limit_are_honoured_and_the_newer_one_wins():
     assert openai_chat.read_request(HELLO | {"max_completion_tokens": 6, "max_tokens": 5}).params.max_tokens == 6
 
 
-def test_thinking_is_switched_at_both_places_but_not_to_both_sides():
-    for fields in ({"enable_thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}):
-        assert openai_chat.read_request(HELLO | fields).params.template_options == {"enable_thinking": False}
-    with pytest.raises(RequestError) as caught:
-        openai_chat.read_request(HELLO | {"enable_thinking": True, "chat_template_kwargs": {"enable_thinking": False}})
-    assert caught.value.param == "enable_thinking"
-
-
 def test_a_location_in_a_list_is_said():
     with pytest.raises(RequestError) as caught:
         openai_chat.read_request({"messages": [*HELLO["messages"], {"role": "user", "content": [{"type": "image_url"}]}]})

@@ -12,6 +12,7 @@ from typing import Any
 
 from qwenbox.chat.stream import starts_in_reasoning
 from qwenbox.chat.template import ChatTemplate, encode_chat, template_for
+from qwenbox.chat.thinking import Nature, nature_of
 from qwenbox.chat.tokenizer import Tokenizer
 from qwenbox.errors import ModelFormatError, RequestError, UnsupportedModelError
 from qwenbox.types import Message, SamplingParams
@@ -36,6 +37,9 @@ FAMILY_DEFAULTS: Mapping[str, SamplingParams] = {
 }
 """For models that bring no numbers of their own. The presence penalty is 0 unless a request asks for one."""
 
+NOT_THINKING: Mapping[str, SamplingParams] = {"qwen3": SamplingParams(temperature=0.7, top_k=20, top_p=0.8)}
+"""For answers without a thought of families whose own numbers are those for thinking (Qwen3 model cards, best practices)."""
+
 # generation_config.json and GGUF name the same numbers differently.
 _FIELDS: Mapping[str, tuple[str, str]] = {
     "temperature": ("temperature", "general.sampling.temp"),
@@ -55,6 +59,7 @@ class ChatFormat:
     template: ChatTemplate
     defaults: SamplingParams
     eos_ids: tuple[int, ...]
+    nature: Nature
 
     def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, /, **options: Any) -> list[int]:
         """Prompt ids of a conversation: see `encode_chat`."""
@@ -63,6 +68,12 @@ class ChatFormat:
     def starts_in_reasoning(self, prompt_ids: Sequence[int]) -> bool:
         """`EventStream(start_reasoning=...)` for an answer to this prompt."""
         return starts_in_reasoning(self.tokenizer, prompt_ids)
+
+    def defaults_for(self, thinks: bool) -> SamplingParams:
+        """The generation defaults of an answer with or without a thought."""
+        if self.nature == "hybrid" and not thinks and self.defaults == FAMILY_DEFAULTS[self.family]:
+            return NOT_THINKING.get(self.family, self.defaults)
+        return self.defaults
 
     def close(self) -> None:
         self.template.close()
@@ -111,7 +122,7 @@ def _format(family: str, tokenizer: Tokenizer, shipped: Any, given: Mapping[str,
     own = eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos]
     if any(type(id) is not int or not 0 <= id < tokenizer.vocab_limit for id in own):
         raise ModelFormatError(f"eos_token_id {eos!r}: not ids of this tokenizer")
-    return ChatFormat(family, tokenizer, template, defaults, tuple(dict.fromkeys((*own, *tokenizer.eos_ids))))
+    return ChatFormat(family, tokenizer, template, defaults, tuple(dict.fromkeys((*own, *tokenizer.eos_ids))), nature_of(tokenizer, template))
 
 
 def _family(architecture: Any, name: str) -> str:

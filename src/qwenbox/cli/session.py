@@ -47,7 +47,7 @@ def resolve(model: str, settings: Settings) -> Path:
 def open_llm(model: str | None, **overrides: Any) -> Iterator[LocalLLM]:
     """A loaded model that chats, in this process. `overrides` are settings. Raises what keeps the model from loading."""
     from qwenbox.engine.client import EngineOptions, InProcessEngine
-    from qwenbox.llm import LocalLLM, model_name, open_chat
+    from qwenbox.llm import LocalLLM, default_thinking, model_name, open_chat
     from qwenbox.settings import load_settings
 
     settings = load_settings({"model": model, **overrides})
@@ -55,7 +55,7 @@ def open_llm(model: str | None, **overrides: Any) -> Iterator[LocalLLM]:
     chat = open_chat(path)
     engine = InProcessEngine(EngineOptions.from_settings(settings, model=str(path), vocab_limit=chat.tokenizer.vocab_limit))
     try:
-        llm = LocalLLM(engine, chat, model_name(settings.model))
+        llm = LocalLLM(engine, chat, model_name(settings.model), thinking=default_thinking(settings), loop_guard=settings.loop_guard)
         with progress_bar() as bar:
             task = bar.add_task(f"loading {llm.name}", total=1.0)
             while not llm.check_ready():

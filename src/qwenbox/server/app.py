@@ -35,6 +35,7 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
         Route("/v1/messages", routes.answer(MESSAGES), methods=["POST"]),
         Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
         Route("/v1/requests/{request_id}/cancel", routes.cancel, methods=["POST"]),
+        Route("/v1/requests/{request_id}/answer", routes.answer_now, methods=["POST"]),
         Route("/v1/models", routes.models),
         Route("/v1/models/{model:path}/load", routes.load, methods=["POST"]),
         Route("/v1/models/{model:path}/unload", routes.unload, methods=["POST"]),
@@ -56,7 +57,7 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
         if path in known:
             return path
         if path.startswith("/v1/requests/"):
-            return "/v1/requests/{request_id}/cancel"
+            return f"/v1/requests/{{request_id}}/{'answer' if path.endswith('/answer') else 'cancel'}"
         return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
 
     # On loopback no key is asked for, so only the names of this machine are answered to.

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from qwenbox import __version__
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
-from qwenbox.llm import AsyncReader, EventBatch, Generation, LocalLLM
+from qwenbox.llm import AsyncReader, EventBatch, Generation, LocalLLM, Prompt
 from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import StoredModel
 from qwenbox.server.stream import EventResponse, Write, until_disconnect
@@ -29,11 +29,14 @@ from qwenbox.types import Event, RequestParams
 from qwenbox.wire import anthropic_messages, openai_chat, sse
 from qwenbox.wire.dialects import MESSAGES, Call, Dialect, Writer
 from qwenbox.wire.errors import error_headers, read_json, validate
+from qwenbox.wire.thinking_fields import thinking_votes
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_SECONDS = 60.0
 READY_SECONDS = 60.0
 """How long a request that does not stream waits for its model to be loaded; one that streams waits as long as a request may take."""
+CLIENT_SECONDS = 600.0
+"""How long OpenAI's and Anthropic's clients wait for an answer."""
 FIRST_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
 MAX_IDS = 1_000_000
@@ -78,15 +81,14 @@ class Routes:
         place, ignored = self._place(dialect, call)
         request_id = request.scope["state"]["request_id"]
         writer = dialect.writer(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
-        begin = partial(self._begin, request_id, call, _attempt(request), dialect.chat)
+        headers = _ignored_header(ignored)
+        begin = partial(self._begin, request, call, headers, dialect.chat)
         if call.stream:
 
             def failed(error: QwenboxError) -> bytes:
                 return b"".join(map(dialect.frame, writer.failure(error.to_wire(), request_id)))
 
-            return EventResponse(
-                partial(self._frames, dialect, place, call.keep_alive, begin, writer), failed, _ignored_header(ignored), dialect.keep_alive
-            )
+            return EventResponse(partial(self._frames, dialect, place, call.keep_alive, begin, writer), failed, headers, dialect.keep_alive)
         events: EventBatch = []
         async with until_disconnect(request.receive):
             with self._shelf.lease(place, call.keep_alive) as lease:
@@ -96,7 +98,7 @@ class Routes:
                     async for batch in batches:
                         events += batch
                         _raise_error(batch)
-        return JSONResponse(writer.completion(events), headers=_ignored_header(ignored))
+        return JSONResponse(writer.completion(events), headers=headers)
 
     async def _frames(
         self,
@@ -140,17 +142,24 @@ class Routes:
                         yield b""
         yield b"".join([*map(frame, writer.end()), dialect.done])
 
-    async def _begin(self, request_id: str, call: Any, attempt: int | None, chat: bool, llm: LocalLLM) -> Running:
-        """The request, running. Whoever gets the reader reads it to the end or closes its batches."""
+    async def _begin(self, request: Request, call: Any, headers: dict[str, str], chat: bool, llm: LocalLLM) -> Running:
+        """The request, running. Whoever gets the reader reads it to the end or closes its batches. `headers` get what was decided of thinking."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
         if chat:
-            prompts = [await asyncio.to_thread(llm.encode_chat, call.messages, call.tools, call.params)]
+            prompts = [await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, call.params)]
         else:
-            prompts = await asyncio.to_thread(lambda: [llm.encode_prompt(prompt) for prompt in call.prompts])
-        tools = call.tools if chat else ()
-        reader = llm.reader(prompts, replace(call.params, attempt=attempt), FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, tools=tools, chat=chat)
-        self._generations[request_id] = reader.generation
-        return Running(reader, sum(map(len, prompts)))
+            prompts = await asyncio.to_thread(lambda: [Prompt(llm.encode_prompt(prompt)) for prompt in call.prompts])
+        if (thinking := prompts[0].thinking) is not None and thinking.stated:
+            headers["x-qwenbox-thinking"] = thinking.header()
+        params = replace(call.params, attempt=_attempt(request), wait_seconds=None if call.stream else self._wait_seconds(request))
+        reader = llm.reader(prompts, params, FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, chat=chat)
+        self._generations[request.scope["state"]["request_id"]] = reader.generation
+        return Running(reader, sum(len(prompt.ids) for prompt in prompts))
+
+    def _wait_seconds(self, request: Request) -> float:
+        """How long the client waits for a whole answer: Stainless' clients say it, for others it is what theirs wait."""
+        said = request.headers.get("x-stainless-read-timeout", "") or request.headers.get("x-stainless-timeout", "")
+        return min(float(said) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", said) else CLIENT_SECONDS, self._request_timeout)
 
     def _place(self, dialect: Dialect, call: Call) -> tuple[Place, tuple[str, ...]]:
         """The model that answers a call, and what of the call has no effect."""
@@ -163,12 +172,22 @@ class Routes:
 
     async def cancel(self, request: Request) -> Response:
         """Ends an answer that is under way: its stream, or its waiting client, gets what there is."""
+        request_id, generation = self._under_way(request)
+        generation.cancel()
+        return JSONResponse({"id": request_id, "cancelled": True})
+
+    async def answer_now(self, request: Request) -> Response:
+        """Ends the thinking of an answer that is under way: what it has to say follows."""
+        request_id, generation = self._under_way(request)
+        generation.answer_now()
+        return JSONResponse({"id": request_id, "answering": True})
+
+    def _under_way(self, request: Request) -> tuple[str, Generation]:
         request_id = request.path_params["request_id"]
         generation = self._generations.get(request_id)
         if generation is None or generation.finished:
             raise NotFoundError(f"No answer is under way for the request {request_id[:64]!r}: it is over, or its x-request-id is another.")
-        generation.cancel()
-        return JSONResponse({"id": request_id, "cancelled": True})
+        return request_id, generation
 
     # --- tokens -----------------------------------------------------------------------------------------------------------
 
@@ -179,8 +198,8 @@ class Routes:
         async with self._with_text(asked.model) as llm:
             if asked.messages is not None:
                 messages = [message.message() for message in asked.messages]
-                params = RequestParams(template_options=asked.chat_template_kwargs or {})
-                ids = await asyncio.to_thread(llm.encode_chat, messages, (), params)
+                params = RequestParams(thinking=thinking_votes({"chat_template_kwargs": asked.chat_template_kwargs}))
+                ids = (await asyncio.to_thread(llm.chat_prompt, messages, (), params)).ids
             else:
                 ids = await asyncio.to_thread(llm.encode_prompt, asked.prompt or "")
             info = llm.engine.info()
@@ -191,8 +210,8 @@ class Routes:
         call = anthropic_messages.read_prompt(await read_body(request))
         place, ignored = self._place(MESSAGES, call)
         async with self._with_text(place.name) as llm:
-            ids = await asyncio.to_thread(llm.encode_chat, call.messages, call.tools, call.params)
-        return JSONResponse({"input_tokens": len(ids)}, headers=_ignored_header(ignored))
+            prompt = await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, call.params)
+        return JSONResponse({"input_tokens": len(prompt.ids)}, headers=_ignored_header(ignored))
 
     async def detokenize(self, request: Request) -> Response:
         asked = validate(DetokenizeRequest, await read_body(request))

@@ -13,7 +13,7 @@ from qwenbox.chat.chat import ChatFormat
 from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
 from qwenbox.errors import NotFoundError, UsageError
 from qwenbox.hub import CATALOGUE, find, installed, local, pulled, resolve
-from qwenbox.llm import LocalLLM, model_name, open_chat
+from qwenbox.llm import LocalLLM, default_thinking, model_name, open_chat
 from qwenbox.metrics import Metrics
 from qwenbox.settings import Settings
 from qwenbox.types import PAGE_TOKENS
@@ -84,7 +84,16 @@ class Stock:
             vocab_limit = chat.result().tokenizer.vocab_limit
             return EngineOptions.from_settings(self._settings, model=str(path), vocab_limit=vocab_limit, memory_bytes=memory_bytes)
 
-        return LocalLLM(WorkerEngine(find_model), chat, name, metrics=self.metrics, request_timeout=self._settings.request_timeout)
+        settings = self._settings
+        return LocalLLM(
+            WorkerEngine(find_model),
+            chat,
+            name,
+            metrics=self.metrics,
+            request_timeout=settings.request_timeout,
+            thinking=default_thinking(settings),
+            loop_guard=settings.loop_guard,
+        )
 
     def _path(self, name: str) -> Path:
         path = local(self._settings.model) if name == self.default else None

@@ -62,8 +62,8 @@ class EventResponse(Response):
 
     `frames` is given a `Write` for what it has while the response waits for its next frame.
 
-    The head goes out with the first frame, so an error that comes before it has a status of its own. A later one becomes a last event, and the
-    stream ends: `failed` makes it.
+    The head goes out with the first frame, with what `headers` holds by then: an error that comes before it has a status of its own. A later one
+    becomes a last event, which `failed` makes, and the stream ends.
     """
 
     media_type = sse.MEDIA_TYPE
@@ -80,8 +80,7 @@ class EventResponse(Response):
         self._frames = frames
         self._failed = failed
         self._keep_alive = keep_alive
-        # Proxies that buffer would turn a stream into one late lump.
-        self.init_headers({**headers, "cache-control": "no-store", "x-accel-buffering": "no"})
+        self._more_headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -109,6 +108,8 @@ class EventResponse(Response):
                 async for frame in frames:
                     if not started:
                         started = True
+                        # Proxies that buffer would turn a stream into one late lump.
+                        self.init_headers({**self._more_headers, "cache-control": "no-store", "x-accel-buffering": "no"})
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     await write(frame)
         except (ClientGone, QwenboxError, asyncio.CancelledError) as error:

@@ -25,6 +25,7 @@ from qwenbox.wire.openai_fields import (
     refused,
     sort_fields,
 )
+from qwenbox.wire.thinking_fields import thinking_votes
 
 FIELDS: Mapping[str, FieldRow] = {
     **{name: row for name, row in SHARED_FIELDS.items() if name not in ("stop", "timings", "stream_options", "logprobs", "n")},
@@ -215,6 +216,7 @@ def read_prompt(body: Mapping[str, Any]) -> ChatCall:
             stop=tuple(request.stop_sequences or ()),
             tool_choice=choice.ours,
             parallel_tool_calls=not choice.disable_parallel_tool_use,
+            thinking=thinking_votes(body),
             output_format=OutputFormat("json_schema", form.json_schema) if form else None,
             template_options={"continue_final_message": True} if prefilled else {},
             user=request.user or _short(user or ""),

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qwenbox.chat.template import OPTIONS as TEMPLATE_OPTIONS
 from qwenbox.chat.toolcall import tool_calls
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, RequestParams, ToolCallPiece
@@ -29,6 +28,7 @@ from qwenbox.wire.openai_fields import (
     sort_fields,
     timings_body,
 )
+from qwenbox.wire.thinking_fields import ThinkingFields, thinking_votes
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 128
@@ -37,12 +37,12 @@ FIELDS: Mapping[str, FieldRow] = {
     **SHARED_FIELDS,
     **dict.fromkeys(
         (
-            "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "chat_template_kwargs", "enable_thinking",
+            "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", *ThinkingFields.model_fields,
             "add_generation_prompt", "continue_final_message", "parallel_tool_calls",
         ),
         HONOURED,
     ),
-    **dict.fromkeys(("store", "prediction", "verbosity", "reasoning_effort"), NO_EFFECT),
+    **dict.fromkeys(("store", "prediction", "verbosity"), NO_EFFECT),
     "response_format": refused("only text is supported yet", lambda value: value == {"type": "text"}),
     "modalities": refused("only text is supported", lambda value: value == ["text"]),
     "audio": refused("only text is supported"),
@@ -51,9 +51,6 @@ FIELDS: Mapping[str, FieldRow] = {
     "web_search_options": refused("the service does not search the web"),
     "moderation": refused("there is no moderation"),
     "echo": refused("use /v1/completions"),
-    **dict.fromkeys(
-        ("thinking_budget", "thinking_token_budget", "reasoning", "thinking", "think"), refused("use `chat_template_kwargs.enable_thinking`")
-    ),
 }  # fmt: skip
 
 
@@ -117,7 +114,7 @@ class ChatMessage(BaseModel):
         )
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, ThinkingFields):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
@@ -126,8 +123,6 @@ class ChatRequest(SamplingFields):
     tool_choice: Any = None
     """As `RequestParams` has it, once it is read."""
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
-    enable_thinking: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -182,15 +177,7 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs: needs `logprobs: true`.", param="top_logprobs")
     _check_tools(request)
-    options = dict(request.chat_template_kwargs or {})
-    if unknown := sorted(set(options) - set(TEMPLATE_OPTIONS)):
-        param = f"chat_template_kwargs.{unknown[0][:64]}"
-        raise RequestError(f"{param}: there is only {', '.join(TEMPLATE_OPTIONS)}.", param=param)
-    for name in ("enable_thinking", "add_generation_prompt", "continue_final_message"):
-        if (value := getattr(request, name)) is not None:
-            if options.get(name, value) != value:
-                raise RequestError(f"{name}: the request and its chat_template_kwargs disagree.", param=name)
-            options[name] = value
+    switches = {name: getattr(request, name) for name in ("add_generation_prompt", "continue_final_message")}
     return ChatCall(
         model=request.model or None,
         messages=tuple(message.message() for message in request.messages),
@@ -199,7 +186,8 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
         params=request.params(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            template_options=options,
+            template_options={name: value for name, value in switches.items() if value is not None},
+            thinking=thinking_votes(body),
             tool_choice=request.tool_choice or "auto",
             parallel_tool_calls=request.parallel_tool_calls is not False,
         ),
@@ -265,9 +253,10 @@ class ChatWriter:
         choices = [self._choice(index, own) for index, own in enumerate(by_choice)]
         body = self._head | {"object": "chat.completion", "choices": choices, "usage": self._usage.body()}
         lasts = [own[-1] for own in by_choice]
-        beside: dict[str, Any] = {
-            name: [last.detail.get(name) for last in lasts] for name in sorted({name for last in lasts for name in last.detail})
-        }
+        # Of one answer as it is, of several a list.
+        beside: dict[str, Any] = dict(lasts[0].detail)
+        if len(lasts) > 1:
+            beside = {name: [last.detail.get(name) for last in lasts] for name in sorted({name for last in lasts for name in last.detail})}
         if self._call.timings:
             beside["timings"] = [timings_body(last) for last in lasts]
         return body | {"qwenbox": beside} if beside else body
