@@ -52,8 +52,8 @@ def test_a_scripted_load_moves_each_metric_to_the_clients_own_count(served):
     assert (ended("cancelled"), ended("error")) == (1, 1)
     assert shown[f"qwenbox_e2e_request_latency_seconds_count{model}"] == len(choices) + 2
     assert shown[f"qwenbox_time_to_first_token_seconds_count{model}"] == len(choices) + 2
-    prompt = answers[0].usage.prompt_tokens
-    assert shown[f"qwenbox_prompt_tokens_total{model}"] == prompt * (len(answers) + 3)
+    prompts = sum(answer.usage.prompt_tokens for answer in answers) + 3 * stopped.usage.prompt_tokens
+    assert shown[f"qwenbox_prompt_tokens_total{model}"] == prompts
     counted = sum(answer.usage.completion_tokens for answer in [*answers, stopped])
     # The dropped and the failed stream gave tokens too, which no client counted.
     assert shown[f"qwenbox_generation_tokens_total{model}"] > counted
