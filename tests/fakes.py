@@ -44,6 +44,7 @@ class _Running:
     began: float
     position: int = 0
     cancelled: bool = False
+    hurried: bool = False
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Script:
 
 
 _TOKENIZER = byte_tokenizer()
+THINK_END = _TOKENIZER.control_tokens["</think>"]
 
 
 def byte_tokenizer_ids(text: str) -> list[int]:
@@ -118,7 +120,12 @@ class FakeEngine:
             self._changed.notify_all()
 
     def answer_now(self, request_id: str) -> None:
-        self.hurried.append(request_id)
+        """Leaves the rest of a thought out."""
+        with self._changed:
+            self.hurried.append(request_id)
+            one = self._running.get(request_id)
+            if one is not None and THINK_END in one.ids[one.position :]:
+                one.position, one.hurried = list(one.ids).index(THINK_END, one.position), True
 
     def info(self) -> ModelInfo | None:
         if self.state_now.name in ("fetching", "verifying", "loading"):
@@ -218,6 +225,7 @@ class FakeEngine:
             finish_reason=("stop" if stopped else "length") if over else None,
             usage=self._usage(one) if over else None,
             timings=self._timings(one, now) if over else None,
+            detail={"thinking_ended": "answer_now"} if over and one.hurried else None,
         )
 
     def _logprob(self, id: int, top: int) -> TokenLogprob:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.chat.stream import THINK, EventStream, starts_in_reasoning, text_logprob
-from qwenbox.chat.thinking import NO_THOUGHT, Decision, decide, thinking_plan
+from qwenbox.chat.thinking import NO_THOUGHT, Decision, Nature, decide, thinking_plan
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
@@ -414,6 +414,11 @@ class LocalLLM:
             self.check_ready()
             raise self.loading_error()
         return self._chat.result()
+
+    @property
+    def nature(self) -> Nature | None:
+        """Whether the model thinks as it is told, always or never; None until that is known."""
+        return self._chat.result().nature if self._chat.done() and self._chat.exception() is None else None
 
     @property
     def tokenizer(self) -> Tokenizer:

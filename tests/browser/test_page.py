@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,54 @@ def test_a_person_sends_sees_it_stream_and_stops_it(page: Page, language: str) -
     page.engine.wait_for(lambda engine: len(engine.cancelled) == 1 and engine.num_running == 0)
     assert page.find(".message.assistant .again").text == again
     assert len(page.answer()) < len(long) - 100
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_person_chooses_how_much_to_think_and_asks_for_the_answer_now(page: Page, look: Callable[..., None], language: str) -> None:
+    look(320)
+    if language == "zh":
+        page.find("#language").click()
+    fast, now, asked = {"en": ("Fast", "Answer now", "You asked for the answer."), "zh": ("快速", "立即回答", "你要求立即回答。")}[language]
+    page.engine.script = Script(reply=lambda plan: byte_tokenizer_ids("<think>\nHm. " + "let me see " * 300 + "</think>\n\nSeven."))
+    page.engine.step_seconds = 0.005
+    page.say("Prove that the sum of two odd numbers is even, and find all cases where it is divisible by 4.")
+    page.wait(lambda: page.all(".hurry"))
+    assert page.find(".hurry").text == now
+    assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
+    plan = page.engine.plans[0].thinking
+    assert plan is not None and plan.max_seconds == 20  # automatic, unless somebody chooses
+    page.find(".hurry").click()
+    page.wait(page.finished)
+    assert page.answer() == "Seven."
+    assert page.engine.hurried == [page.engine.plans[0].request_id]
+    assert not page.all(".hurry")
+    page.find(".reasoning summary").click()
+    page.wait(lambda: asked in page.find(".why").text)
+    assert "0." in page.find(".reasoning summary").text
+    page.find("#new-chat").click()
+    page.wait(lambda: page.find("#depth label").text == fast)
+    page.find("#depth label").click()
+    page.engine.script = Script("Seven.")
+    page.say("three and four?")
+    page.wait(page.finished)
+    end = byte_tokenizer_ids("<think>\n\n</think>\n\n")
+    assert list(page.engine.plans[1].prompt_ids[-len(end) :]) == end
+    page.open()
+    page.wait(lambda: page.find("#depth input[value=fast]").is_selected())
+
+
+def test_a_model_that_never_thinks_greys_the_choice_and_says_why(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path) -> None:
+    settings = load_settings({"port": 0, "cache_dir": tmp_path})
+    with LocalLLM(engine, replace(byte_chat(), nature="never"), "fake-model") as llm, Service(llm, settings) as service:
+        page = Page(chromium, service, engine)
+        page.open()
+        page.script("localStorage.clear()")
+        page.open()
+        page.wait(lambda: page.find("#depth").get_attribute("title") == "This model does not think.")
+        assert all(not choice.is_enabled() for choice in page.all("#depth input"))
+        page.say("hello")
+        page.wait(page.finished)
+        assert not page.all(".reasoning")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

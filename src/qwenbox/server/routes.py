@@ -308,6 +308,7 @@ class Routes:
         if place is not None and llm:
             state, stats, left = llm.engine.state(), llm.engine.stats(), place.seconds_left
             more["progress"] = state.progress
+            more["thinking"] = llm.nature
             more["memory_bytes"] = shelf.held_bytes(place)
             more["requests_running"] = stats.running
             more["requests_waiting"] += stats.waiting

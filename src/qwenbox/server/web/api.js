@@ -32,16 +32,23 @@ export async function ready() {
 export async function models() {
   const response = await fetch("v1/models", { headers: headers() });
   if (!response.ok) throw await failure(response);
-  return (await response.json()).data.map((model) => ({ id: model.id, ...progressOf(model.qwenbox ?? {}) }));
+  return (await response.json()).data.map((model) => ({ id: model.id, thinking: model.qwenbox?.thinking ?? null, ...progressOf(model.qwenbox ?? {}) }));
 }
 
-/** Yields the data of each server-sent event; a stream that ends without [DONE] is an error. */
-export async function* chat(request, signal) {
+/** Ends the thinking of an answer that is under way; it has a name as long as it is. */
+export async function answerNow(requestId) {
+  const response = await fetch(`v1/requests/${encodeURIComponent(requestId)}/answer`, { method: "POST", headers: headers() });
+  if (!response.ok && response.status !== 404) throw await failure(response);
+}
+
+/** Yields the data of each server-sent event; a stream that ends without [DONE] is an error. `named` gets the request's id. */
+export async function* chat(request, signal, named) {
   const response = await fetch("v1/chat/completions", {
     method: "POST", signal, headers: headers({ "Content-Type": "application/json" }),
     body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
   });
   if (!response.ok) throw await failure(response);
+  named(response.headers.get("x-request-id"));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {

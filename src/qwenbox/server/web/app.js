@@ -1,14 +1,16 @@
-import { ApiError, chat, models, ready, setKey } from "./api.js";
+import { ApiError, answerNow, chat, models, ready, setKey } from "./api.js";
 import { el } from "./dom.js";
 import { currentLanguage, setLanguage, t } from "./i18n.js";
 import { copyButton, render } from "./markdown.js";
 import { load, save } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
-const settings = { system: "", temperature: "", maxTokens: "", key: "", model: null, theme: "auto", language: null, ...load("settings", {}) };
-let messages = load("messages", []); // {role, content, reasoning, state}: state is undefined, "stopped", "length" or {error, code}
+const settings = { system: "", temperature: "", maxTokens: "", key: "", model: null, depth: "auto", theme: "auto", language: null, ...load("settings", {}) };
+// {role, content, reasoning, seconds, why, state}: seconds and why are of the thinking; state is undefined, "stopped", "length", "loop" or {error, code}
+let messages = load("messages", []);
 let installed = []; // what can be asked, the default model first
 let running = null; // AbortController of the answer being written
+let requestId = null; // its name at the service, once it has one
 let follow = true;
 
 // --- look ---------------------------------------------------------------------------------------
@@ -24,6 +26,7 @@ function applyLook() {
     return el("li", {}, el("button", { type: "button", onclick: () => send(text) }, text));
   }));
   showModel();
+  showDepth();
   drawAll();
 }
 
@@ -76,6 +79,21 @@ function arrivalText() {
   return `${parts.join(t("comma"))}${t("period")}${reason ? t("triedAgain", { reason }) : t("writeAlready")}`;
 }
 
+/** Which depths the model knows; it is asked for as people left it, whatever it is. */
+function showDepth() {
+  const nature = model()?.thinking;
+  $("depth").title = nature === "never" ? t("depthNever") : nature === "always" ? t("depthAlways") : t("depth");
+  for (const choice of $("depth").querySelectorAll("input")) {
+    choice.disabled = nature === "never";
+    choice.checked = nature === "never" ? choice.value === "fast" : choice.value === settings.depth;
+  }
+}
+
+$("depth").addEventListener("change", (event) => {
+  settings.depth = event.target.value;
+  save("settings", settings);
+});
+
 async function watch() {
   clearTimeout(watching);
   try {
@@ -88,6 +106,7 @@ async function watch() {
     service = error.status === 401 ? { state: "locked" } : { state: "unreachable", reason };
   }
   showModel();
+  showDepth();
   clearTimeout(watching);
   watching = setTimeout(watch, ["ready", "unloaded"].includes(service.state) ? 15000 : 1000);
 }
@@ -127,8 +146,14 @@ function drawAnswer(node, message) {
       details = el("details", { class: "reasoning" }, el("summary"), el("div", { class: "thoughts body" }));
       node.prepend(details);
     }
-    details.firstChild.textContent = live && !message.content ? t("thinking") : t("thought");
+    const thinks = live && !message.content;
+    const [now, after] = message.seconds === undefined ? ["thinking", "thought"] : ["thinkingFor", "thoughtFor"];
+    details.firstChild.textContent = t(thinks ? now : after, { count: message.seconds?.toFixed(message.seconds < 10 ? 1 : 0) });
     render(details.lastChild, message.reasoning);
+    if (message.why) details.lastChild.append(el("p", { class: "why" }, message.why));
+    const button = node.querySelector(".hurry");
+    if (!thinks) button?.remove();
+    else if (!button && requestId) details.after(el("button", { type: "button", class: "hurry", onclick: hurry }, t("answerNow")));
   }
   const answer = node.querySelector(":scope > .body");
   render(answer ?? body, message.content);
@@ -143,7 +168,7 @@ function drawAnswer(node, message) {
     const text = message.state.code === "lost" ? t("errorLost") : message.state.code === "key" ? t("errorKey") : message.state.error;
     node.append(el("div", { class: "problem", role: "alert" }, el("span", {}, text), last ? again() : ""));
   }
-  const note = { stopped: t("stopped"), length: t("cutShort"), empty: t("errorEmpty") }[message.state] ?? "";
+  const note = { stopped: t("stopped"), length: t("cutShort"), loop: t("wentInCircles"), empty: t("errorEmpty") }[message.state] ?? "";
   const actions = el("div", { class: "actions" });
   if (message.content) actions.append(copyButton(() => message.content));
   if (last && message.state?.error === undefined) actions.append(again());
@@ -161,6 +186,8 @@ function drawAll() {
 
 // --- talking ------------------------------------------------------------------------------------
 
+const AUTO_SECONDS = 20; // of thinking, where nobody chose how much
+
 function requestBody() {
   const history = messages.slice(0, -1).filter((message) => message.content).map(({ role, content }) => ({ role, content }));
   if (settings.system) history.unshift({ role: "system", content: settings.system });
@@ -168,7 +195,16 @@ function requestBody() {
   if (settings.model !== null && model()) body.model = model().id;
   if (settings.temperature !== "") body.temperature = Number(settings.temperature);
   if (settings.maxTokens !== "") body.max_tokens = Number(settings.maxTokens);
+  if (model()?.thinking !== "never") {
+    body.enable_thinking = { fast: false, auto: "auto", think: true }[settings.depth];
+    if (settings.depth === "auto") body.thinking_seconds = AUTO_SECONDS;
+  }
   return body;
+}
+
+function hurry(event) {
+  event.target.disabled = true;
+  answerNow(requestId).catch(() => {}); // the answer comes either way
 }
 
 async function answer() {
@@ -183,13 +219,18 @@ async function answer() {
   const draw = () => { frame = 0; node = $("conversation").lastChild; drawAnswer(node, message); stick(); };
   const began = performance.now();
   let first = 0;
+  requestId = null;
   try {
-    for await (const chunk of chat(requestBody(), running.signal)) {
+    for await (const chunk of chat(requestBody(), running.signal, (id) => { requestId = id; })) {
       const choice = chunk.choices[0];
       if (choice) {
         message.content += choice.delta.content ?? "";
         message.reasoning += choice.delta.reasoning_content ?? "";
-        if (choice.finish_reason === "length") message.state = "length";
+        if (choice.finish_reason === "length") message.state = chunk.qwenbox?.stop_detail === "loop" ? "loop" : "length";
+        if (choice.delta.reasoning_content) message.seconds = (performance.now() - (first || performance.now())) / 1000;
+        const { reason, source, ended } = chunk.qwenbox?.thinking ?? {};
+        if (ended) message.why = t(`ended${ended[0].toUpperCase()}${ended.slice(1)}`);
+        else if (reason && settings.depth === "auto" && source === "enable_thinking") message.why = reason;
         if (!first && (message.content || message.reasoning)) {
           first = performance.now();
           if (service.state !== "ready") watch();
@@ -205,7 +246,7 @@ async function answer() {
     else message.state = { error: String(error), code: "lost" };
   }
   cancelAnimationFrame(frame);
-  running = null;
+  running = requestId = null;
   save("messages", messages);
   drawAll();
 }
