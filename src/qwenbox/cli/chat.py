@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qwenbox.errors import ContextLengthError
 
-from .options import ContextLength, Isa, MaxTokens, OptionalModel, Seed, System, Temperature, Threads, TopK, TopP, Weights
+from .options import ContextLength, Isa, MaxTokens, OptionalModel, Seed, System, Temperature, Thinking, Threads, TopK, TopP, Weights
 from .run import Answer
-from .session import note, open_llm
+from .session import note, open_llm, thinking_votes
 
 if TYPE_CHECKING:
     from qwenbox.llm import LocalLLM
@@ -19,9 +19,16 @@ HELP = """\
 /help           this text
 /clear          forget the conversation
 /system TEXT    set the system message and begin anew; without TEXT remove it
+/think          think before each answer; /fast never, /auto as the question needs it
 /exit           leave (Ctrl-D does too)
 Ctrl-C          stop the answer; at the prompt, leave
 Alt-Enter       a new line in the message"""
+
+DEPTHS = {
+    "/think": ("on", "Every answer is thought about."),
+    "/fast": ("off", "No answer is thought about."),
+    "/auto": ("auto", "Whether to think is up to the question."),
+}
 
 
 def chat(
@@ -32,13 +39,15 @@ def chat(
     top_p: TopP = None,
     top_k: TopK = None,
     seed: Seed = None,
+    thinking: Thinking = None,
     weights: Weights = None,
     context_length: ContextLength = None,
     threads: Threads = None,
     isa: Isa = None,
 ) -> None:
     """Talk with a model. /help shows the commands; piped input is one message a line."""
-    asked = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    asked["thinking"] = thinking_votes(thinking)
     with open_llm(model, weights=weights, context_length=context_length, threads=threads, isa=isa) as llm:
         conversation = Conversation(llm, system, asked)
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
@@ -70,6 +79,10 @@ class Conversation:
         elif command == "/system":
             self._begin(rest.strip() or None)
             note("The system message is set." if self._system else "There is no system message.")
+        elif command in DEPTHS and not rest:
+            mode, said = DEPTHS[command]
+            self._asked["thinking"] = thinking_votes(mode)
+            note(said)
         elif command.startswith("/") and command[1:].isalpha():
             note(f"There is no command {command}; /help shows them all.")
         elif line:

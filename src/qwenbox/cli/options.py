@@ -24,6 +24,10 @@ MaxTokens = Annotated[int | None, typer.Option(min=1, help="Longest answer, in t
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="0 takes the most likely token; otherwise the model's own default.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Smallest set of tokens with this much probability.")]
 TopK = Annotated[int | None, typer.Option(min=0, help="How many of the most likely tokens to choose from; 0 for all.")]
+Thinking = Annotated[
+    str | None,
+    typer.Option(help="Think first: on, off, auto, or a number of tokens at most; otherwise the setting `thinking`, or auto for 20 seconds."),
+]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same answer; otherwise another one each time.")]
 System = Annotated[str | None, typer.Option(help="System message before the conversation.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON for programs.")]

@@ -11,8 +11,8 @@ import typer
 
 from qwenbox.errors import QwenboxError, UsageError
 
-from .options import ContextLength, Isa, Json, MaxTokens, Model, Seed, System, Temperature, Threads, TopK, TopP, Weights
-from .session import note, open_llm, printable
+from .options import ContextLength, Isa, Json, MaxTokens, Model, Seed, System, Temperature, Thinking, Threads, TopK, TopP, Weights
+from .session import note, open_llm, printable, thinking_votes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,7 @@ def run(
     top_p: TopP = None,
     top_k: TopK = None,
     seed: Seed = None,
+    thinking: Thinking = None,
     system: System = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which the answer ends; may be given several times.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No statistics on standard error.")] = False,
@@ -43,6 +44,7 @@ def run(
     if not prompt:
         raise UsageError("the prompt is empty: give it as an argument or on standard input")
     asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop": stop or ()}
+    asked["thinking"] = thinking_votes(thinking)
     messages = [{"role": role, "content": text} for role, text in (("system", system), ("user", prompt)) if text is not None]
     with open_llm(model, weights=weights, context_length=context_length, threads=threads, isa=isa) as llm:
         answer = Answer(show=not json)
@@ -56,6 +58,7 @@ def run(
                         "text": answer.text,
                         "reasoning": answer.reasoning,
                         "finish_reason": end.finish_reason,
+                        **end.detail,
                         "usage": dataclasses.asdict(end.usage) if end.usage else None,
                         "timings": dict(end.timings or {}),
                     },
@@ -85,6 +88,8 @@ class Answer:
                     print(flush=True)
                 return event
             if event.kind == "content":
+                if self.reasoning and not self.text and self._show and sys.stderr.isatty():
+                    print("\n", file=sys.stderr, flush=True)
                 self.text += event.text
                 if self._show:
                     print(printable(event.text) if terminal else event.text, end="", flush=True)
@@ -103,6 +108,8 @@ def _statistics(end: Event) -> str:
         for name, count in (("prefill", usage.prompt_tokens), ("decode", usage.completion_tokens - 1)):
             if count > 0 and timings.get(name, 0) > 0:
                 parts.append(f"{name} {count / timings[name]:.1f} tok/s")
-    if end.finish_reason == "length":
+    if end.detail.get("stop_detail") == "loop":
+        parts.append("ended because it went in circles")
+    elif end.finish_reason == "length":
         parts.append("cut at the limit of tokens")
     return ", ".join(parts)

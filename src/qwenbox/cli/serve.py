@@ -37,6 +37,12 @@ def serve(
     max_batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens in one step of the model.")] = None,
     step_ms: Annotated[int | None, typer.Option(min=10, help="Milliseconds of a step while answers stream; otherwise 200.")] = None,
     max_queue: Annotated[int | None, typer.Option(min=0, help="Requests that wait; one more is refused with 429.")] = None,
+    thinking: Annotated[str | None, typer.Option(help="Where a request does not say: model, on, off or auto.")] = None,
+    thinking_budget: Annotated[int | None, typer.Option(min=1, help="Tokens that a thought may have, where a request does not say.")] = None,
+    thinking_seconds: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a thought may take, where a request does not say.")] = None,
+    loop_guard: Annotated[
+        bool | None, typer.Option("--loop-guard/--no-loop-guard", help="End thoughts and answers that repeat themselves for ever; otherwise on.")
+    ] = None,
     request_timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a request may take.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where pulled models are kept.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where the service keeps the key that it made.")] = None,
@@ -65,6 +71,10 @@ def serve(
         "max_batch_tokens": max_batch_tokens,
         "step_ms": step_ms,
         "max_queue": max_queue,
+        "thinking": thinking,
+        "thinking_budget": thinking_budget,
+        "thinking_seconds": thinking_seconds,
+        "loop_guard": loop_guard,
         "request_timeout": request_timeout,
         "cache_dir": cache_dir,
         "state_dir": state_dir,

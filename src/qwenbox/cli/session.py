@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwenbox.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from qwenbox.llm import LocalLLM
     from qwenbox.settings import Settings
+    from qwenbox.types import ThinkingVote
 
 POLL_SECONDS = 0.05
 
@@ -71,6 +74,26 @@ def load_with_bar(load: Callable[[Callable[[float], None]], Any], name: str) -> 
     with progress_bar() as bar:
         task = bar.add_task(f"loading {name}", total=1.0)
         return load(lambda part: bar.update(task, completed=part))
+
+
+AUTO_SECONDS = 20.0
+"""So long a person at a terminal waits for a thought that nobody asked for."""
+
+
+def thinking_votes(wanted: str | None) -> tuple[ThinkingVote, ...]:
+    """The option `--thinking`; without it automatic, or what the setting says. Raises UsageError."""
+    from qwenbox.settings import load_settings
+    from qwenbox.types import ThinkingVote
+
+    if wanted is None and load_settings().thinking != "model":
+        return ()
+    if wanted in (None, "auto"):
+        return (ThinkingVote("terminal", "auto", seconds=AUTO_SECONDS),)
+    if wanted in ("on", "off"):
+        return (ThinkingVote("--thinking", "on" if wanted == "on" else "off"),)
+    if wanted.isascii() and wanted.isdecimal() and int(wanted[:10]) > 0:
+        return (ThinkingVote("--thinking", "on", int(wanted[:10])),)
+    raise UsageError(f"--thinking is {wanted!r}: on, off, auto or a number of tokens is needed", param="thinking")
 
 
 def note(text: str) -> None:
