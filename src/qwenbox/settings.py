@@ -100,6 +100,11 @@ class Settings:
     )
     thinking_budget: int | None = _setting(None, "Tokens that a thought may have where a request does not say it; otherwise no limit.", least=1)
     thinking_seconds: float | None = _setting(None, "Seconds that a thought may take where a request does not say it.", least=0.1)
+    reasoning_field: str = _setting(
+        "both",
+        "Where chat completions show the thoughts: clients read `reasoning_content`, `reasoning`, or either.",
+        choices=("both", "reasoning_content", "reasoning"),
+    )
     loop_guard: bool = _setting(True, "End thoughts and answers that repeat the same piece for ever.")
     request_timeout: float = _setting(600.0, "Seconds that a request may take.", least=0.1)
     cache_dir: Path = _setting(

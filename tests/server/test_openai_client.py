@@ -398,3 +398,15 @@ def test_an_answer_can_be_ended_by_the_id_of_its_request(start) -> None:
     assert 4 <= len(texts) < 4000
     with pytest.raises(openai.NotFoundError, match="No answer is under way for the request 'lesson-7'"):
         client.post("/requests/lesson-7/cancel", cast_to=object)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_a_service_may_show_thoughts_under_one_name_only(start, field):
+    running = start(FakeEngine(Script("<think>\nhm\n</think>\n\nSeven.")), reasoning_field=field)
+    other = {"reasoning_content": "reasoning", "reasoning": "reasoning_content"}[field]
+    with running.client() as client:
+        message = client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message
+        assert (getattr(message, field), getattr(message, other, None), message.content) == ("hm", None, "Seven.")
+        deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(model="tiny", messages=HELLO, stream=True)]
+        assert "".join(getattr(delta, field, None) or "" for delta in deltas) == "hm"
+        assert all(getattr(delta, other, None) is None for delta in deltas)

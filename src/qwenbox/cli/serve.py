@@ -40,6 +40,7 @@ def serve(
     thinking: Annotated[str | None, typer.Option(help="Where a request does not say: model, on, off or auto.")] = None,
     thinking_budget: Annotated[int | None, typer.Option(min=1, help="Tokens that a thought may have, where a request does not say.")] = None,
     thinking_seconds: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a thought may take, where a request does not say.")] = None,
+    reasoning_field: Annotated[str | None, typer.Option(help="Where thoughts are shown: reasoning_content, reasoning, or both.")] = None,
     loop_guard: Annotated[
         bool | None, typer.Option("--loop-guard/--no-loop-guard", help="End thoughts and answers that repeat themselves for ever; otherwise on.")
     ] = None,
@@ -74,6 +75,7 @@ def serve(
         "thinking": thinking,
         "thinking_budget": thinking_budget,
         "thinking_seconds": thinking_seconds,
+        "reasoning_field": reasoning_field,
         "loop_guard": loop_guard,
         "request_timeout": request_timeout,
         "cache_dir": cache_dir,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from qwenbox.server.shelf import Shelf
 from qwenbox.server.stream import ClientGone, RefusedBody
 from qwenbox.settings import Settings
 from qwenbox.wire.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from qwenbox.wire.openai_chat import REASONING_FIELDS, ChatWriter
 
 PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 """Paths that need no key, beside those of the page."""
@@ -28,8 +30,9 @@ PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) -> Starlette:
     """The service over the models of `shelf`. `key` is `service_key(settings)` where the caller has it already."""
     routes, pages = Routes(shelf, request_timeout=settings.request_timeout), Pages()
+    shown = REASONING_FIELDS if settings.reasoning_field == "both" else (settings.reasoning_field,)
     table = [
-        Route("/v1/chat/completions", routes.answer(CHAT), methods=["POST"]),
+        Route("/v1/chat/completions", routes.answer(CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))), methods=["POST"]),
         Route("/v1/completions", routes.answer(COMPLETIONS), methods=["POST"]),
         Route("/v1/responses", routes.answer(RESPONSES), methods=["POST"]),
         Route("/v1/messages", routes.answer(MESSAGES), methods=["POST"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -32,6 +32,8 @@ from qwenbox.wire.thinking_fields import ThinkingFields, thinking_votes
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 128
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""What different clients call the thoughts; each has the same text."""
 
 FIELDS: Mapping[str, FieldRow] = {
     **SHARED_FIELDS,
@@ -213,8 +215,9 @@ def _check_tools(request: ChatRequest) -> None:
 class ChatWriter:
     """Writes one response, as one object or as chunks, from the same events. `created` is in Unix seconds."""
 
-    def __init__(self, call: ChatCall, *, id: str, model: str, created: int) -> None:
+    def __init__(self, call: ChatCall, *, id: str, model: str, created: int, reasoning_fields: Sequence[str] = REASONING_FIELDS) -> None:
         self._call = call
+        self._reasoning_fields = reasoning_fields
         self._head = {"id": f"chatcmpl-{id}", "created": created, "model": model}
         self._usage = UsageSum(call.params.n)
 
@@ -229,7 +232,7 @@ class ChatWriter:
             beside = dict(event.detail) | ({"timings": timings_body(event)} if self._call.timings else {})
             return [last | {"qwenbox": beside} if beside else last]
         if event.kind == "reasoning":
-            return [self._chunk(index, {"reasoning_content": event.text, "reasoning": event.text})]
+            return [self._chunk(index, dict.fromkeys(self._reasoning_fields, event.text))]
         if event.call is not None:
             return [self._chunk(index, {"tool_calls": [_call_delta(event.call)]})]
         logprobs = {"content": _logprobs([event]), "refusal": None} if event.logprobs else None
@@ -275,7 +278,7 @@ class ChatWriter:
         if calls:
             message["tool_calls"] = calls
         if reasoning:
-            message |= {"reasoning_content": reasoning, "reasoning": reasoning}
+            message |= dict.fromkeys(self._reasoning_fields, reasoning)
         logprobs = {"content": _logprobs(content), "refusal": None} if self._call.params.logprobs is not None else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(events[-1])}
 
