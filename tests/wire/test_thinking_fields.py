@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
+from qwenbox.engine.thought import Why
 from qwenbox.errors import RequestError
 from qwenbox.types import ThinkingVote as Vote
-from qwenbox.wire.thinking_fields import thinking_votes
+from qwenbox.wire.thinking_fields import EFFORTS, ThinkingFields, thinking_votes
 
 
 @pytest.mark.parametrize(
@@ -56,3 +60,11 @@ def test_what_no_client_writes_is_refused_by_name(body, param):
     with pytest.raises(RequestError) as caught:
         thinking_votes(body)
     assert caught.value.param == param
+
+
+def test_the_page_about_thinking_names_every_field_and_every_end() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "thinking.md").read_text()
+    assert all(f"`{name}`" in page for name in ThinkingFields.model_fields if name not in ("reasoning", "custom_params", "output_config"))
+    assert all(f"`{name}`" in page or f"`{name}." in page for name in ("reasoning", "custom_params", "output_config"))
+    assert all(f"| `{why}` |" in page for why in get_args(Why))
+    assert all(f"{budget:,}" in page for budget in EFFORTS.values() if budget)
