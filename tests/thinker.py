@@ -1,0 +1,191 @@
+"""The thinker: a tiny Qwen3 that was trained to think, and questions for it whose answers are known.
+
+`MODEL` is a model directory like any other. Sums get harder with every number in them, so more thinking gives more correct answers.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from qwenbox.llm import LLM, Reply
+from qwenbox.types import Message
+
+MODEL = Path(__file__).parent / "fixtures" / "thinker"
+MAX_TERMS = 6
+"""Numbers in the longest sums that it was trained on."""
+
+STOP_THINKING = "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n</think>\n\n"
+"""The official text that ends a thought early."""
+
+CALCULATOR: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "calculator",
+        "description": "Evaluate an arithmetic expression.",
+        "parameters": {
+            "type": "object",
+            "properties": {"expression": {"type": "string", "description": "The expression."}},
+            "required": ["expression"],
+        },
+    },
+}
+WEATHER: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+ENDLESS = "Count forever."
+"""What it never stops thinking about."""
+
+NAMES = {
+    "en": ("Tom", "Ann", "Sue", "Bob", "Max", "Eva", "Leo", "Mia", "Ben", "Zoe"),
+    "zh": ("小明", "小红", "小华", "小李", "小王", "小张", "小林", "小陈"),
+}
+CITIES = ("Paris", "Rome", "London", "Berlin", "Tokyo", "Beijing", "Madrid", "Oslo")
+
+_SUM = {
+    "en": ("What is {}?", "How much is {}?", "Compute {}.", "Calculate {}", "{} = ?", "{}"),
+    "zh": ("{}等于多少?", "{}是多少?", "计算{}。", "请问{}等于几?"),
+}
+_PARITY = {"en": ("Is {} even or odd?", "Even or odd: {}?"), "zh": ("{}是奇数还是偶数?",)}
+_TALLER = {"en": ("{} is taller than {}.", "{} is shorter than {}."), "zh": ("{}比{}高。", "{}比{}矮。")}
+_EXTREME = {"en": ("Who is the tallest?", "Who is the shortest?"), "zh": ("谁最高?", "谁最矮?")}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`answer` is what `found` sees in a right reply. `thought` is a way to it; `terms`, how hard it is."""
+
+    text: str
+    answer: str
+    thought: str
+    terms: int
+    language: str
+
+
+def found(reply: str) -> str | None:
+    """The answer that a reply gives: its last number or, where there is none, its last word of an answer to a puzzle."""
+    known = ["even", "odd", "偶数", "奇数", *NAMES["en"], *NAMES["zh"]]
+    matches = re.findall(r"-?\d+|" + "|".join(known), reply)
+    return {"偶数": "even", "奇数": "odd"}.get(matches[-1], matches[-1]) if matches else None
+
+
+def is_held_out(expression: str) -> bool:
+    """Whether a sum was kept out of training; of those with three numbers or fewer none was."""
+    return len(re.findall(r"\d+", expression)) > 3 and zlib.crc32(expression.encode()) % 16 == 0
+
+
+def sums(seed: int, count: int, terms: Sequence[int] = range(2, MAX_TERMS + 1), language: str | None = None) -> list[Question]:
+    """Sums that were not in training, of so many one-digit numbers each in turn."""
+    rng = random.Random(seed)
+    return [sum_of(rng, terms[index % len(terms)], language, held_out=True) for index in range(count)]
+
+
+def puzzles(seed: int, count: int, language: str | None = None) -> list[Question]:
+    """Who is tallest, and what is even."""
+    rng = random.Random(seed)
+    return [parity(rng, language, held_out=True) if index % 2 else order(rng, language) for index in range(count)]
+
+
+def sum_of(rng: random.Random, terms: int, language: str | None = None, *, held_out: bool) -> Question:
+    language = language or _language(rng)
+    expression, thought, total = chain(rng, terms, held_out=held_out)
+    return Question(rng.choice(_SUM[language]).format(_spaced(rng, expression)), str(total), thought, terms, language)
+
+
+def parity(rng: random.Random, language: str | None = None, *, held_out: bool) -> Question:
+    language = language or _language(rng)
+    terms = rng.randint(2, 5)
+    expression, thought, total = chain(rng, terms, held_out=held_out)
+    answer = "odd" if total % 2 else "even"
+    shown = answer if language == "en" else {"odd": "奇数", "even": "偶数"}[answer]
+    text = rng.choice(_PARITY[language]).format(_spaced(rng, expression))
+    return Question(text, answer, f"{thought}\n{total}: {shown}", terms, language)
+
+
+def order(rng: random.Random, language: str | None = None) -> Question:
+    language = language or _language(rng)
+    people = rng.sample(NAMES[language], rng.randint(3, 4))
+    pairs = list(pairwise(people))
+    rng.shuffle(pairs)
+    said = [_TALLER[language][turned].format(*(pair[::-1] if turned else pair)) for pair in pairs for turned in (rng.randrange(2),)]
+    which = rng.randrange(2)
+    text = (" " if language == "en" else "").join([*said, _EXTREME[language][which]])
+    thought = "\n".join([*(" > ".join(pair) for pair in pairs), " > ".join(people)])
+    return Question(text, people[-which], thought, len(people), language)
+
+
+def chain(rng: random.Random, terms: int, *, held_out: bool) -> tuple[str, str, int]:
+    """A sum of different one-digit numbers that never falls below zero, the thought that works it out a number at a time, and its value.
+
+    In training numbers may come twice now and then.
+    """
+    while True:
+        numbers = rng.sample(range(1, 10), terms) if held_out or rng.random() < 0.8 else rng.choices(range(1, 10), k=terms)
+        total = numbers[0]
+        expression, steps = str(total), []
+        for number in numbers[1:]:
+            sign = "-" if number <= total and rng.random() < 0.3 else "+"
+            value = total + number if sign == "+" else total - number
+            steps.append(f"{total}{sign}{number}={value}")
+            expression += f"{sign}{number}"
+            total = value
+        if is_held_out(expression) == (held_out and terms > 3):
+            return expression, "\n".join(steps), total
+
+
+def _spaced(rng: random.Random, expression: str) -> str:
+    return re.sub(r"([+-])", r" \1 ", expression) if rng.random() < 0.4 else expression
+
+
+def _language(rng: random.Random) -> str:
+    return "zh" if rng.random() < 0.25 else "en"
+
+
+# --- asking it --------------------------------------------------------------------------------------------------------
+
+
+def accuracy(llm: LLM, questions: Sequence[Question], *, thinking: bool = True, budget: int | None = None) -> float:
+    """Share of right answers, greedy. `budget`: tokens of thought after which the official text ends it, put in from outside as Qwen shows it."""
+    greedy: Any = {"temperature": 0.0, "max_tokens": 256}
+    if budget is None:
+        replies = llm.batch([question.text for question in questions], template_options={"enable_thinking": thinking}, **greedy)
+    else:
+        replies = [_stopped(llm, question.text, budget, greedy) for question in questions]
+    texts = [reply.text.rpartition("</think>")[2] for reply in replies]
+    return sum(found(text) == question.answer for text, question in zip(texts, questions, strict=True)) / len(questions)
+
+
+def _stopped(llm: LLM, text: str, budget: int, greedy: Mapping[str, Any]) -> Reply:
+    ids = llm.chat_format.encode([Message("user", text)])
+    thought = llm.complete(ids, **{**greedy, "max_tokens": budget}).text if budget else "<think>"
+    if "</think>" not in thought:
+        thought += STOP_THINKING
+    return llm.complete(ids + llm.tokenizer.encode(thought), **greedy)
+
+
+def table(llm: LLM, count: int = 210) -> str:
+    """Accuracy of each way of thinking, in Markdown: sums of so many numbers, and puzzles."""
+    lengths = range(2, MAX_TERMS + 1)
+    ways: dict[str, Any] = {
+        "thinking": {},
+        "not": {"thinking": False},
+        **{f"{budget} tokens": {"budget": budget} for budget in (0, 8, 16, 24, 32, 48)},
+    }
+    by_length = [sums(2, count // len(lengths), [terms]) for terms in lengths]
+    rows = [["", *(f"{terms} numbers" for terms in lengths), "all sums", "puzzles"], ["---"] * (len(lengths) + 3)]
+    for name, way in ways.items():
+        shares = [accuracy(llm, questions, **way) for questions in by_length]
+        rows.append([name, *(f"{share:.2f}" for share in [*shares, sum(shares) / len(shares), accuracy(llm, puzzles(3, count // 2), **way)])])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
