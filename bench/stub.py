@@ -49,6 +49,7 @@ class StubModel:
     max_batch_tokens = 4096
     max_logits = 64
     max_sequences = 64
+    slice_tokens = 16
     isa = "stub"
     threads = THREADS
     weights_bytes = 0
@@ -64,7 +65,10 @@ class StubModel:
             self._library.stub_open.restype = ctypes.c_void_p
             self._pool = ctypes.c_void_p(self._library.stub_open(THREADS))
 
-    def run(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
+        return self.run_beside(batch)
+
+    def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
         if self._rounds is None:
             time.sleep(self._seconds)
         else:

@@ -18,6 +18,8 @@ from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, Sampl
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput
 
 VOCAB = 97
+OPS = 4
+"""Operations before any of which a run can be interrupted."""
 _MASK = (1 << 64) - 1
 _POWERS = np.random.default_rng(5).integers(1, 2**63, 1 << 15, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
@@ -42,6 +44,7 @@ class FakeModel:
         self.max_batch_tokens = max_batch_tokens
         self.max_logits = max_logits
         self.max_sequences = max_sequences
+        self.slice_tokens = 16
         self.isa = "generic"
         self.threads = 1
         self.weights_bytes = 0
@@ -54,9 +57,26 @@ class FakeModel:
         """The flag that the running step looks at."""
         self.nan_after: set[int] = set()
         """Ids after which the logits are NaN."""
+        self.pauses: Callable[[], bool] = lambda: False
+        """Whether a run that has a deadline is interrupted before its next operation."""
         self.closed = False
+        self._kept: list[list[int]] = []
+        """Of the batch whose activations lie in the buffers: its ids and positions."""
 
-    def run(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
+        kept = [batch.ids.tolist(), *([span.position, *span.pages.tolist()] for span in batch.spans)]
+        assert first_op == 0 or self._kept == kept, "a batch goes on with the activations of another"
+        self._kept = kept
+        for op in range(first_op, OPS):
+            if deadline is not None and self.pauses():
+                raise Interrupted(op)
+        return self._run(batch, cancel)
+
+    def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+        assert batch.num_tokens <= self.max_logits
+        return self._run(batch, cancel)
+
+    def _run(self, batch: Batch, cancel: CancelFlag | None) -> FloatArray:
         self.cancel = cancel
         if self.keep_batches:
             self.batches.append(Batch(batch.ids.copy(), batch.spans, batch.logits_rows))

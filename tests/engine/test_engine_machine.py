@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import random
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -39,10 +41,18 @@ REQUEST = st.tuples(
 
 
 class EngineMachine(RuleBasedStateMachine):
-    @initialize(pages=st.integers(4, 24), tokens=st.sampled_from([1, 7, 32, 256]), logits=st.sampled_from([1, 5, 64]), sequences=st.integers(1, 12))
-    def begin(self, pages: int, tokens: int, logits: int, sequences: int) -> None:
+    @initialize(
+        pages=st.integers(4, 24),
+        tokens=st.sampled_from([1, 7, 32, 256]),
+        logits=st.sampled_from([1, 5, 64]),
+        sequences=st.integers(1, 12),
+        step_seconds=st.sampled_from([math.inf, 1e-9]),
+        pauses=st.randoms(use_true_random=False),
+    )
+    def begin(self, pages: int, tokens: int, logits: int, sequences: int, step_seconds: float, pauses: random.Random) -> None:
         model = FakeModel(context_length=512, num_pages=pages, max_batch_tokens=tokens, max_logits=logits, max_sequences=sequences)
-        self.engine = Engine(model)
+        model.pauses = lambda: pauses.random() < 0.3
+        self.engine = Engine(model, step_seconds=step_seconds)
         self.requests: dict[str, tuple[int, int, int, int, int, bool]] = {}
         self.answers: dict[str, Answer] = {}
         self.cancelled: set[str] = set()

@@ -217,6 +217,32 @@ def test_a_step_can_stop_before_any_operation_and_go_on() -> None:
         assert firsts[-1] < program.steps
 
 
+@pytest.mark.parametrize("network", [Tiny(kinds=("q4_k", "q8_0")), Tiny(kinds=("int4", "int8"), experts=5, shared=True)])
+def test_batches_that_run_beside_an_interrupted_one_change_nothing_of_it_and_are_right(network: Tiny) -> None:
+    other = Batch(np.array([7, 9], np.int32), [Span(0, 1, 33, PAGES + 2), Span(1, 1, 0, PAGES[:1] + 4)], np.array([0, 1], np.int32))
+    before = Batch(np.arange(33, dtype=np.int32), [Span(0, 33, 0, PAGES + 2)], np.array([], np.int32))
+    plain = compiled(network)
+    plain.run(before)
+    want, want_other = plain.run(GOOD), plain.run(other)
+
+    program = compiled(network)
+    beside = program.beside(max_tokens=2, max_logits=2)
+    program.run(before)
+    logits, firsts, bound = None, [0], 1e-6
+    while logits is None:
+        try:
+            logits = program.run(GOOD, deadline=time.monotonic() + bound, first_op=firsts[-1])
+        except Interrupted as stop:
+            bound *= 1 + (stop.next_op == firsts[-1])
+            firsts.append(stop.next_op)
+            assert_equal(beside.run(other), want_other)
+    assert_equal(logits, want)
+    assert len(set(firsts)) > 5
+    with pytest.raises(EngineError, match="room is for 1 to 2"):
+        beside.run(GOOD)
+    beside.close()
+
+
 def test_a_cancel_from_another_thread_stops_a_running_step() -> None:
     code = """
         import threading, time, numpy as np

@@ -19,7 +19,7 @@ from qwenbox.engine.guard import StepGuard
 from qwenbox.engine.pages import PagePool, pages_for
 from qwenbox.engine.prefix import PrefixTree
 from qwenbox.engine.sampler import choice_row, score_rows, token_logprob
-from qwenbox.engine.scheduler import Run, Scheduler
+from qwenbox.engine.scheduler import Run, Scheduler, Slice
 from qwenbox.engine.sequence import Sequence, most_pages
 from qwenbox.engine.thought import CONTENT_TOKENS, goes_in_circles
 from qwenbox.errors import ContextLengthError, EngineError, NumericalError, OverloadedError, QwenboxError, RequestError
@@ -44,13 +44,22 @@ class EngineModel(Protocol):
     max_batch_tokens: int
     max_logits: int
     max_sequences: int
+    slice_tokens: int
+    """Tokens of a prompt that are worth reading the weights for."""
     isa: str
     threads: int
     weights_bytes: int
     costs: Mapping[str, float]
 
-    def run(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
-        """Raises Interrupted at the next operation when `cancel` is set; the same batch may be run again."""
+    def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
+        """Raises Interrupted at the next operation when `cancel` is set or `deadline` has passed.
+
+        The same batch may be run again, or go on with `first_op=error.next_op` where nothing but `run_beside` ran in between.
+        """
+        ...
+
+    def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+        """`run` of at most `max_logits` tokens, while a batch of other sequences is interrupted."""
         ...
 
     def sample(self, logits: FloatArray, rows: AnySequence[SampleRow]) -> list[SampleResult]: ...
@@ -100,6 +109,7 @@ class Engine:
         self.model = model
         self._debug = debug
         self._clock = clock
+        self._target = step_seconds
         self._step_clock = StepClock(model.weights_bytes)
         self._tree = PrefixTree(PagePool(model.num_pages))
         self._scheduler = Scheduler(
@@ -110,6 +120,7 @@ class Engine:
             max_running=model.max_sequences,
             max_batch_tokens=model.max_batch_tokens,
             max_logits=model.max_logits,
+            slice_tokens=model.slice_tokens,
         )
         self._guard = StepGuard()
         self._sequences: dict[str, Sequence] = {}
@@ -162,28 +173,32 @@ class Engine:
         self._guard.stop()
 
     def step(self) -> list[SequenceOutput]:
-        """Runs one batch. A failure of the model ends the requests in the batch, NaN ends the request it came from; the engine goes on.
+        """Runs one batch, and for the rest of the step the slice of prompts that waits beside it.
 
-        An interrupted step has never been: nothing it wrote counts, and its tokens are still missing.
+        A failure of the model ends the requests in the batch, NaN ends the request it came from; the engine goes on. A batch that was
+        interrupted has never been: nothing it wrote counts, and its tokens are still missing.
         """
         began = self._clock()
         outputs, self._cancelled = self._cancelled, []
-        if runs := self._scheduler.schedule():
-            for run in runs:
-                run.sequence.start(began)
-            try:
-                results = self._run(runs)
-            except Interrupted:
-                return outputs
-            except Exception as error:
-                outputs += [self._fail(run.sequence, error) for run in runs]
-            else:
-                outputs += self._advance(runs, results)
-            self._counts["steps"] += 1
-            self._counts["computed_tokens"] += sum(run.length for run in runs)
-            self._step_seconds += self._clock() - began
-            if self._debug:
-                self.check_integrity()
+        runs = self._scheduler.schedule()
+        part = self._scheduler.slice
+        if not runs and part is None:
+            return outputs
+        for run in (*runs, *(part.runs if part else ())):
+            run.sequence.start(began)
+        try:
+            if runs:
+                run_batch = self.model.run if part is None else self.model.run_beside
+                outputs += self._run(runs, lambda flag: run_batch(self._scheduler.batch(runs), flag))
+            if part is not None:
+                # It gets the rest of the step, but half a step at least.
+                outputs += self._go_on(part, max(began + self._target, self._clock() + self._target / 2) if runs else None)
+        except Interrupted:
+            return outputs
+        self._counts["steps"] += 1
+        self._step_seconds += self._clock() - began
+        if self._debug:
+            self.check_integrity()
         return outputs
 
     def logits(self, ids: AnySequence[int]) -> FloatArray:
@@ -198,6 +213,7 @@ class Engine:
         _check_ids(ids, "ids", self.model.vocab_limit)
         if pages_for(num_tokens) > self._tree.num_free:
             raise OverloadedError(f"{pages_for(num_tokens)} pages wanted, {self._tree.num_free} are free", retry_after=1)
+        self._scheduler.slice = None  # its activations are about to be written over
         tokens = np.array(ids, np.int32)
         pages = self._tree.allocate(pages_for(num_tokens))
         table = np.array(pages, np.int32)
@@ -237,8 +253,32 @@ class Engine:
 
     # --- one step ---
 
-    def _run(self, runs: list[Run]) -> list[SampleResult]:
-        """Runs the batch and returns one result for each row of logits, in order."""
+    def _run(self, runs: list[Run], run_batch: Callable[[CancelFlag], FloatArray], spent: float = 0.0) -> list[SequenceOutput]:
+        """Runs a batch, on which so many seconds have been spent before, and returns what its sequences have got from it."""
+        try:
+            results = self._results(runs, run_batch, spent)
+        except Interrupted:
+            raise
+        except Exception as error:
+            return [self._fail(run.sequence, error) for run in runs]
+        return self._advance(runs, results)
+
+    def _go_on(self, part: Slice, deadline: float | None) -> list[SequenceOutput]:
+        """Runs a slice until it is through, or as far as it comes."""
+        began = self._clock()
+        try:
+            outputs = self._run(part.runs, lambda flag: self.model.run(part.batch, flag, deadline, first_op=part.next_op), part.seconds)
+        except Interrupted as pause:
+            part.next_op = pause.next_op
+            seconds = self._clock() - began
+            part.seconds += seconds
+            self._model_seconds += seconds
+            return []
+        self._scheduler.slice = None
+        return outputs
+
+    def _results(self, runs: list[Run], run_batch: Callable[[CancelFlag], FloatArray], spent: float) -> list[SampleResult]:
+        """One result for each row of logits, in order."""
         began = self._clock()
         limit = self.model.vocab_limit
         rows: list[SampleRow] = []
@@ -249,17 +289,18 @@ class Engine:
                     rows.append(choice_row(sequence, limit))
         self._guard.begin(run.sequence.request_id for run in runs)
         try:
-            logits = self.model.run(self._scheduler.batch(runs), self._guard.flag)
+            logits = run_batch(self._guard.flag)
         finally:
             self._guard.end()
         results = self.model.sample(logits, rows) if rows else []
+        self._counts["computed_tokens"] += sum(run.length for run in runs)
         self._counts["decode_tokens"] += sum(run.sequence.num_missing == 1 for run in runs)
         seconds = self._clock() - began
         work = Work()
         for run in runs:
             work = work.with_tokens(run.length, run.sequence.num_computed)
-        self._step_clock.note(work, seconds)
-        self._scheduler.charge(runs, seconds)
+        self._step_clock.note(work, spent + seconds)
+        self._scheduler.charge(runs, spent + seconds)
         self._model_seconds += seconds
         return results
 

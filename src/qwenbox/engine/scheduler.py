@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ from qwenbox.engine.prefix import PrefixTree
 from qwenbox.engine.queue import WaitingQueue
 from qwenbox.engine.sequence import Sequence
 from qwenbox.errors import EngineError
-from qwenbox.types import Batch, Span
+from qwenbox.types import PAGE_TOKENS, Batch, Span
 
 LONE_STEPS = 5
-"""So many times longer a step may be while no answer streams: whoever comes meanwhile waits for its end."""
+"""So many times longer than a step tokens of prompts may run together: without pause where no answer streams, else as a slice. Whoever comes
+meanwhile waits for the end."""
 MIN_SLICE = 8
-"""Tokens that a step runs of a prompt at least, however slow the machine is."""
+"""Tokens that run of a prompt at least, however slow the machine is."""
 
 
 class Run(NamedTuple):
@@ -26,6 +28,17 @@ class Run(NamedTuple):
     sequence: Sequence
     length: int
     num_rows: int
+
+
+@dataclass(slots=True)
+class Slice:
+    """Tokens of prompts that are more than a step has time for: a batch of its own, which goes on after the answers of each step."""
+
+    runs: list[Run]
+    batch: Batch
+    next_op: int = 0
+    seconds: float = 0.0
+    """That it has run."""
 
 
 class Scheduler:
@@ -44,6 +57,7 @@ class Scheduler:
         max_running: int,
         max_batch_tokens: int,
         max_logits: int,
+        slice_tokens: int,
     ) -> None:
         # A running sequence must always find a token and a row of logits left, whatever the others take.
         self.max_running = min(max_running, max_batch_tokens, max_logits)
@@ -53,6 +67,8 @@ class Scheduler:
         self._copy_page = copy_page
         self._clock = clock
         self._step_seconds = step_seconds
+        self._slice_tokens = slice_tokens
+        self.slice: Slice | None = None
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -70,19 +86,23 @@ class Scheduler:
             self.waiting.remove(sequence)
         self.waiting.forget(sequence)
         sequence.leave_pages(self.tree)
+        self._drop_slice(sequence)
 
     def schedule(self) -> list[Run]:
-        """The next step: answers first, then the others in order of admission, as far as tokens, rows and the step's time go.
+        """The next step: answers first, then the others in order of admission, as far as tokens and rows go.
 
+        Where those who lack no more than a page would wait too long for the others, these become the `slice`. The caller runs it beside the next
+        steps and sets it back to None when it is through; it may drop it at any time, and its tokens are missing as before.
         Who lacks the very page that another computes in this step waits for it and finds it in the tree.
         """
         self._admit()
         runs: list[Run] = []
         coming: set[tuple[str, object]] = set()
-        tokens, rows = self.max_batch_tokens, self.max_logits
-        work, seconds, least = Work(), LONE_STEPS * self._step_seconds, MIN_SLICE
+        tokens, rows = self.max_batch_tokens if self.slice is None else self.max_logits, self.max_logits
+        work, least = Work(), MIN_SLICE
+        seconds = max(LONE_STEPS * self._step_seconds, self._clock.predict(Work().with_tokens(self._slice_tokens, 0)))
         for sequence in sorted(self.running, key=lambda s: s.num_missing > 1 and not s.pages_lacking(s.num_tokens)):
-            if not sequence.num_pages or not tokens:
+            if not sequence.num_pages or not tokens or (self.slice is not None and sequence.num_missing > PAGE_TOKENS):
                 continue
             if sequence.num_missing > 1:
                 sequence.find_pages(self.tree)
@@ -92,7 +112,6 @@ class Scheduler:
                 room = max(self._clock.tokens_within(seconds, work, sequence.num_computed, min(tokens, sequence.num_missing)), least)
                 length = sequence.fit(min(room, tokens), rows)
             else:
-                seconds = self._step_seconds
                 length = sequence.fit(tokens, rows)
             if length <= 0:
                 continue
@@ -111,7 +130,14 @@ class Scheduler:
                 least = 0
             if (place := sequence.next_key(sequence.num_computed + length)) is not None:
                 coming.add((sequence.plan.cache_salt, place))
-        return runs
+        short = [run for run in runs if run.sequence.num_missing <= PAGE_TOKENS]
+        if not 0 < len(short) < len(runs) or self._clock.predict(work) <= self._step_seconds:
+            return runs
+        if sum(run.length for run in short) <= self.max_logits:
+            prompts = [run for run in runs if run.sequence.num_missing > PAGE_TOKENS]
+            batch = self.batch(prompts)
+            self.slice = Slice(prompts, Batch(batch.ids.copy(), batch.spans, batch.logits_rows))
+        return short
 
     def charge(self, runs: list[Run], seconds: float) -> None:
         """Tells the queue for whom a step ran: in equal parts for its tokens."""
@@ -166,5 +192,11 @@ class Scheduler:
         victim = self.running.pop()
         victim.preemptions += 1
         victim.drop_pages(self.tree)
+        self._drop_slice(victim)
         self.preemptions += 1
         self.waiting.put_back(victim)
+
+    def _drop_slice(self, sequence: Sequence) -> None:
+        """The sequence has no pages any more."""
+        if self.slice is not None and any(run.sequence is sequence for run in self.slice.runs):
+            self.slice = None

@@ -104,7 +104,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_vector": (_i32, (_ptr, _ptr, _i32)),
     "qw_rope_table": (_i32, (_ptr, _ptr, _ptr, _i32, _i32)),
     "qw_weights_bytes": (_u64, (_ptr,)),
-    "qw_program_new": (_ptr, (_ptr, ctypes.POINTER(_Op), _i32, ctypes.POINTER(_Value), _i32, _i32, _i32, _i32)),
+    "qw_program_new": (_ptr, (_ptr, ctypes.POINTER(_Op), _i32, ctypes.POINTER(_Value), _i32, _i32, _i32, _i32, _ptr)),
     "qw_program_free": (None, (_ptr,)),
     "qw_program_kv_bytes": (_u64, (_ptr,)),
     "qw_program_buffer_bytes": (_u64, (_ptr,)),
@@ -383,18 +383,30 @@ class Native:
 class NativeProgram:
     """A compiled model: activations, KV pages, and the operations to run over them. Used by one thread at a time."""
 
-    def __init__(self, runtime: Native, program: Program, *, max_tokens: int, max_logits: int, num_pages: int) -> None:
+    def __init__(
+        self, runtime: Native, program: Program, *, max_tokens: int, max_logits: int, num_pages: int, pages_of: NativeProgram | None = None
+    ) -> None:
         self.program = program
         self.vocab_size = program.widths[program.ops[-1].output] if program.ops else 0
         self._runtime = runtime
+        self._num_pages = num_pages
         buffers = program.buffers()
         ops = (_Op * len(program.ops))(*(_op(op) for op in program.ops))
         values = (_Value * len(buffers))(*(_Value(*value) for value in zip(program.widths, program.narrow, buffers, strict=True)))
-        handle = library().qw_program_new(runtime._alive(), ops, len(ops), values, len(values), max_tokens, max_logits, num_pages)
+        owner = None if pages_of is None else pages_of._alive()
+        handle = library().qw_program_new(runtime._alive(), ops, len(ops), values, len(values), max_tokens, max_logits, num_pages, owner)
         self._handle: int | None = handle
         if not handle:
             raise _failure()
         self._free = _freed(self, library().qw_program_free, handle)
+
+    def beside(self, *, max_tokens: int, max_logits: int) -> NativeProgram:
+        """The same operations over the same pages with activations of their own: what runs there leaves an interrupted batch here as it is.
+
+        It is closed before this program.
+        """
+        bounds = {"max_tokens": max_tokens, "max_logits": max_logits, "num_pages": self._num_pages}
+        return NativeProgram(self._runtime, self.program, **bounds, pages_of=self)
 
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
         """Logits [len(batch.logits_rows), vocab_size].

@@ -45,14 +45,18 @@ _KV_CONTEXTS = 4
 """Whole contexts of pages, at most, when nobody says how many."""
 _AHEAD = 64 << 20
 """Bytes of a file that are on their way into memory beyond those in use."""
+_SLICE_ROWS = 16
+"""For so many rows reading a matrix is not what its product costs."""
 _RESERVE = 512 << 20
 """Bytes that the rest of the program may need beside weights and pages."""
 
 
 class Runner(Protocol):
-    """What runs the network; `kernels.native.NativeProgram` is one."""
+    """What runs the network; the methods are those of `Model`."""
 
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray: ...
+
+    def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray: ...
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]: ...
 
@@ -85,6 +89,8 @@ class Model:
         self.max_batch_tokens = max_batch_tokens
         self.max_sequences = max_sequences
         self.max_logits = _max_logits(max_batch_tokens, max_sequences)
+        experts = network.config.experts
+        self.slice_tokens = _SLICE_ROWS * (1 if experts is None else -(-experts.count // experts.top_k))
         self.isa = isa
         self.threads = threads
         self.weights_bytes = model_costs.weights_bytes
@@ -99,6 +105,10 @@ class Model:
         with `first_op=error.next_op` if no other ran in between, or from its beginning at any time: what it has written is written again.
         """
         return self._runner.run(batch, cancel, deadline, first_op=first_op)
+
+    def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+        """`run` of at most `max_logits` tokens while a batch of other sequences is interrupted, which goes on as if nothing had run."""
+        return self._runner.run_beside(batch, cancel)
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         """One result a row; the id is -1 where the row holds NaN or has no finite maximum."""
@@ -128,9 +138,11 @@ class _NativeRunner:
     def __init__(self, network: Qwen, runtime: Native, *, max_tokens: int, max_logits: int, num_pages: int) -> None:
         self._runtime = runtime
         self._program: NativeProgram | None = None
+        self._beside: NativeProgram | None = None
         try:
             network.build(runtime)
             self._program = runtime.compile(max_tokens=max_tokens, max_logits=max_logits, num_pages=num_pages)
+            self._beside = self._program.beside(max_tokens=max_logits, max_logits=max_logits)
         except BaseException:
             self.close()
             raise
@@ -138,6 +150,10 @@ class _NativeRunner:
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
         assert self._program is not None
         return self._program.run(batch, cancel, deadline, first_op=first_op)
+
+    def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+        assert self._beside is not None
+        return self._beside.run(batch, cancel)
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         return self._runtime.sample(logits, rows)
@@ -147,8 +163,9 @@ class _NativeRunner:
         self._program.copy_page(source, target, num_tokens)
 
     def close(self) -> None:
-        if self._program is not None:
-            self._program.close()
+        for program in (self._beside, self._program):
+            if program is not None:
+                program.close()
         self._runtime.close()
 
 
@@ -158,6 +175,9 @@ class _ReferenceRunner(ReferenceRunner):
         if (cancel is not None and cancel.is_set()) or (deadline is not None and time.monotonic() >= deadline):
             raise Interrupted(0)
         return super().run(batch)
+
+    def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
+        return self.run(batch, cancel)
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         return [sample_row(line, row) for line, row in zip(logits, rows, strict=True)]

@@ -100,9 +100,10 @@ int32_t qw_rope_table(qw_runtime* runtime, const float* cos, const float* sin, i
 uint64_t qw_weights_bytes(qw_runtime* runtime) { return runtime->weights_bytes(); }
 
 qw_program* qw_program_new(qw_runtime* runtime, const qw_op* ops, int32_t num_ops, const qw_value* values, int32_t num_values,
-                           int32_t max_tokens, int32_t max_logits, int32_t num_pages) {
-  return guarded<qw_program*>(
-      nullptr, *runtime, [&] { return new qw_program(*runtime, ops, num_ops, values, num_values, max_tokens, max_logits, num_pages); });
+                           int32_t max_tokens, int32_t max_logits, int32_t num_pages, const qw_program* pages_of) {
+  return guarded<qw_program*>(nullptr, *runtime, [&] {
+    return new qw_program(*runtime, ops, num_ops, values, num_values, max_tokens, max_logits, num_pages, pages_of);
+  });
 }
 
 void qw_program_free(qw_program* program) { delete program; }

@@ -100,8 +100,9 @@ QW_API int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n);
 QW_API int32_t qw_rope_table(qw_runtime* runtime, const float* cos, const float* sin, int32_t positions, int32_t half);
 QW_API uint64_t qw_weights_bytes(qw_runtime* runtime);
 
+// Where `pages_of` is not null, the pages are those of that program, which holds the same operations and is freed later.
 QW_API qw_program* qw_program_new(qw_runtime* runtime, const qw_op* ops, int32_t num_ops, const qw_value* values, int32_t num_values,
-                                  int32_t max_tokens, int32_t max_logits, int32_t num_pages);
+                                  int32_t max_tokens, int32_t max_logits, int32_t num_pages, const qw_program* pages_of);
 QW_API void qw_program_free(qw_program* program);
 QW_API uint64_t qw_program_kv_bytes(qw_program* program);
 QW_API uint64_t qw_program_buffer_bytes(qw_program* program);

@@ -245,7 +245,7 @@ const Rope& Runtime::rope(int handle) const {
 // --- compilation -------------------------------------------------------------------------------------------------
 
 Program::Program(Runtime& runtime, const qw_op* ops, int num_ops, const qw_value* values, int num_values, int max_tokens, int max_logits,
-                 int num_pages)
+                 int num_pages, const Program* pages_of)
     : runtime_(runtime),
       kernels_(runtime.kernels),
       pool_(runtime.pool),
@@ -256,11 +256,12 @@ Program::Program(Runtime& runtime, const qw_op* ops, int num_ops, const qw_value
       max_positions_(1 << 30) {
   if (max_tokens < 1 || max_logits < 1 || num_pages < 0) fail("a program needs room for at least one token and one row of logits");
   if (num_ops < 1 || num_values < 1) fail("a program without operations");
-  compile(ops, num_ops, values, num_values);
+  if (pages_of && pages_of->num_pages_ != num_pages) fail("pages are shared with a program that has another number of them");
+  compile(ops, num_ops, values, num_values, pages_of);
   allocate();
 }
 
-void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int num_values) {
+void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int num_values, const Program* pages_of) {
   std::vector<bool> written(size_t(num_values), false);
   const auto expect = [](bool holds, int op, const char* what) {
     if (!holds) fail("operation " + std::to_string(op) + ": " + what);
@@ -369,7 +370,14 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
         expect(x.width == step.heads * d && y.width == x.width && step.inputs[1].width == step.kv_heads * d &&
                    step.inputs[2].width == step.inputs[1].width && !x.narrow && !step.inputs[1].narrow && !step.inputs[2].narrow,
                i, "attention: the widths are not those of the heads");
-        step.kv = kv_arena_.array<uint16_t>(size_t(step.kv_heads) * size_t(num_pages_) * 2 * kPageTokens * size_t(d), "the KV cache");
+        if (pages_of) {
+          const Step* const other = steps_.size() < pages_of->steps_.size() ? &pages_of->steps_[steps_.size()] : nullptr;
+          expect(other && other->kv && other->kv_heads == step.kv_heads && other->segment == d, i,
+                 "attention: the pages are of another program");
+          step.kv = other->kv;
+        } else {
+          step.kv = kv_arena_.array<uint16_t>(size_t(step.kv_heads) * size_t(num_pages_) * 2 * kPageTokens * size_t(d), "the KV cache");
+        }
         break;
       }
       case QW_SILU_MUL:

@@ -93,8 +93,9 @@ class Runtime {
 
 class Program {
  public:
+  // With `pages_of`, the pages for keys and values are those of that program, which holds the same operations and lives longer.
   Program(Runtime& runtime, const qw_op* ops, int num_ops, const qw_value* values, int num_values, int max_tokens, int max_logits,
-          int num_pages);
+          int num_pages, const Program* pages_of);
 
   int run(const qw_batch& batch, int first, const int32_t* cancel, double deadline, float* logits);
   int steps() const { return int(steps_.size()); }
@@ -168,7 +169,7 @@ class Program {
     Activations input, hidden, shared_hidden;
   };
 
-  void compile(const qw_op* ops, int num_ops, const qw_value* values, int num_values);
+  void compile(const qw_op* ops, int num_ops, const qw_value* values, int num_values, const Program* pages_of);
   void allocate();
   Moe compile_moe(const qw_op& op, const Slot& x, const Slot& y);
   Activations activations(int rows, int k);
