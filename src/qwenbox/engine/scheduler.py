@@ -99,8 +99,8 @@ class Scheduler:
         runs: list[Run] = []
         coming: set[tuple[str, object]] = set()
         tokens, rows = self.max_batch_tokens if self.slice is None else self.max_logits, self.max_logits
-        work, least = Work(), MIN_SLICE
-        seconds = max(LONE_STEPS * self._step_seconds, self._clock.predict(Work().with_tokens(self._slice_tokens, 0)))
+        work, least, answering = Work(), MIN_SLICE, False
+        together = max(LONE_STEPS * self._step_seconds, self._clock.predict(Work().with_tokens(self._slice_tokens, 0)))
         for sequence in sorted(self.running, key=lambda s: s.num_missing > 1 and not s.pages_lacking(s.num_tokens)):
             if not sequence.num_pages or not tokens or (self.slice is not None and sequence.num_missing > PAGE_TOKENS):
                 continue
@@ -109,9 +109,11 @@ class Scheduler:
                 if sequence.at_page and (sequence.plan.cache_salt, sequence.next_key(sequence.num_skippable)) in coming:
                     continue
                 sequence.copy_page(self.tree, self._copy_page)
+                seconds = self._step_seconds if answering and sequence.num_missing <= PAGE_TOKENS else together
                 room = max(self._clock.tokens_within(seconds, work, sequence.num_computed, min(tokens, sequence.num_missing)), least)
                 length = sequence.fit(min(room, tokens), rows)
             else:
+                answering = True
                 length = sequence.fit(tokens, rows)
             if length <= 0:
                 continue
