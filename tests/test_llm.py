@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from qwenbox import LLM
+from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
 from qwenbox.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError, UsageError, WorkerDiedError
 from qwenbox.llm import LocalLLM, model_name
 from qwenbox.types import Message
@@ -214,3 +216,12 @@ def test_a_batch_may_be_larger_than_the_queue(llm, engine):
 def test_a_parameter_that_cannot_be_is_named(llm, name, value):
     with pytest.raises(UsageError, match=name):
         llm.chat("Hi", **{name: value})
+
+
+def test_a_gap_is_asked_for_by_the_models_own_tokens() -> None:
+    names = ["<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_sep|>"]
+    tokenizer = Tokenizer(BYTE_OF, [], [AddedToken(256 + index, name, special=index < 1) for index, name in enumerate(names)])
+    with LocalLLM(FakeEngine(), replace(byte_chat(), tokenizer=tokenizer), "coder") as llm:
+        assert llm.encode_infill("ab", "cd") == [257, 97, 98, 258, 99, 100, 259]
+        assert llm.encode_infill([97], "c") == [257, 97, 258, 99, 259]
+        assert llm.infill_stop_ids() == (257, 258, 259, 260)

@@ -54,6 +54,8 @@ MAX_CHAT_TOKENS = 16384
 """Longest answer of a chat that names no limit: the longest that the models were trained to give without reasoning."""
 MAX_COMPLETION_TOKENS = 16
 """The same for a plain completion, as OpenAI has it."""
+_INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+_AFTER_INFILL = (*_INFILL, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
 MAX_UNREAD = 1024
 """Outputs of one choice that may wait for their reader. A reader that is further behind is cut off, so memory stays bounded."""
 READY_POLL_SECONDS = 0.05
@@ -480,6 +482,18 @@ class LocalLLM:
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a plain prompt, in which control tokens count."""
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def encode_infill(self, prompt: str | Sequence[int], suffix: str) -> list[int]:
+        """Ids of a prompt that asks for what stands between the two texts. RequestError where the model's tokenizer has no ids for that."""
+        ids = self.tokenizer.control_tokens
+        if not ids.keys() >= set(_INFILL):
+            raise RequestError(f"suffix: {self.name} fills in nothing: its tokenizer has no {_INFILL[0]}.", param="suffix")
+        before, after, middle = (ids[name] for name in _INFILL)
+        return [before, *self.encode_prompt(prompt), after, *self.tokenizer.encode(suffix), middle]
+
+    def infill_stop_ids(self) -> tuple[int, ...]:
+        """What follows the text that was asked for: another file, or the next gap."""
+        return tuple(id for name, id in self.tokenizer.control_tokens.items() if name in _AFTER_INFILL)
 
     def reader(
         self,

@@ -107,6 +107,7 @@ class Settings:
     )
     loop_guard: bool = _setting(True, "End thoughts and answers that repeat the same piece for ever.")
     request_timeout: float = _setting(600.0, "Seconds that a request may take.", least=0.1)
+    strict: bool = _setting(False, "Refuse a request with a field that we know nothing of, instead of listing it in `x-qwenbox-ignored`.")
     cache_dir: Path = _setting(
         _xdg("XDG_CACHE_HOME", ".cache"), "Where pulled models are kept.", shown="`$XDG_CACHE_HOME/qwenbox`, else `~/.cache/qwenbox`"
     )

@@ -202,6 +202,12 @@ def test_the_least_and_the_most_that_is_allowed_is_honoured(http):
         assert http.post(CHAT, json={"messages": HELLO} | fields).status_code == 200
 
 
+def test_evaluation_tools_are_told_the_tokens_that_end_a_text(http):
+    info = http.get("/tokenizer_info").json()
+    assert (info["eos_token"], info["eos_token_id"], info["bos_token"]) == ("<|endoftext|>", 256, None)
+    assert "<|im_start|>" in info["chat_template"]
+
+
 def test_tokenize_and_detokenize_are_inverse(http):
     ids = http.post("/tokenize", json={"prompt": "héllo<|im_end|>", "add_special_tokens": True}).json()["tokens"]
     assert ids == [*"héllo".encode(), 258]

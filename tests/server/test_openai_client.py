@@ -207,6 +207,41 @@ def test_a_streamed_completion_says_the_same_as_the_plain_one(client):
     assert chunks[-1].finish_reason == plain.finish_reason
 
 
+def test_batches_of_ids_are_scored_as_lm_evaluation_harness_reads_them(client):
+    prompts = [[97, 98, 99, 100], [101, 102]]
+    answer = client.completions.create(model="tiny", prompt=prompts, max_tokens=1, echo=True, logprobs=1, temperature=0, seed=1)
+    for prompt, choice in zip(prompts, answer.choices, strict=True):
+        assert len(choice.logprobs.token_logprobs) == len(prompt) + 1
+        assert choice.logprobs.token_logprobs[0] is None
+        assert choice.logprobs.token_logprobs[1:-1] == pytest.approx([-0.5 - id / 1000 for id in prompt[1:]])
+        assert [len(top or {}) for top in choice.logprobs.top_logprobs] == [0] + [1] * (len(prompt) - 1) + [1]
+
+
+def test_a_suffix_needs_a_tokenizer_that_can_say_it(client):
+    with pytest.raises(openai.BadRequestError, match="its tokenizer has no") as caught:
+        client.completions.create(model="tiny", prompt="def f(", suffix="return x")
+    assert caught.value.param == "suffix"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt="def f(", suffix="return x", echo=True)
+    assert caught.value.param == "echo"
+
+
+def test_a_title_for_a_conversation_waits_behind_people(served, client):
+    title = "### Task:\nGenerate a concise, 3-5 word title with an emoji summarizing the chat history."
+    for content in (title, "Hi"):
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
+    assert [plan.priority for plan in served.engine.plans] == [1000, 0]
+
+
+def test_a_strict_service_refuses_fields_that_nobody_knows(start):
+    running = start(strict=True)
+    with running.client() as client:
+        assert client.chat.completions.create(model="tiny", messages=HELLO, store=False).choices
+        with pytest.raises(openai.BadRequestError, match="no_such_field: there is no such field") as caught:
+            client.chat.completions.create(model="tiny", messages=HELLO, extra_body={"no_such_field": 1})
+        assert (caught.value.param, caught.value.code) == ("no_such_field", "unknown_parameter")
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ def serve(
         bool | None, typer.Option("--loop-guard/--no-loop-guard", help="End thoughts and answers that repeat themselves for ever; otherwise on.")
     ] = None,
     request_timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a request may take.")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="Refuse requests with fields that we know nothing of.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where pulled models are kept.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where the service keeps the key that it made.")] = None,
     offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network to fetch a model.")] = None,
@@ -78,6 +79,7 @@ def serve(
         "reasoning_field": reasoning_field,
         "loop_guard": loop_guard,
         "request_timeout": request_timeout,
+        "strict": strict,
         "cache_dir": cache_dir,
         "state_dir": state_dir,
         "offline": offline,

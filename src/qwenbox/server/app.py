@@ -20,7 +20,7 @@ from qwenbox.server.routes import Routes
 from qwenbox.server.shelf import Shelf
 from qwenbox.server.stream import ClientGone, RefusedBody
 from qwenbox.settings import Settings
-from qwenbox.wire.dialects import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from qwenbox.wire.dialects import CHAT, DIALECTS
 from qwenbox.wire.openai_chat import REASONING_FIELDS, ChatWriter
 
 PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
@@ -29,13 +29,11 @@ PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 
 def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) -> Starlette:
     """The service over the models of `shelf`. `key` is `service_key(settings)` where the caller has it already."""
-    routes, pages = Routes(shelf, request_timeout=settings.request_timeout), Pages()
+    routes, pages = Routes(shelf, request_timeout=settings.request_timeout, strict=settings.strict), Pages()
     shown = REASONING_FIELDS if settings.reasoning_field == "both" else (settings.reasoning_field,)
+    dialects = {**DIALECTS, "/v1/chat/completions": CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))}
     table = [
-        Route("/v1/chat/completions", routes.answer(CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))), methods=["POST"]),
-        Route("/v1/completions", routes.answer(COMPLETIONS), methods=["POST"]),
-        Route("/v1/responses", routes.answer(RESPONSES), methods=["POST"]),
-        Route("/v1/messages", routes.answer(MESSAGES), methods=["POST"]),
+        *(Route(path, routes.answer(dialect), methods=["POST"]) for path, dialect in dialects.items()),
         Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
         Route("/v1/requests/{request_id}/cancel", routes.cancel, methods=["POST"]),
         Route("/v1/requests/{request_id}/answer", routes.answer_now, methods=["POST"]),
@@ -44,6 +42,7 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
         Route("/v1/models/{model:path}/unload", routes.unload, methods=["POST"]),
         Route("/v1/models/{model:path}", routes.model),
         Route("/tokenize", routes.tokenize, methods=["POST"]),
+        Route("/tokenizer_info", routes.tokenizer_info),
         Route("/detokenize", routes.detokenize, methods=["POST"]),
         Route("/health", routes.health),
         Route("/healthz", routes.health),

@@ -27,8 +27,10 @@ from qwenbox.server.stock import StoredModel
 from qwenbox.server.stream import EventResponse, Write, until_disconnect
 from qwenbox.types import Event, RequestParams
 from qwenbox.wire import anthropic_messages, openai_chat, sse
+from qwenbox.wire.background import as_background, background_job
 from qwenbox.wire.dialects import MESSAGES, Call, Dialect, Writer
 from qwenbox.wire.errors import error_headers, read_json, validate
+from qwenbox.wire.openai_completions import CompletionCall
 from qwenbox.wire.thinking_fields import thinking_votes
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -40,6 +42,7 @@ CLIENT_SECONDS = 600.0
 FIRST_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
 MAX_IDS = 1_000_000
+_FIELD_NAME = r"[A-Za-z0-9_.-]{1,64}"
 
 
 class Running(NamedTuple):
@@ -64,9 +67,11 @@ class DetokenizeRequest(BaseModel):
 class Routes:
     """The handlers, over the models of a shelf."""
 
-    def __init__(self, shelf: Shelf, *, request_timeout: float) -> None:
+    def __init__(self, shelf: Shelf, *, request_timeout: float, strict: bool) -> None:
+        """`strict`: a field that no table knows is refused."""
         self._shelf = shelf
         self._request_timeout = request_timeout
+        self._strict = strict
         self._generations: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
         """By the id of the HTTP request."""
 
@@ -77,7 +82,7 @@ class Routes:
         return partial(self._answer, dialect)
 
     async def _answer(self, dialect: Dialect, request: Request) -> Response:
-        call = dialect.read_request(await read_body(request))
+        call = dialect.read_request(self._checked(dialect, await read_body(request)))
         place, ignored = self._place(dialect, call)
         request_id = request.scope["state"]["request_id"]
         writer = dialect.writer(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
@@ -145,13 +150,17 @@ class Routes:
     async def _begin(self, request: Request, call: Any, headers: dict[str, str], chat: bool, llm: LocalLLM) -> Running:
         """The request, running. Whoever gets the reader reads it to the end or closes its batches. `headers` get what was decided of thinking."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
+        params = replace(call.params, attempt=_attempt(request), wait_seconds=None if call.stream else self._wait_seconds(request))
         if chat:
-            prompts = [await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, call.params)]
+            if (job := background_job(call.messages)) is not None:
+                params = as_background(params, job)
+            prompts = [await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, params)]
         else:
-            prompts = await asyncio.to_thread(lambda: [Prompt(llm.encode_prompt(prompt)) for prompt in call.prompts])
+            prompts = await asyncio.to_thread(_plain_prompts, llm, call)
+            if call.suffix is not None:
+                params = replace(params, stop_ids=params.stop_ids + llm.infill_stop_ids())
         if (thinking := prompts[0].thinking) is not None and thinking.stated:
             headers["x-qwenbox-thinking"] = thinking.header()
-        params = replace(call.params, attempt=_attempt(request), wait_seconds=None if call.stream else self._wait_seconds(request))
         reader = llm.reader(prompts, params, FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, chat=chat)
         self._generations[request.scope["state"]["request_id"]] = reader.generation
         return Running(reader, sum(len(prompt.ids) for prompt in prompts))
@@ -160,6 +169,13 @@ class Routes:
         """How long the client waits for a whole answer: Stainless' clients say it, for others it is what theirs wait."""
         said = request.headers.get("x-stainless-read-timeout", "") or request.headers.get("x-stainless-timeout", "")
         return min(float(said) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", said) else CLIENT_SECONDS, self._request_timeout)
+
+    def _checked(self, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
+        unknown = [name for name, value in body.items() if name not in dialect.fields and value is not None]
+        if self._strict and unknown:
+            name = unknown[0] if re.fullmatch(_FIELD_NAME, unknown[0]) else "the body"
+            raise RequestError(f"{name}: there is no such field, and this service is strict.", param=name, code="unknown_parameter")
+        return body
 
     def _place(self, dialect: Dialect, call: Call) -> tuple[Place, tuple[str, ...]]:
         """The model that answers a call, and what of the call has no effect."""
@@ -207,11 +223,21 @@ class Routes:
 
     async def count_tokens(self, request: Request) -> Response:
         """Anthropic's count of a prompt's tokens."""
-        call = anthropic_messages.read_prompt(await read_body(request))
+        call = anthropic_messages.read_prompt(self._checked(MESSAGES, await read_body(request)))
         place, ignored = self._place(MESSAGES, call)
         async with self._with_text(place.name) as llm:
             prompt = await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, call.params)
         return JSONResponse({"input_tokens": len(prompt.ids)}, headers=_ignored_header(ignored))
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        """What lm-evaluation-harness asks before it has texts encoded here."""
+        async with self._with_text(request.query_params.get("model")) as llm:
+            tokenizer, template = llm.tokenizer, llm.chat_format.template.source
+        names = {id: name for name, id in tokenizer.control_tokens.items()}
+        end_of_text = names[tokenizer.eos_ids[-1]] if tokenizer.eos_ids else None
+        body = {"tokenizer_class": "Qwen2Tokenizer", "vocab_size": tokenizer.vocab_limit, "chat_template": template}
+        eos = {"eos_token": end_of_text, "eos_token_id": tokenizer.eos_ids[-1] if tokenizer.eos_ids else None}
+        return JSONResponse(body | eos | {"bos_token": None, "pad_token": end_of_text, "model_max_length": None})
 
     async def detokenize(self, request: Request) -> Response:
         asked = validate(DetokenizeRequest, await read_body(request))
@@ -340,6 +366,12 @@ async def read_body(request: Request) -> dict[str, Any]:
     return read_json(bytes(body))
 
 
+def _plain_prompts(llm: LocalLLM, call: CompletionCall) -> list[Prompt]:
+    if call.suffix is None:
+        return [Prompt(llm.encode_prompt(prompt)) for prompt in call.prompts]
+    return [Prompt(llm.encode_infill(prompt, call.suffix)) for prompt in call.prompts]
+
+
 def _raise_error(batch: Sequence[tuple[int, Event]]) -> None:
     for _, event in batch:
         if event.kind == "error":
@@ -354,5 +386,5 @@ def _attempt(request: Request) -> int | None:
 
 def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:
     """Tells a client which of its fields did nothing; names that a header cannot hold, and more than 32, are left out."""
-    shown = [name for name in names if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name)][:32]
+    shown = [name for name in names if re.fullmatch(_FIELD_NAME, name)][:32]
     return {"x-qwenbox-ignored": ", ".join(shown)} if shown else {}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, OutputFormat, Usage
 from qwenbox.wire.errors import error_body, validate
-from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall
+from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, check_tools
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_NAME,
@@ -25,12 +25,12 @@ from qwenbox.wire.openai_fields import (
     refused,
     sort_fields,
 )
-from qwenbox.wire.thinking_fields import thinking_votes
+from qwenbox.wire.thinking_fields import ThinkingFields, thinking_votes
 
 FIELDS: Mapping[str, FieldRow] = {
     **{name: row for name, row in SHARED_FIELDS.items() if name not in ("stop", "timings", "stream_options", "logprobs", "n")},
     **dict.fromkeys(
-        ("messages", "system", "stop_sequences", "tools", "tool_choice", "thinking", "output_config", "metadata"),
+        ("messages", "system", "stop_sequences", "tools", "tool_choice", *ThinkingFields.model_fields, "metadata"),
         HONOURED,
     ),
     **dict.fromkeys(
@@ -169,13 +169,12 @@ class Metadata(BaseModel):
     user_id: str | None = None
 
 
-class MessagesRequest(SamplingFields):
+class MessagesRequest(SamplingFields, ThinkingFields):
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: str | list[SystemBlock] | None = None
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
-    thinking: dict[str, Any] | None = None
     output_config: OutputConfig | None = None
     metadata: Metadata | None = None
 
@@ -200,8 +199,7 @@ def read_prompt(body: Mapping[str, Any]) -> ChatCall:
     ignored += sorted({f"tools.{tool.type}" for tool in request.tools or () if not tool.custom})
     messages = [message for turn in request.messages for message in _messages(turn)]
     choice = request.tool_choice or ToolChoice(type="auto")
-    if choice.type in ("any", "tool") and not any(choice.name in (None, tool.name) for tool in tools):
-        raise RequestError("tool_choice: there is no such tool.", param="tool_choice")
+    check_tools([tool.name for tool in tools], choice.ours)
     prefilled = request.messages[-1].role == "assistant"
     if prefilled and messages[-1].tool_calls:
         raise RequestError("messages: a tool_use at the end needs its tool_result.", param="messages")
@@ -281,7 +279,7 @@ class MessagesWriter:
     def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
         if event.kind == "finish":
             delta = {"stop_reason": _stop_reason(event), "stop_sequence": event.stop_text}
-            return [*self._close(), {"type": "message_delta", "delta": delta, "usage": _usage(event.usage or Usage())}]
+            return [*self._close(), {"type": "message_delta", "delta": delta, "usage": _usage(event.usage or Usage())} | _beside(event)]
         kind = _kind(event)
         opened = [] if kind == self._open else self._start_block(kind, event)
         if event.call is not None:
@@ -317,7 +315,7 @@ class MessagesWriter:
         if blocks:
             _fill(blocks[-1], "".join(pieces))
         ending = {"stop_reason": _stop_reason(final), "stop_sequence": final.stop_text, "usage": _usage(final.usage or Usage())}
-        return self._head | {"content": blocks} | ending
+        return self._head | {"content": blocks} | ending | _beside(final)
 
     def _start_block(self, kind: tuple[str, int], event: Event) -> list[dict[str, Any]]:
         closed = self._close()
@@ -360,6 +358,10 @@ def _object(arguments: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _beside(event: Event) -> dict[str, Any]:
+    return {"qwenbox": dict(event.detail)} if event.detail else {}
 
 
 def _stop_reason(event: Event) -> str:

@@ -65,3 +65,26 @@ MESSAGES = Dialect(
     keep_alive=sse.PING,
     foreign_models="claude-",
 )
+
+DIALECTS: Mapping[str, Dialect] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/responses": RESPONSES,
+    "/v1/completions": COMPLETIONS,
+    "/v1/messages": MESSAGES,
+}
+"""By path."""
+
+
+def describe() -> str:
+    """The tables of fields as Markdown, for docs/api.md."""
+    lines = []
+    for path, dialect in DIALECTS.items():
+        by_treatment = {
+            treatment: ", ".join(f"`{name}`" for name, row in dialect.fields.items() if row.treatment == treatment)
+            for treatment in ("honoured", "no effect")
+        }
+        lines += [f"## {path}", "", f"Honoured: {by_treatment['honoured']}.", "", f"Accepted without effect: {by_treatment['no effect']}.", ""]
+        lines += ["| Refused | Why |", "|---|---|"]
+        lines += [f"| `{name}` | {row.note} |" for name, row in dialect.fields.items() if row.treatment == "refused"]
+        lines.append("")
+    return "\n".join(lines)

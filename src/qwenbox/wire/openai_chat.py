@@ -178,7 +178,8 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
     request = validate(ChatRequest, body)
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs: needs `logprobs: true`.", param="top_logprobs")
-    _check_tools(request)
+    choice = request.tool_choice or "auto"
+    check_tools([tool["function"]["name"] for tool in request.tools or ()], choice)
     switches = {name: getattr(request, name) for name in ("add_generation_prompt", "continue_final_message")}
     return ChatCall(
         model=request.model or None,
@@ -190,7 +191,7 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             template_options={name: value for name, value in switches.items() if value is not None},
             thinking=thinking_votes(body),
-            tool_choice=request.tool_choice or "auto",
+            tool_choice=choice,
             parallel_tool_calls=request.parallel_tool_calls is not False,
         ),
         stream=bool(request.stream),
@@ -201,11 +202,10 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
     )
 
 
-def _check_tools(request: ChatRequest) -> None:
-    names = [tool["function"]["name"] for tool in request.tools or ()]
+def check_tools(names: Sequence[str | None], choice: str) -> None:
+    """RequestError for tools of one name, and for a choice (see `RequestParams`) that none of them is."""
     if len(set(names)) != len(names):
         raise RequestError("tools: two have the same name.", param="tools")
-    choice = request.tool_choice or "auto"
     if choice in ("auto", "none"):
         return
     if not names or (choice != "required" and choice[1:] not in names):

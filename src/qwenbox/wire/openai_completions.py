@@ -34,9 +34,8 @@ MAX_ANSWERS = 128
 
 FIELDS: Mapping[str, FieldRow] = {
     **SHARED_FIELDS,
-    **dict.fromkeys(("prompt", "echo", "best_of"), HONOURED),
+    **dict.fromkeys(("prompt", "echo", "best_of", "suffix"), HONOURED),
     "add_special_tokens": NO_EFFECT,  # Qwen puts none before a text
-    "suffix": refused("text cannot be inserted; write the model's own fill-in-the-middle tokens into the prompt"),
     "response_format": refused("only text is supported yet", lambda value: value == {"type": "text"}),
 }
 
@@ -50,14 +49,16 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
+    suffix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionCall:
-    """What a request asks for, in our nouns. A prompt is text or token ids."""
+    """What a request asks for, in our nouns. A prompt is text or token ids; with a `suffix`, what stands between the two is asked for."""
 
     model: str | None
     prompts: tuple[str | tuple[int, ...], ...]
+    suffix: str | None
     params: RequestParams
     stream: bool
     include_usage: bool
@@ -73,12 +74,15 @@ def read_request(body: Mapping[str, Any]) -> CompletionCall:
     request = validate(CompletionRequest, body)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise RequestError("best_of: only supported where it equals `n`.", param="best_of", code="unsupported_parameter")
+    if request.suffix and request.echo:
+        raise RequestError("echo: a prompt with a suffix is not given back.", param="echo")
     prompts: list[Any] = [request.prompt] if isinstance(request.prompt, str) or isinstance(request.prompt[0], int) else list(request.prompt)
     if len(prompts) * (request.n or 1) > MAX_ANSWERS:
         raise RequestError(f"n: {len(prompts)} prompts times {request.n} choices are more than {MAX_ANSWERS} answers.", param="n")
     return CompletionCall(
         model=request.model or None,
         prompts=tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts),
+        suffix=request.suffix or None,
         params=request.params(logprobs=request.logprobs, echo=bool(request.echo)),
         stream=bool(request.stream),
         include_usage=request.include_usage,

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, OutputFormat, TextLogprob, Usage
 from qwenbox.wire.errors import validate
-from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall
+from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, check_tools
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_TOP_LOGPROBS,
@@ -24,11 +23,14 @@ from qwenbox.wire.openai_fields import (
     refused,
     sort_fields,
 )
+from qwenbox.wire.thinking_fields import ThinkingFields, thinking_votes
 
 FIELDS: Mapping[str, FieldRow] = {
     **{name: row for name, row in SHARED_FIELDS.items() if name not in ("n", "stop", "max_tokens", "timings", "logprobs")},
     **dict.fromkeys(
-        ("input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "max_output_tokens", "top_logprobs"), HONOURED
+        ("input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", *ThinkingFields.model_fields,
+         "max_output_tokens", "top_logprobs"),
+        HONOURED
     ),
     **dict.fromkeys(("store", "include", "access_programs", "image", "max_tool_calls"), NO_EFFECT),
     "max_tokens": refused("use `max_output_tokens`"),
@@ -133,7 +135,7 @@ class Text(BaseModel):
     format: Form | None = None
 
 
-class ResponsesRequest(SamplingFields):
+class ResponsesRequest(SamplingFields, ThinkingFields):
     input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
@@ -141,7 +143,6 @@ class ResponsesRequest(SamplingFields):
     tool_choice: Literal["auto", "none", "required"] | Choice | None = None
     parallel_tool_calls: bool | None = None
     text: Text | None = None
-    reasoning: dict[str, Any] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
 
@@ -157,11 +158,8 @@ def read_request(body: Mapping[str, Any]) -> ResponsesCall:
     request = validate(ResponsesRequest, body)
     tools = [tool for tool in request.tools or () if tool.type == "function"]
     ignored += sorted({f"tools.{tool.type}" for tool in request.tools or () if tool.type != "function"})
-    choice = request.tool_choice or "auto"
-    if choice == "required" and not tools:
-        raise RequestError("tool_choice: required needs a function among `tools`.", param="tool_choice")
-    if isinstance(choice, Choice) and not any(tool.name == choice.name for tool in tools):
-        raise RequestError("tool_choice: there is no such function.", param="tool_choice")
+    choice = f"={request.tool_choice.name}" if isinstance(request.tool_choice, Choice) else request.tool_choice or "auto"
+    check_tools([tool.name for tool in tools], choice)
     form = request.text and request.text.format
     system = (Message("system", request.instructions),) if request.instructions else ()
     items = [Item(role="user", content=request.input)] if isinstance(request.input, str) else request.input
@@ -175,7 +173,8 @@ def read_request(body: Mapping[str, Any]) -> ResponsesCall:
             stop=(),
             max_tokens=request.max_output_tokens,
             logprobs=(request.top_logprobs or 0) if wants_logprobs else None,
-            tool_choice=f"={choice.name}" if isinstance(choice, Choice) else choice,
+            thinking=thinking_votes(body),
+            tool_choice=choice,
             parallel_tool_calls=request.parallel_tool_calls is not False,
             output_format=OutputFormat(form.type, form.json_schema) if form and form.type != "text" else None,
         ),
@@ -355,6 +354,8 @@ class ResponsesWriter:
         response = self._response("completed" if whole else "incomplete", event.usage or Usage())
         if event.finish_reason == "length":
             response["incomplete_details"] = {"reason": "max_output_tokens"}
+        if event.detail:
+            response["qwenbox"] = dict(event.detail)
         return [*closed, {"type": f"response.{response['status']}", "response": response}]
 
     def _response(self, status: str, usage: Usage | None) -> dict[str, Any]:
