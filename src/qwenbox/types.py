@@ -177,6 +177,8 @@ class ThinkingPlan:
     close_id: int
     closing_ids: tuple[int, ...]
     """Stop text, `</think>`, and what stands before an answer."""
+    blank_ids: tuple[int, ...] = ()
+    """A thought begins before anything else is said; these say nothing."""
     open: bool = False
     """The prompt ends inside the thought."""
     max_tokens: int | None = None
@@ -231,7 +233,7 @@ class GenerationPlan:
             "sampling": SamplingParams(**sampling),
             "prompt_ids": tuple(plan["prompt_ids"]),
             "stop_ids": tuple(plan["stop_ids"]),
-            "thinking": thinking and ThinkingPlan(**dict(thinking) | {"closing_ids": tuple(thinking["closing_ids"])}),
+            "thinking": thinking and ThinkingPlan(**dict(thinking) | {name: tuple(thinking[name]) for name in ("closing_ids", "blank_ids")}),
         }
         return cls(**fields)
 

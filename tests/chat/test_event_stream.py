@@ -163,6 +163,8 @@ def test_stop_strings_are_bounded(small: Tokenizer, stop: list[str]) -> None:
         ("R<think>S</think>C", True, "R<think>S", "C", 3),
         ("<think>R</think>C\n\n", False, "R", "C\n\n", 1),
         ("\n\nC", False, "", "\n\nC", 0),
+        ("\n\n<think>R</think>C", False, "R", "\n\nC", 1),
+        ("`<think>`a</think>b", False, "", "`<think>`a</think>b", 0),
     ],
 )
 def test_thoughts_are_told_from_content_by_token_id(
@@ -194,8 +196,8 @@ def test_a_stop_string_inside_a_thought_does_not_count(small: Tokenizer) -> None
 
 
 def test_a_stop_string_does_not_reach_across_a_thought(small: Tokenizer) -> None:
-    events = run(EventStream(small, stop=["ab"]), singly(small.encode("a<think>r</think>b")))
-    assert text_of(events) == "ab"
+    events = run(EventStream(small, stop=["\nb"]), singly(small.encode("\n<think>r</think>b")))
+    assert text_of(events) == "\nb"
     assert events[-1].stop_text is None
 
 
@@ -263,7 +265,8 @@ def expected(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str], star
     before: list[int] = []
     thought: list[int] | None = None
     after = ids
-    begin = -1 if start else ids.index(opening) if opening in ids else None
+    said = next((index for index, id in enumerate(ids) if id not in tokenizer.blank_ids), len(ids))
+    begin = -1 if start else said if ids[said : said + 1] == [opening] else None
     if begin is not None:
         before, rest = ids[: max(begin, 0)], ids[begin + 1 :]
         end = rest.index(closing) if closing in rest else len(rest)

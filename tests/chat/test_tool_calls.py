@@ -195,7 +195,7 @@ def test_thoughts_hold_no_calls(small: Tokenizer) -> None:
     answer = read(small, small.encode(f"<think>\n{call}\n</think>\n\n{call}"))
     assert answer.reasoning == call and answer.calls == [("weather", "{}")] and answer.content == ""
     answer = read(small, small.encode(f"a <tool<think>b</think>_call> {call}"))
-    assert answer.reasoning == "b" and answer.content == "a <tool_call>" and answer.calls == [("weather", "{}")]
+    assert answer.reasoning == "" and answer.content == "a <tool<think>b</think>_call>" and answer.calls == [("weather", "{}")]
 
 
 def test_stop_strings_end_an_answer_inside_a_call_too(small: Tokenizer) -> None:

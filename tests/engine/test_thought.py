@@ -114,6 +114,13 @@ def test_who_wants_the_answer_now_has_its_first_token_within_three_steps(hurry_a
     assert why(answer) == "answer_now"
 
 
+def test_a_thought_begins_before_anything_is_said() -> None:
+    said = say([20, OPEN, *range(10, 20), CLOSE, EOS], thinking=thinking(max_tokens=4, blank_ids=(9,)))
+    assert said.ids == [20, OPEN, *range(10, 20), CLOSE, EOS]
+    blank = say([9, OPEN, *range(10, 14), 20, EOS], thinking=thinking(max_tokens=4, blank_ids=(9,)))
+    assert blank.ids == [9, OPEN, *range(10, 14), *CLOSING, 20, EOS]
+
+
 def test_a_second_thought_is_text() -> None:
     answer = say([OPEN, CLOSE, OPEN, *range(10, 20), EOS], thinking=thinking(max_tokens=4))
     assert answer.ids == [OPEN, CLOSE, OPEN, *range(10, 20), EOS]

@@ -30,7 +30,8 @@ class EventStream:
     * A stop string ends the content: text before it comes out, it and all after it do not, `stopped` is True and the caller cancels the
       sequence. The event "finish" comes when the sequence's last output is fed. Stop strings do not count inside a thought.
     * `<think>` and `</think>`, by id, divide reasoning from content. Line ends at the start of a thought, before `</think>` and after it are
-      dropped. After the first `</think>` both are plain text. `split_reasoning=False` (plain completions) shows all as content.
+      dropped. An answer has one thought at most, and nothing but blanks before it: other tags are text. `split_reasoning=False` (plain
+      completions) shows all as content.
     * With `tools` the content is read for calls (see `toolcall.py`), which become "tool_call" events; the answer then ends with "tool_calls". What
       ends the scanner ends the answer, as a stop string does.
     * Special tokens are left out with `skip_special`; the stop id that ended a sequence always is.
@@ -60,7 +61,7 @@ class EventStream:
         self._close = tokenizer.id_of(THINK_END) if split_reasoning else None
         self._tools = tools
         self._reasoning = start_reasoning and split_reasoning
-        self._thought = False  # a thought has ended: tags are text from now on
+        self._may_think = True  # nothing has been said: a thought may begin
         self._at_start = self._reasoning  # line ends are dropped until other text comes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._partial = False  # the decoder holds the start of a character
@@ -100,8 +101,7 @@ class EventStream:
             and output.finish_reason is None
             and output.logprobs is None
             and output.ids[0] not in self._hidden
-            and output.ids[0] != self._open
-            and not (self._reasoning or self._stops or self._partial or self._at_start or self.stopped)
+            and not (self._reasoning or self._may_think or self._stops or self._partial or self._at_start or self.stopped)
             and self._held.isascii()
             and self._tokenizer.is_plain(output.ids[0])
         )
@@ -126,9 +126,12 @@ class EventStream:
             visible = False
         elif self._reasoning:
             self._reasoning_tokens += 1
-        elif id == self._open and not self._thought and not self._in_call():
-            self._switch(reasoning=True)
-            visible = False
+        elif self._may_think:
+            if id == self._open:
+                self._switch(reasoning=True)
+                visible = False
+            elif id not in self._tokenizer.blank_ids:
+                self._may_think = False
         if not visible or id in self._hidden:
             self._tokens.append(_Token(self._count, self._count, id, None))
             return
@@ -139,13 +142,6 @@ class EventStream:
         self._tokens.append(_Token(start, start + len(text) + self._partial, id, logprob))
         if text:
             self._append(text)
-
-    def _in_call(self) -> bool:
-        """Whether the content so far ends inside a call, where no thought begins."""
-        if self._tools is None:
-            return False
-        self._flush()
-        return self._tools.in_call
 
     def _append(self, text: str) -> None:
         self._count += len(text)
@@ -182,7 +178,7 @@ class EventStream:
     def _switch(self, reasoning: bool) -> None:
         self._flush()
         self._end_tools(None)
-        self._reasoning, self._thought, self._at_start = reasoning, not reasoning, True
+        self._reasoning, self._may_think, self._at_start = reasoning, False, True
         for stop in self._stops:
             stop.matched = 0
 

@@ -151,4 +151,4 @@ def thinking_plan(
         limits["deadline"] = TIME_SHARE * wait_seconds
     closing = tuple(tokenizer.encode(STOP_TEXT if decision.on else NO_THOUGHT))
     reserve = min(max_tokens // 4, MOST_ANSWER_TOKENS)
-    return ThinkingPlan(open_id, close_id, closing, is_open, answer_tokens=reserve, loop_guard=loop_guard, **limits)
+    return ThinkingPlan(open_id, close_id, closing, tokenizer.blank_ids, is_open, answer_tokens=reserve, loop_guard=loop_guard, **limits)

@@ -176,6 +176,11 @@ class Tokenizer:
         return id in self.special_ids
 
     @cached_property
+    def blank_ids(self) -> tuple[int, ...]:
+        """Ids of a line end, of two, and of a space."""
+        return tuple(id for text in ("\n", "\n\n", " ") for id in self.encode(text) if self.token_bytes(id) == text.encode())
+
+    @cached_property
     def longest_token(self) -> int:
         """Bytes of the longest token: a text of n bytes (in normal form) has at least n / longest_token tokens."""
         return max(max(len(text) for text in self._text if text is not None), max(map(len, self.control_tokens), default=0))

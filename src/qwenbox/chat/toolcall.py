@@ -67,10 +67,6 @@ class ToolScanner:
         return len(self._held)
 
     @property
-    def in_call(self) -> bool:
-        return self._state in ("form", "call")
-
-    @property
     def over(self) -> bool:
         return self.calls > 0 and not self._parallel
 

@@ -34,7 +34,7 @@ class Thought:
         self._most = num_tokens - len(plan.closing_ids) - plan.answer_tokens
         self.open = plan.open
         self.ended: Why | None = None
-        self._over = False
+        self._over = False  # no thought can begin any more
         self._first = 0
         self._began = math.nan
         self._hurried = False
@@ -49,8 +49,11 @@ class Thought:
             self._began = now
         if self.open and id == self._plan.close_id:
             self.open, self._over = False, True
-        elif not self.open and not self._over and id == self._plan.open_id:
-            self.open, self._first, self._began = True, num_tokens, now
+        elif not self.open and not self._over:
+            if id == self._plan.open_id:
+                self.open, self._first, self._began = True, num_tokens, now
+            elif id not in self._plan.blank_ids:
+                self._over = True
 
     def due(self, ids: IntArray, now: float, waited: float, *, stopped: bool) -> Why | None:
         """Why the thought has to end after these ids of the answer, `waited` seconds after the request came. None: it need not."""
