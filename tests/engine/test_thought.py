@@ -172,6 +172,7 @@ def test_ended_thoughts_are_bit_equal_alone_and_in_a_crowd() -> None:
             OPEN,
             CLOSE,
             tuple(rng.integers(0, VOCAB - 3, int(rng.integers(1, 40))).tolist()),
+            (),
             bool(index % 2),
             budget,
             answer_tokens=int(rng.integers(0, 50)),
