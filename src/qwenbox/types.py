@@ -258,11 +258,11 @@ class Usage:
     reasoning_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SequenceOutput:
     """What one step produced for one request. The last output of a request, and only it, has a `finish_reason`.
 
-    A stop id ends a sequence with reason "stop"; it is the last of `ids` and is counted as a completion token.
+    As with `Event` there is one a token, and a frozen one takes three times as long to make. A stop id ends a sequence with reason "stop"; it is the last of `ids` and is counted as a completion token.
     """
 
     request_id: str
@@ -378,7 +378,7 @@ class ToolCallPiece(NamedTuple):
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """What comes out of the chat layer. Streams end with exactly one "finish" or "error"."""
 

@@ -18,10 +18,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, astuple
+from dataclasses import asdict, fields
+from operator import attrgetter
 from typing import Any
 
-from qwenbox.engine.engine import Engine, EngineModel
+from qwenbox.engine.engine import Engine, EngineModel, EngineStats
 from qwenbox.engine.frames import Channel, FrameError, decode, pack_output
 from qwenbox.engine.options import EngineOptions, open_model
 from qwenbox.engine.protocol import model_info, refusal
@@ -40,6 +41,7 @@ UNREAD_SECONDS = 30.0
 PROGRESS_SECONDS = 0.05
 
 _PR_SET_PDEATHSIG = 1
+_STATS = attrgetter(*(field.name for field in fields(EngineStats)))  # dataclasses.astuple copies deeply, in 22 us
 
 
 class Worker:
@@ -144,7 +146,7 @@ class Worker:
 
     def _send_step(self, outputs: list[SequenceOutput]) -> None:
         packed = [pack_output(output) for output in outputs]
-        stats = astuple(self._engine.stats())
+        stats = _STATS(self._engine.stats())
         try:
             self._channel.send(["step", packed, stats])
         except FrameError:
