@@ -262,7 +262,8 @@ class Usage:
 class SequenceOutput:
     """What one step produced for one request. The last output of a request, and only it, has a `finish_reason`.
 
-    As with `Event` there is one a token, and a frozen one takes three times as long to make. A stop id ends a sequence with reason "stop"; it is the last of `ids` and is counted as a completion token.
+    There is one a token, as of `Event`, and a frozen one takes three times as long to make. A stop id ends a sequence with reason "stop"; it is the
+    last of `ids` and is counted as a completion token.
     """
 
     request_id: str

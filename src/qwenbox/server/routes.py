@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from qwenbox import __version__
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
 from qwenbox.llm import AsyncReader, EventBatch, Generation, LocalLLM, Prompt
+from qwenbox.server.attempts import Attempts, retry_count
 from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import StoredModel
 from qwenbox.server.stream import EventResponse, Write, until_disconnect
@@ -74,6 +75,7 @@ class Routes:
         self._strict = strict
         self._generations: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
         """By the id of the HTTP request."""
+        self._attempts = Attempts()
 
     # --- generation ---------------------------------------------------------------------------------------------------
 
@@ -82,7 +84,8 @@ class Routes:
         return partial(self._answer, dialect)
 
     async def _answer(self, dialect: Dialect, request: Request) -> Response:
-        call = dialect.read_request(self._checked(dialect, await read_body(request)))
+        body = await read_bytes(request)
+        call = dialect.read_request(self._checked(dialect, read_json(body)))
         place, ignored = self._place(dialect, call)
         request_id = request.scope["state"]["request_id"]
         writer = dialect.writer(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
@@ -93,16 +96,21 @@ class Routes:
             def failed(error: QwenboxError) -> bytes:
                 return b"".join(map(dialect.frame, writer.failure(error.to_wire(), request_id)))
 
-            return EventResponse(partial(self._frames, dialect, place, call.keep_alive, begin, writer), failed, headers, dialect.keep_alive)
+            frames = partial(self._frames, dialect, place, call.keep_alive, begin, writer)
+            return EventResponse(frames, failed, headers, await self._attempts.begin(request, body), dialect.keep_alive)
         events: EventBatch = []
-        async with until_disconnect(request.receive):
-            with self._shelf.lease(place, call.keep_alive) as lease:
-                if (llm := await lease.ready(READY_SECONDS)) is None:
-                    raise lease.waiting_error()
-                async with aclosing((await begin(llm)).reader.batches()) as batches:
-                    async for batch in batches:
-                        events += batch
-                        _raise_error(batch)
+        attempt = await self._attempts.begin(request, body)
+        try:
+            async with until_disconnect(request.receive, attempt):
+                with self._shelf.lease(place, call.keep_alive) as lease:
+                    if (llm := await lease.ready(READY_SECONDS)) is None:
+                        raise lease.waiting_error()
+                    async with aclosing((await begin(llm)).reader.batches()) as batches:
+                        async for batch in batches:
+                            events += batch
+                            _raise_error(batch)
+        finally:
+            attempt.end()
         return JSONResponse(writer.completion(events), headers=headers)
 
     async def _frames(
@@ -150,7 +158,7 @@ class Routes:
     async def _begin(self, request: Request, call: Any, headers: dict[str, str], chat: bool, llm: LocalLLM) -> Running:
         """The request, running. Whoever gets the reader reads it to the end or closes its batches. `headers` get what was decided of thinking."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
-        params = replace(call.params, attempt=_attempt(request), wait_seconds=None if call.stream else self._wait_seconds(request))
+        params = replace(call.params, attempt=retry_count(request), wait_seconds=None if call.stream else self._wait_seconds(request))
         if chat:
             if (job := background_job(call.messages)) is not None:
                 params = as_background(params, job)
@@ -347,7 +355,12 @@ class Routes:
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request. What is too large is refused before it is read, or as soon as it is."""
+    """The JSON object of a request."""
+    return read_json(await read_bytes(request))
+
+
+async def read_bytes(request: Request) -> bytes:
+    """The body of a request. What is too large is refused before it is read, or as soon as it is."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RequestError("Compressed bodies are not read.", status=415)
     too_large = PayloadTooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
@@ -363,7 +376,7 @@ async def read_body(request: Request) -> dict[str, Any]:
                     raise too_large
     except TimeoutError:
         raise RequestError(f"The body took longer than {BODY_SECONDS:g} seconds.", status=408) from None
-    return read_json(bytes(body))
+    return bytes(body)
 
 
 def _plain_prompts(llm: LocalLLM, call: CompletionCall) -> list[Prompt]:
@@ -376,12 +389,6 @@ def _raise_error(batch: Sequence[tuple[int, Event]]) -> None:
     for _, event in batch:
         if event.kind == "error":
             raise QwenboxError.from_wire(event.error or {})
-
-
-def _attempt(request: Request) -> int | None:
-    """How often the client has been refused before: OpenAI's clients say it, others do not."""
-    count = request.headers.get("x-stainless-retry-count", "")
-    return int(count) if re.fullmatch(r"[0-9]{1,3}", count) else None
 
 
 def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:

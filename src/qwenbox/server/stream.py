@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from qwenbox.errors import OverloadedError, QwenboxError
+from qwenbox.server.attempts import Attempt
 from qwenbox.wire import sse
 
 STALL_SECONDS = 30.0
@@ -24,23 +25,28 @@ LINGER_BYTES = 64 * 1024 * 1024
 
 
 class ClientGone(Exception):
-    """The client closed its connection before it had the answer."""
+    """The client closed its connection before it had the answer, or has asked for it again."""
 
 
 @asynccontextmanager
-async def until_disconnect(receive: Receive) -> AsyncIterator[None]:
-    """Cancels the block when the client closes the connection, and raises ClientGone from it. The request's body has been read."""
+async def until_disconnect(receive: Receive, attempt: Attempt | None = None) -> AsyncIterator[None]:
+    """Cancels the block when the client closes the connection or the attempt is over, and raises ClientGone from it. The body has been read."""
     task = asyncio.current_task()
     assert task is not None
     gone = False
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         task.cancel()
 
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    if attempt is not None:
+        attempt.leave = leave
     watcher = asyncio.create_task(watch())
     try:
         yield
@@ -73,12 +79,14 @@ class EventResponse(Response):
         frames: Callable[[Write], AsyncGenerator[bytes]],
         failed: Callable[[QwenboxError], bytes],
         headers: Mapping[str, str],
+        attempt: Attempt,
         keep_alive: bytes = sse.KEEP_ALIVE,
     ) -> None:
         self.status_code = 200
         self.background = None
         self._frames = frames
         self._failed = failed
+        self._attempt = attempt
         self._keep_alive = keep_alive
         self._more_headers = headers
 
@@ -104,7 +112,7 @@ class EventResponse(Response):
 
         timer = loop.call_later(STALL_SECONDS / 4, guard)
         try:
-            async with until_disconnect(receive):
+            async with until_disconnect(receive, self._attempt):
                 async for frame in frames:
                     if not started:
                         started = True
@@ -122,6 +130,7 @@ class EventResponse(Response):
         finally:
             timer.cancel()
             await frames.aclose()
+            self._attempt.end()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
