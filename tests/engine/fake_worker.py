@@ -37,6 +37,11 @@ def open_fake(options: EngineOptions, progress: Progress) -> EngineModel:
             raise UsageError("somebody else has the memory")
     progress(0.5)
     model = FakeModel()
+    if kind == "crowded":  # each start finds less memory
+        starts = Path(str(options.model))
+        with starts.open("a") as file:
+            file.write("x")
+        model.num_pages = options.num_pages or 1024 // starts.stat().st_size
     model.keep_batches = False
 
     def before_run(batch: Batch) -> None:

@@ -237,6 +237,14 @@ def test_a_restart_that_fails_is_tried_again_and_the_reason_is_told(start: Start
     assert (tmp_path / "fickle").stat().st_size == 4
 
 
+def test_a_worker_that_is_started_again_has_as_many_pages_as_before(start: Start, tmp_path: Path) -> None:
+    engine = start(str(tmp_path / "crowded"))
+    pages = engine.info().num_pages
+    os.kill(engine.pid, signal.SIGKILL)
+    eventually(lambda: engine.stats().restarts == 1 and engine.state().name == "ready")
+    assert engine.info().num_pages == pages == 1024
+
+
 def test_a_restart_that_fails_too_often_ends_the_engine(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     engine = start(str(tmp_path / "hopeless"))
     monkeypatch.setattr(supervisor, "MAX_FAILED_RESTARTS", 3)

@@ -166,6 +166,17 @@ def test_a_model_that_answers_is_not_displaced_and_those_who_wait_take_turns(sta
     assert running.source.opened == ["a", "b", "a"]
 
 
+def test_another_model_answers_while_the_default_one_is_fetched(start):
+    running = start()
+    running.source.engines["a"].state_now = EngineState("fetching", 0.1)
+    waiting = running.later("b")
+    running.until("b", lambda state: state["requests_waiting"] == 1)
+    assert running.source.opened == ["a"]  # how large the first one is nobody knows yet
+    running.source.engines["a"].state_now = EngineState("fetching", 0.1, done_bytes=1, total_bytes=GB)
+    assert waiting.result() == "I am b."
+    assert running.state("a")["state"] == "fetching"
+
+
 def test_who_no_longer_waits_displaces_nobody(start):
     running = start(memory=1.5)
     engine = running.source.engines["a"]

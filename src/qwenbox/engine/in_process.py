@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 from qwenbox.engine.admission import Admission
 from qwenbox.engine.engine import Engine, EngineModel, EngineStats
@@ -24,6 +23,7 @@ from qwenbox.engine.protocol import (
     model_info,
     refusal,
     tell_step,
+    with_waiting,
 )
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError
 from qwenbox.kernels.program import Interrupted
@@ -82,8 +82,7 @@ class InProcessEngine:
         return self._state
 
     def stats(self) -> EngineStats:
-        stats = self._stats
-        return replace(stats, waiting=max(0, len(self._receivers) - stats.running))
+        return with_waiting(self._stats, len(self._receivers))
 
     def watch(self, note: NoteStep) -> None:
         self._note_step = note

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
 from qwenbox.engine.engine import EngineModel, EngineStats
@@ -132,6 +132,11 @@ def deliver_safely(deliver: Deliver, output: SequenceOutput) -> bool:
         log.exception("the receiver of request %s failed", output.request_id)
         return False
     return True
+
+
+def with_waiting(stats: EngineStats, num_requests: int) -> EngineStats:
+    """`waiting` as a client counts it: of its requests those that do not run, also where they have not reached the engine yet."""
+    return replace(stats, waiting=max(0, num_requests - stats.running))
 
 
 def tell_step(note: NoteStep, before: EngineStats, after: EngineStats) -> None:

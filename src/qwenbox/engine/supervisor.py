@@ -42,6 +42,7 @@ from qwenbox.engine.protocol import (
     deliver_safely,
     refusal,
     tell_step,
+    with_waiting,
 )
 from qwenbox.errors import EngineError, OverloadedError, QwenboxError, RequestError, WorkerDiedError
 from qwenbox.types import GenerationPlan, SequenceOutput, Usage
@@ -186,7 +187,7 @@ class WorkerEngine:
     def stats(self) -> EngineStats:
         past, present = self._counts
         total = {f.name: getattr(past, f.name) + getattr(present, f.name) for f in fields(EngineStats) if f.name not in _MOMENTARY}
-        return replace(present, **total, waiting=max(0, len(self._requests) - present.running))
+        return with_waiting(replace(present, **total), len(self._requests))
 
     def watch(self, note: NoteStep) -> None:
         self._note_step = note
@@ -246,6 +247,9 @@ class WorkerEngine:
                     error = EngineError(f"the worker died {barren} times while it loaded the model: {message}")
                     break
                 self._bury(message)
+                if self._info is not None:
+                    # As many pages as before: others may have been promised what is free now.
+                    options = replace(options, num_pages=self._info.num_pages)
                 if not self._pause(min(BACKOFF_SECONDS * 2.0 ** (deaths - 1), MAX_BACKOFF_SECONDS)):
                     break
         except Closed:

@@ -266,6 +266,11 @@ def memory_need(path: Path, *, weights: str | None = None, context_length: int |
     return MemoryNeed(network_costs.weights_bytes, context if kv_bytes is None else kv_bytes, _RESERVE)
 
 
+def context_window(path: Path) -> int:
+    """Tokens that the model was made for. Raises what `load_model` raises."""
+    return _read(path)[0].context_length
+
+
 def _read(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
     if path.is_dir():
         checkpoint = read_directory(path)

@@ -77,7 +77,11 @@ class Place:
 
     @property
     def loading(self) -> bool:
-        return self.llm is not None and self.llm.engine.state().name in ("fetching", "verifying", "loading")
+        """Whether nobody knows yet how much memory it will take; of one that is fetched its size is taken for that."""
+        if self.llm is None:
+            return False
+        state = self.llm.engine.state()
+        return state.name == "loading" or (state.name in ("fetching", "verifying") and state.total_bytes is None)
 
 
 class Lease:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,9 @@ from qwenbox.types import PAGE_TOKENS
 
 if TYPE_CHECKING:
     from qwenbox.model.load import MemoryNeed
+
+
+log = logging.getLogger("qwenbox.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,9 @@ class Stock:
         # Here and not at the top: a service of one model never asks.
         from qwenbox.model.load import memory_need
 
-        settings = self._settings
+        settings, path = self._settings, self._path(name)
         kv_bytes = None if settings.kv_gb is None else int(settings.kv_gb * 1e9)
-        return memory_need(self._path(name), weights=settings.weights, context_length=settings.context_length, kv_bytes=kv_bytes)
+        return memory_need(path, weights=settings.weights, context_length=self._context_length(name, path), kv_bytes=kv_bytes)
 
     def free(self) -> int:
         from qwenbox.model.load import available_memory
@@ -69,7 +73,11 @@ class Stock:
 
     def held(self, llm: LocalLLM) -> Held:
         info = llm.engine.info()
-        promised = 0 if info is None else info.weights_bytes + info.num_pages * PAGE_TOKENS * int(info.costs.get("kv_bytes", 0))
+        promised = (
+            (llm.engine.state().total_bytes or 0)
+            if info is None
+            else info.weights_bytes + info.num_pages * PAGE_TOKENS * int(info.costs.get("kv_bytes", 0))
+        )
         pid = llm.engine.pid if isinstance(llm.engine, WorkerEngine) else None
         return Held(promised, 0 if pid is None else resident_bytes(pid))
 
@@ -82,7 +90,8 @@ class Stock:
             report("loading", 0, 0)
             chat.set_result(open_chat(path))
             vocab_limit = chat.result().tokenizer.vocab_limit
-            return EngineOptions.from_settings(self._settings, model=str(path), vocab_limit=vocab_limit, memory_bytes=memory_bytes)
+            options = EngineOptions.from_settings(self._settings, model=str(path), vocab_limit=vocab_limit, memory_bytes=memory_bytes)
+            return replace(options, context_length=self._context_length(name, path))
 
         settings = self._settings
         return LocalLLM(
@@ -94,6 +103,20 @@ class Stock:
             thinking=default_thinking(settings),
             loop_guard=settings.loop_guard,
         )
+
+    def _context_length(self, name: str, path: Path) -> int | None:
+        """That of the settings, which are made for the default model: another one whose window is smaller has its window."""
+        asked = self._settings.context_length
+        if asked is None or name == self.default:
+            return asked
+        from qwenbox.model.load import context_window
+
+        window = context_window(path)
+        if window < asked:
+            log.warning(
+                "the window of the model is smaller than the context_length of the service", extra={"fields": {"model": name, "window": window}}
+            )
+        return min(asked, window)
 
     def _path(self, name: str) -> Path:
         path = local(self._settings.model) if name == self.default else None

@@ -1,0 +1,26 @@
+"""How the models of a service are opened with one set of settings."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from qwenbox.errors import UsageError
+from qwenbox.model.load import context_window, memory_need
+from qwenbox.server.stock import Stock
+from qwenbox.settings import Settings
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_a_context_length_beyond_another_models_window_becomes_its_window(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    window = context_window(GOLDEN / "qwen3")
+    stock = Stock(Settings(model=str(GOLDEN / "qwen2_tied"), context_length=window + 1))
+    monkeypatch.setattr(Stock, "_path", lambda self, name: GOLDEN / ("qwen3" if name == "other" else "qwen2_tied"))
+    with caplog.at_level(logging.WARNING):
+        assert stock.need("other") == memory_need(GOLDEN / "qwen3", context_length=window)
+    assert "context_length" in caplog.text
+    with pytest.raises(UsageError, match="context_length"):
+        Stock(Settings(model=str(GOLDEN / "qwen2_tied"), context_length=1 << 30)).need("qwen2_tied")
