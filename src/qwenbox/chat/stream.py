@@ -274,7 +274,7 @@ class EventStream:
         if self.stopped:
             # The sequence ran on until it was cancelled; what came after its end is nobody's.
             reason, usage = "stop", replace(usage, completion_tokens=self._completion_tokens)
-        detail: dict[str, Any] = dict(output.detail or {})
+        detail: dict[str, Any] = {}
         if self._tools is not None:
             if self._tools.calls and reason == "stop":
                 reason = "tool_calls"
