@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
 HELLO = [{"role": "user", "content": "Hi"}]
 SECRET = "my-secret-prompt"
 
@@ -31,8 +32,11 @@ def nothing_is_lost(shared: Any, http: httpx2.Client) -> Iterator[None]:
 
 def refusal(response: httpx2.Response, status: int = 400) -> dict[str, Any]:
     assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
+    body = response.json()
+    error: dict[str, Any] = body["error"]
+    anthropics = response.request.url.path.startswith(MESSAGES)
+    assert set(error) == ({"message", "type"} if anthropics else {"message", "type", "param", "code"})
+    assert set(body) == ({"type", "error", "request_id"} if anthropics else {"error"})
     assert SECRET not in response.text
     return error
 
@@ -67,6 +71,10 @@ def test_a_value_out_of_bounds_is_refused_by_name(http, name, value):
         param = refusal(http.post(path, json=body | {name: value}))["param"]
         assert param is not None
         assert param.split(".")[0] == name
+    if name not in ("n", "stop"):  # they have no such fields
+        assert refusal(http.post(RESPONSES, json={"input": SECRET, name: value}))["param"].split(".")[0] == name
+    if name not in ("n", "stop", "stream_options"):
+        assert refusal(http.post(MESSAGES, json={"messages": HELLO, "max_tokens": 5, name: value}))["message"].startswith(name)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +130,7 @@ def test_what_a_completion_cannot_honour_is_refused_by_name(http, name, value):
     ids=lambda body: repr(body[:30]),
 )  # fmt: skip
 def test_json_that_is_none_is_refused_at_once(http, body):
-    for path in (CHAT, COMPLETIONS, "/tokenize", "/detokenize"):
+    for path in (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT, "/tokenize", "/detokenize"):
         began = time.monotonic()
         refusal(http.post(path, content=body))
         assert time.monotonic() - began < 1
