@@ -6,15 +6,18 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qwenbox import LLM
+from qwenbox.chat.chat import FAMILY_DEFAULTS
+from qwenbox.chat.template import template_for
 from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
 from qwenbox.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError, UsageError, WorkerDiedError
 from qwenbox.llm import LocalLLM, model_name
-from qwenbox.types import Message
+from qwenbox.types import GenerationPlan, Message, OutputFormat, RequestParams
 from tests.fakes import FakeEngine, Script, byte_chat
 
 TEXT = Script().text
@@ -225,3 +228,52 @@ def test_a_gap_is_asked_for_by_the_models_own_tokens() -> None:
         assert llm.encode_infill("ab", "cd") == [257, 97, 98, 258, 99, 100, 259]
         assert llm.encode_infill([97], "c") == [257, 97, 258, 99, 259]
         assert llm.infill_stop_ids() == (257, 258, 259, 260)
+
+
+# --- thinking ----------------------------------------------------------------------------------------------------------
+
+
+def prompts(engine: FakeEngine, family: str, nature: Any, **asked: Any) -> tuple[str, GenerationPlan]:
+    chat = replace(byte_chat(), family=family, template=template_for(family, None), nature=nature, defaults=FAMILY_DEFAULTS[family])
+    with LocalLLM(engine, chat, "tiny") as llm:
+        llm.chat("Hi", **asked)
+        return llm.tokenizer.decode(engine.plans[-1].prompt_ids), engine.plans[-1]
+
+
+def test_a_hybrid_model_is_told_by_its_template_and_sampled_as_its_mode_wants(engine):
+    prompt, plan = prompts(engine, "qwen3", "hybrid")
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert (plan.sampling.temperature, plan.sampling.top_p) == (0.6, 0.95)
+    prompt, plan = prompts(FakeEngine(), "qwen3", "hybrid", thinking="off")
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert (plan.sampling.temperature, plan.sampling.top_p) == (0.7, 0.8)
+    _, plan = prompts(FakeEngine(), "qwen3", "hybrid", thinking="off", temperature=0)
+    assert (plan.sampling.temperature, plan.sampling.top_p) == (0.0, 0.8)
+    assert plan.thinking is not None and plan.thinking.max_tokens == 0  # one that begins all the same ends at once
+
+
+def test_a_model_that_always_thinks_is_cut_short_where_nobody_wants_it(engine):
+    prompt, plan = prompts(engine, "qwen3-thinking-2507", "always")
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n")
+    assert plan.thinking is not None and plan.thinking.open
+    prompt, plan = prompts(FakeEngine(), "qwen3-thinking-2507", "always", thinking="off")
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert plan.thinking is not None and not plan.thinking.open
+
+
+def test_a_model_that_never_thinks_is_left_alone(engine):
+    for asked in ({}, {"thinking": "on"}):
+        prompt, plan = prompts(FakeEngine(), "qwen2.5", "never", **asked)
+        assert prompt.endswith("<|im_start|>assistant\n")
+        assert plan.thinking is not None and plan.thinking.max_tokens == 0
+
+
+def test_a_form_makes_a_hybrid_model_begin_its_thought_so_that_the_form_knows_where_to_begin(llm):
+    prompt = llm.chat_prompt([Message("user", "Hi")], (), RequestParams(output_format=OutputFormat("json_object")))
+    assert llm.tokenizer.decode(prompt.ids).endswith("<|im_start|>assistant\n<think>\n")
+
+
+@pytest.mark.parametrize("wrong", ["yes", -1, 1.5, None, []])
+def test_thinking_is_a_word_or_a_number_of_tokens(llm, wrong):
+    with pytest.raises(UsageError, match="thinking"):
+        llm.chat("Hi", thinking=wrong)
