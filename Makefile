@@ -4,6 +4,8 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 MODEL ?= qwen2.5-coder-1.5b
 PORT ?= 8080
+TOOLS := PATH=$(CURDIR)/$(VENV)/bin:$$PATH
+TWO := -n 2 --dist loadfile  # most tests wait or use one processor
 
 .PHONY: run test test-long soak lint format bench dist native models clean
 
@@ -11,10 +13,10 @@ run: $(VENV)/installed          ## environment, build, model, service on http://
 	$(VENV)/bin/qwenbox serve $(MODEL) --port $(PORT)
 
 test: $(VENV)/test native models  ## everything but the minutes-long checks
-	$(PY) -m pytest -m "not long"
+	$(PY) -m pytest $(TWO) -m "not long"
 
 test-long: $(VENV)/test native models
-	$(PY) -m pytest
+	$(PY) -m pytest $(TWO)
 
 soak: $(VENV)/test native models  ## thousands of requests with faults, on a tiny model and on real weights: about half an hour
 	$(PY) tests/soak.py --requests 10000
@@ -36,8 +38,8 @@ bench: $(VENV)/test native models  ## every kernel beside its ceiling, then qwen
 	$(PY) bench/peers.py
 
 native: $(VENV)/base            ## the C++ library, into the source tree, for tests that run from there
-	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DQWENBOX_WERROR=ON > build/native.log 2>&1 || (cat build/native.log; exit 1)
-	PATH=$(CURDIR)/$(VENV)/bin:$$PATH cmake --build build/native --target qwenbox_native
+	$(TOOLS) cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DQWENBOX_WERROR=ON > build/native.log 2>&1 || (cat build/native.log; exit 1)
+	$(TOOLS) cmake --build build/native --target qwenbox_native
 	install build/native/libqwenbox_native.so src/qwenbox/kernels/  # a new file: programs that run go on with the old one
 
 models: $(VENV)/test native     ## the real weights that the tests use, verified, in the cache
@@ -45,7 +47,7 @@ models: $(VENV)/test native     ## the real weights that the tests use, verified
 	PYTHONPATH=src $(PY) -m qwenbox pull qwen2.5-coder-1.5b
 
 dist: $(VENV)/base              ## a wheel that needs no compiler
-	$(PY) -m pip wheel --no-deps -w dist .
+	$(TOOLS) $(PY) -m pip wheel --no-deps -w dist .
 
 $(VENV)/base:
 	@$(PYTHON) -c 'import sys; sys.exit("qwenbox needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; make PYTHON=python3.12 chooses another" if sys.version_info < (3, 11) else 0)'
@@ -56,7 +58,7 @@ $(VENV)/base:
 	touch $@
 
 $(VENV)/installed: $(VENV)/base pyproject.toml CMakeLists.txt $(shell find src -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
-	$(PY) -m pip install .
+	$(TOOLS) $(PY) -m pip install .
 	touch $@
 
 $(VENV)/test: $(VENV)/base pyproject.toml

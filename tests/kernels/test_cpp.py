@@ -13,6 +13,8 @@ import pytest
 
 from qwenbox.kernels.native import isa_missing
 
+pytestmark = pytest.mark.usefixtures("build_folder")
+
 ROOT = Path(__file__).resolve().parents[2]
 AARCH64 = [
     "-DCMAKE_SYSTEM_NAME=Linux",
