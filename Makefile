@@ -42,7 +42,7 @@ native: $(VENV)/base            ## the C++ library, into the source tree, for te
 	$(TOOLS) cmake --build build/native --target qwenbox_native
 	install build/native/libqwenbox_native.so src/qwenbox/kernels/  # a new file: programs that run go on with the old one
 
-models: $(VENV)/test native     ## the real weights that the tests use, verified, in the cache
+models: $(VENV)/test            ## the real weights that the tests use, verified, in the cache
 	PYTHONPATH=src $(PY) -m qwenbox pull qwen2.5-coder-0.5b
 	PYTHONPATH=src $(PY) -m qwenbox pull qwen2.5-coder-1.5b
 

@@ -91,11 +91,11 @@ def reference(network: object, batches: Sequence[Batch], isa: str | None = None)
     return [runner.run(batch) for batch in batches]
 
 
-def assert_equal(got: FloatArray, want: FloatArray) -> None:
+def assert_equal(got: FloatArray, want: FloatArray, isa: str = "") -> None:
     """Bit for bit, but any NaN is a NaN and the two zeros are one."""
     assert got.shape == want.shape
     same = (got == want) | (np.isnan(got) & np.isnan(want))
-    assert same.all(), f"{np.count_nonzero(~same)} of {same.size} numbers differ, the first at {np.argwhere(~same)[0]}"
+    assert same.all(), f"{isa} {np.count_nonzero(~same)} of {same.size} numbers differ, the first at {np.argwhere(~same)[0]}"
 
 
 @dataclass

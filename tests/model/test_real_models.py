@@ -33,13 +33,13 @@ def test_64_greedy_tokens_of_20_prompts_are_the_oracles_and_logits_are_equal_in_
     np.testing.assert_array_equal(made.ids, oracle.ids)
     np.testing.assert_array_equal(made.sums, oracle.sums, err_msg="decoding a token at a time, 20 sequences in a batch")
     for isa in isa_available():
-        some = slice(0, 20, 5) if isa == "generic" else slice(20)  # plain vectors take as long for one prompt as the others for all
+        some = slice(0, 20, 10) if isa == "generic" else slice(20)  # plain vectors take as long for one prompt as the others for all
         with opened(path, isa) as model:
             np.testing.assert_array_equal(judge(model, starts[some], oracle.ids[some]).sums, oracle.sums[some], err_msg=isa)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "some"), [("qwen2.5-coder-0.5b", slice(0, 20, 8)), ("qwen2.5-coder-1.5b", slice(1, 20, 16))])
+@pytest.mark.parametrize(("name", "some"), [("qwen2.5-coder-0.5b", slice(0, 20, 16)), ("qwen2.5-coder-1.5b", slice(11, 12))])
 def test_the_oracle_still_says_what_is_stored(name: str, some: slice, real_model: Callable[[str], Path]) -> None:
     """Of a few prompts: it is slow. tests/golden/greedy.py asked it for all of them."""
     path, stored = real_model(name), golden(name)
@@ -102,7 +102,7 @@ def test_a_model_written_as_awq_answers_as_the_oracle_and_reads_text_as_after_ro
     config = replace(from_gguf(file.metadata), tied_head="output.weight" not in file.tensors)
     directory = tmp_path / name
     synth.write(directory, "awq", config, synth.RealWeights(config, file.tensors), file.metadata)
-    starts = prompts(file.path)[:2]
+    starts = prompts(file.path)[:1]
     with opened(directory) as model:
         made = decode(model, starts)
     with opened(directory, backend="reference") as oracle:
@@ -112,7 +112,7 @@ def test_a_model_written_as_awq_answers_as_the_oracle_and_reads_text_as_after_ro
 
     def loss(path: Path, weights: str | None = None) -> float:
         with np.load(DATA / "perplexity.npz") as stored, opened(path, context=512, weights=weights) as model:
-            return -float(log_probabilities(model, stored["ids"][:4]).mean(dtype=np.float64))
+            return -float(log_probabilities(model, stored["ids"][:2]).mean(dtype=np.float64))
 
     rounded = loss(directory)
     assert abs(rounded - loss(file.path, "int4")) <= 0.002
