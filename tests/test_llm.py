@@ -16,9 +16,9 @@ from qwenbox.chat.chat import FAMILY_DEFAULTS
 from qwenbox.chat.template import template_for
 from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
 from qwenbox.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError, UsageError, WorkerDiedError
-from qwenbox.llm import LocalLLM, model_name
+from qwenbox.llm import LocalLLM, model_name, request_params
 from qwenbox.types import GenerationPlan, Message, OutputFormat, RequestParams
-from tests.fakes import FakeEngine, Script, byte_chat
+from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer_ids
 
 TEXT = Script().text
 
@@ -277,3 +277,69 @@ def test_a_form_makes_a_hybrid_model_begin_its_thought_so_that_the_form_knows_wh
 def test_thinking_is_a_word_or_a_number_of_tokens(llm, wrong):
     with pytest.raises(UsageError, match="thinking"):
         llm.chat("Hi", thinking=wrong)
+
+
+# --- an answer tried without thought ----------------------------------------------------------------------------------
+
+SUM = "What is 6*7?"
+THOUGHTFUL = "<think>\n6*7=42\n</think>\n\n42"
+
+
+def thinks(plan: GenerationPlan) -> list[int]:
+    """Thinks unless the prompt has an empty thought."""
+    plain = byte_tokenizer_ids("</think>")[0] in plan.prompt_ids
+    return [*byte_tokenizer_ids("41" if plain else THOUGHTFUL), *plan.stop_ids[:1]]
+
+
+@pytest.fixture
+def sure(monkeypatch) -> None:
+    """The fake engine's tokens are all likely enough."""
+    monkeypatch.setattr("qwenbox.chat.trial.SURE", 0.1)
+
+
+@pytest.mark.usefixtures("sure")
+def test_an_answer_that_the_model_is_sure_of_is_kept_without_thought(llm, engine):
+    engine.script.reply = thinks
+    *events, last = llm.stream(SUM, thinking="auto")
+    assert [(event.kind, event.text) for event in events] == [("content", "4"), ("content", "1")]
+    assert not any(event.logprobs for event in events), "nobody asked for them"
+    said = last.detail["thinking"]
+    assert (said["mode"], said["depth"]) == ("off", "off") and said["reason"].endswith("; the model was sure of its answer")
+    assert len(engine.plans) == 1 and last.usage.completion_tokens == 3
+
+
+@pytest.mark.parametrize("tokens_per_step", [1, 100])
+def test_an_answer_that_the_model_is_not_sure_of_is_thought_about(llm, engine, tokens_per_step):
+    engine.script.reply, engine.tokens_per_step = thinks, tokens_per_step
+    *events, last = llm.stream(SUM, thinking="auto", seed=5)
+    assert "".join(event.text for event in events if event.kind == "reasoning") == "6*7=42"
+    assert "".join(event.text for event in events if event.kind == "content") == "42"
+    said = last.detail["thinking"]
+    assert (said["mode"], said["depth"]) == ("on", "short") and said["reason"].endswith("; the model was not sure without thought")
+    tried, thought = engine.plans
+    assert said["tried_tokens"] == min(tokens_per_step, 3)
+    assert last.usage.completion_tokens == len(thinks(thought)) + said["tried_tokens"], "what was thrown away counts as thought"
+    assert tried.sampling.logprobs == 0 and thought.sampling.logprobs is None
+    assert thought.thinking.max_tokens == 512
+
+
+def test_a_batch_as_large_as_the_engine_takes_may_try_all_its_answers(llm, engine):
+    engine.script.reply, engine.max_requests = thinks, 3
+    assert [reply.text for reply in llm.batch([SUM] * 7, thinking="auto")] == ["42"] * 7
+
+
+def test_who_leaves_while_an_answer_is_tried_leaves_nothing_behind(llm, engine):
+    engine.script.reply = thinks
+    engine.pause()
+    prompt, bell = llm.chat_prompt([Message("user", SUM)], (), request_params({"thinking": "auto"})), threading.Event()
+    generation = llm.start([prompt], RequestParams(), bell.set, chat=True)
+    generation.cancel()
+    assert bell.wait(10)
+    assert [event.finish_reason for _, event in generation.take()] == ["cancelled"]
+    assert len(engine.plans) == 1
+
+
+@pytest.mark.parametrize("request_", [{"tools": [{"type": "function", "function": {"name": "f"}}]}, {"messages": "Hi"}, {"thinking": "on"}])
+def test_nothing_is_tried_with_tools_in_talk_or_where_somebody_decided(llm, engine, request_):
+    llm.chat(**{"messages": SUM, "thinking": "auto"} | request_)
+    assert [plan.sampling.logprobs for plan in engine.plans] == [None]

@@ -27,6 +27,7 @@ from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.chat.stream import THINK, EventStream, starts_in_reasoning, text_logprob
 from qwenbox.chat.thinking import NO_THOUGHT, Decision, Nature, decide, thinking_plan
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
+from qwenbox.chat.trial import Trial
 from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
 from qwenbox.hub import resolve
@@ -73,6 +74,8 @@ class Prompt(NamedTuple):
     thinking: Decision | None = None
     """None: nobody asked, as for a plain completion."""
     tools: Sequence[Mapping[str, Any]] = ()
+    plain_ids: Sequence[int] = ()
+    """The same prompt with thinking off, where an answer is tried so first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +90,27 @@ class Reply:
     """OpenAI's objects."""
 
 
-class Choice:
-    """One answer of a request, from the engine's outputs to events. Sans-IO."""
+class Attempt(NamedTuple):
+    """One way to an answer."""
 
-    def __init__(
-        self, index: int, plan: GenerationPlan, thinking: Decision | None, stream: EventStream, llm: LocalLLM, *, echo: bool, counts_prompt: bool
-    ) -> None:
+    plan: GenerationPlan
+    thinking: Decision | None
+    stream: EventStream
+
+
+class Choice:
+    """One answer of a request, from the engine's outputs to events. Sans-IO.
+
+    With a `trial` that attempt comes first and the other one only where the model is not sure: `plan` is then another one after `feed`.
+    """
+
+    def __init__(self, index: int, attempt: Attempt, llm: LocalLLM, *, echo: bool, counts_prompt: bool, trial: Attempt | None = None) -> None:
         self.index = index
-        self.plan = plan
-        self._thinking = thinking
         self.finished = False
-        self._stream = stream
+        self._trial = None if trial is None else Trial()
+        self._then = attempt
+        self._tried = 0
+        self.plan, self._thinking, self._stream = trial or attempt
         self._llm = llm
         self._echo = echo
         self._counts_prompt = counts_prompt
@@ -106,6 +119,24 @@ class Choice:
 
     def feed(self, output: SequenceOutput) -> list[Event]:
         """Events of an output. The choice is `finished` with the last one; `stopped` before that where a stop string was found."""
+        if (trial := self._trial) is None:
+            return self._feed(output)
+        if (kept := trial.feed(output)) is None:
+            return []
+        self._trial = None
+        if kept:
+            return [event for held in trial.held(logprobs=self._then.plan.sampling.logprobs is not None) for event in self._feed(held)]
+        self.plan, self._thinking, self._stream = self._then
+        self._tried = trial.num_tokens
+        self._llm.count_tokens(self._tried, 0, 0.0)
+        return []
+
+    def hurry(self) -> None:
+        """The answer is wanted now."""
+        if self._trial is not None:
+            self._trial.hurry()
+
+    def _feed(self, output: SequenceOutput) -> list[Event]:
         if output.ids and not self._stream.stopped:
             self._count(len(output.ids))
         events = self._stream.feed(output)
@@ -115,6 +146,9 @@ class Choice:
         if output.finish_reason is not None:
             if detail := self._detail(output.detail or {}):
                 events[-1] = replace(events[-1], detail={**events[-1].detail, **detail})
+            if self._tried and (usage := events[-1].usage) is not None:
+                known = usage.completion_tokens + self._tried, usage.reasoning_tokens + self._tried
+                events[-1] = replace(events[-1], usage=replace(usage, completion_tokens=known[0], reasoning_tokens=known[1]))
             self._end(events[-1])
         return events
 
@@ -123,6 +157,8 @@ class Choice:
         detail: dict[str, Any] = {}
         if self._thinking is not None and self._thinking.stated:
             detail["thinking"] = self._thinking.body()
+            if self._tried:
+                detail["thinking"]["tried_tokens"] = self._tried
             if (why := told.get("thinking_ended")) is not None:
                 detail["thinking"]["ended"] = why
         if (stop := told.get("stop")) is not None:
@@ -169,6 +205,7 @@ class Generation:
         self._outputs: deque[SequenceOutput] = deque()
         self._max_unread = MAX_UNREAD * len(choices)
         self._failure: QwenboxError | None = None
+        self._hurried = self._cancelled = False
         self._deadline = math.inf if timeout is None else time.monotonic() + timeout
 
     @property
@@ -194,22 +231,34 @@ class Generation:
         events: EventBatch = []
         while self._outputs:
             output = self._outputs.popleft()
-            choice = self._choices[output.request_id]
-            if choice.finished:
+            choice = self._choices.get(output.request_id)
+            if choice is None or choice.finished:
                 continue
-            stopped = choice.stopped
-            for event in choice.feed(output):
-                events.append((choice.index, event))
-            if choice.finished:
-                self._num_open -= 1
-            elif choice.stopped and not stopped:
-                self._engine.cancel(output.request_id)  # the engine knows no stop strings; its last output follows
+            if choice.plan.request_id == output.request_id:
+                stopped = choice.stopped
+                events += [(choice.index, event) for event in choice.feed(output)]
+                if choice.finished:
+                    self._num_open -= 1
+                elif choice.plan.request_id != output.request_id or (choice.stopped and not stopped):
+                    self._engine.cancel(output.request_id)  # tried in vain, or a stop string, which the engine does not know; its last output follows
+            if choice.plan.request_id != output.request_id and output.finish_reason is not None:
+                self._submit_again(output.request_id, choice)
         if self._failure is None and time.monotonic() > self._deadline:
             self._failure = EngineError("The request took longer than this service allows.", code="request_timeout", status=504)
             self.cancel()
         if self._failure is not None:
             events += [(choice.index, choice.fail(self._failure)) for choice in self._end()]
         return events
+
+    def _submit_again(self, tried: str, choice: Choice) -> None:
+        """Its first attempt has left the engine, so there is room for the other one."""
+        del self._choices[tried]
+        self._choices[choice.plan.request_id] = choice
+        self._engine.submit(choice.plan, self.deliver)
+        if self._hurried:
+            self._engine.answer_now(choice.plan.request_id)
+        if self._cancelled:
+            self._engine.cancel(choice.plan.request_id)
 
     def close(self) -> None:
         """Ends what still runs; for a reader that goes away."""
@@ -223,8 +272,10 @@ class Generation:
 
     def answer_now(self) -> None:
         """Ends every choice's thought; the answers follow."""
-        for choice in self._choices.values():
+        self._hurried = True
+        for choice in tuple(self._choices.values()):
             if not choice.finished:
+                choice.hurry()
                 self._engine.answer_now(choice.plan.request_id)
 
     def _end(self) -> list[Choice]:
@@ -234,7 +285,8 @@ class Generation:
 
     def cancel(self) -> None:
         """Ends every choice as soon as the engine can; what has come is kept, and the last events follow."""
-        for choice in self._choices.values():
+        self._cancelled = True
+        for choice in tuple(self._choices.values()):
             if not choice.finished:
                 self._engine.cancel(choice.plan.request_id)
 
@@ -471,13 +523,17 @@ class LocalLLM:
         """The prompt of a conversation. It says to a hybrid model whether to think; for one that always thinks it ends the thought at once."""
         chat = self.chat_format
         decision = decide(chat.nature, messages, tools, params.thinking, self._thinking, params.max_tokens or MAX_CHAT_TOKENS)
+        if params.output_format is not None:
+            decision = replace(decision, unless_sure=False)
         switch = {"enable_thinking": decision.on} if chat.nature == "hybrid" else {}
         ids = chat.encode(messages, tools, **{**params.template_options, **switch})
         if not decision.on and chat.nature == "always" and chat.starts_in_reasoning(ids):
             ids += chat.tokenizer.encode(NO_THOUGHT)
         if decision.on and params.output_format is not None and not chat.starts_in_reasoning(ids):
             ids += chat.tokenizer.encode(f"{THINK}\n")  # as the model would; the form is for what follows the thought
-        return Prompt(ids, decision, tools)
+        if not decision.unless_sure:
+            return Prompt(ids, decision, tools)
+        return Prompt(ids, decision, tools, chat.encode(messages, tools, **{**params.template_options, "enable_thinking": False}))
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a plain prompt, in which control tokens count."""
@@ -516,19 +572,28 @@ class LocalLLM:
         seed = secrets.randbits(63) if params.seed is None else params.seed
         choices = []
         for index in range(len(prompts) * params.n):
-            prompt = prompts[index // params.n]
-            plan = self._plan(prompt, params, index % params.n, seed, chat=chat)
-            stream = EventStream(
-                self.tokenizer,
-                stop=params.stop,
-                start_reasoning=chat and starts_in_reasoning(self.tokenizer, plan.prompt_ids),
-                split_reasoning=chat,
-                tools=ToolScanner(prompt.tools, parallel=params.parallel_tool_calls) if prompt.tools else None,
-            )
-            choices.append(Choice(index, plan, prompt.thinking, stream, self, echo=params.echo, counts_prompt=index % params.n == 0))
+            prompt, trial = prompts[index // params.n], None
+            if prompt.plain_ids and prompt.thinking is not None:
+                tried = replace(params, logprobs=params.logprobs or 0)
+                plain = Prompt(prompt.plain_ids, prompt.thinking.after_trial(sure=True), prompt.tools)
+                trial = self._attempt(plain, tried, index % params.n, seed, chat=chat)
+                prompt = prompt._replace(thinking=prompt.thinking.after_trial(sure=False))
+            attempt = self._attempt(prompt, params, index % params.n, seed, chat=chat)
+            choices.append(Choice(index, attempt, self, echo=params.echo, counts_prompt=index % params.n == 0, trial=trial))
         generation = Generation(choices, self.engine, wake, self._request_timeout)
         generation.submit()
         return generation
+
+    def _attempt(self, prompt: Prompt, params: RequestParams, choice: int, seed: int, *, chat: bool) -> Attempt:
+        plan = self._plan(prompt, params, choice, seed, chat=chat)
+        stream = EventStream(
+            self.tokenizer,
+            stop=params.stop,
+            start_reasoning=chat and starts_in_reasoning(self.tokenizer, plan.prompt_ids),
+            split_reasoning=chat,
+            tools=ToolScanner(prompt.tools, parallel=params.parallel_tool_calls) if prompt.tools else None,
+        )
+        return Attempt(plan, prompt.thinking, stream)
 
     def _plan(self, prompt: Prompt, params: RequestParams, choice: int, seed: int, *, chat: bool) -> GenerationPlan:
         window, num_prompt, thinking = self.context_length, len(prompt.ids), prompt.thinking

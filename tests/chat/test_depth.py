@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from qwenbox.chat.depth import BUDGETS, CUES, DEEP, DIRECT, FORM, HURRY, _edged, choose_depth
+from qwenbox.chat.depth import BUDGETS, CUES, DEEP, DIRECT, FORM, HURRY, DepthChoice, _edged, choose_depth
 from qwenbox.types import Message
 from tests.chat.depth import DEPTHS, agreement, prompts
 
@@ -30,18 +30,18 @@ def test_prompts_that_the_table_never_saw_get_the_depth_that_people_gave_them(la
 def test_who_wants_no_thought_gets_none_however_hard_the_question() -> None:
     hard = "prove that there are infinitely many primes."
     assert choose_depth([Message("user", f"P{hard[1:]}")]).depth == "long"
-    assert choose_depth([Message("user", f"Don't think, {hard}")]) == ("off", "asks for an answer without thought")
+    assert choose_depth([Message("user", f"Don't think, {hard}")]) == DepthChoice("off", "asks for an answer without thought")
 
 
 def test_the_subject_of_a_text_that_is_translated_does_not_count() -> None:
     text = "\n\nWe prove that the algorithm is optimal. Let n be 2024 and find all integers with n^2 = m."
     assert choose_depth([Message("user", f"Check this.{text}")]).depth == "long"
-    assert choose_depth([Message("user", f"Please translate to German:{text}")]) == ("off", "works on a given text")
+    assert choose_depth([Message("user", f"Please translate to German:{text}")]) == DepthChoice("off", "works on a given text")
 
 
 def test_the_reason_names_what_decided_the_strongest_first() -> None:
     assert choose_depth([Message("user", "Prove that 2024 divides 4048.")]).reason == "asks for a proof or a derivation; has figures"
-    assert choose_depth([Message("user", "hi")]) == ("off", "nothing in it asks for thought")
+    assert choose_depth([Message("user", "hi")]) == DepthChoice("off", "nothing in it asks for thought")
 
 
 def test_only_the_last_message_of_the_user_decides() -> None:
@@ -72,3 +72,13 @@ def test_every_depth_has_a_budget_and_deeper_ones_have_more() -> None:
     assert tuple(BUDGETS) == DEPTHS
     limits = [float("inf") if budget is None else budget for budget in BUDGETS.values()]
     assert limits == sorted(limits) and limits[0] == 0
+
+
+@pytest.mark.parametrize("text", ["What is 3 + 4?", "8-3 = ?", "6乘7等于多少", "Tom is taller than Ann. Who is the tallest?", "9.9和9.11哪个大？"])
+def test_a_question_for_a_word_or_a_number_is_known(text: str) -> None:
+    assert choose_depth([Message("user", text)]).is_brief
+
+
+@pytest.mark.parametrize("text", ["hi", "Prove that 3 + 4 = 7.", "What is 1+2+3+4+5+6+7?", "Translate: what is 3 + 4?", "Plan 3 days in Rome."])
+def test_talk_proofs_long_sums_and_texts_are_no_such_questions(text: str) -> None:
+    assert not choose_depth([Message("user", text)]).is_brief

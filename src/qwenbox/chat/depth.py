@@ -30,6 +30,8 @@ class DepthChoice(NamedTuple):
     depth: Depth
     reason: str
     """What decided, in English: "asks for a proof or a derivation; has figures"."""
+    is_brief: bool = False
+    """The answer is a word or a number: how sure the model is of it tells whether it needs a thought."""
 
 
 class Cue(NamedTuple):
@@ -223,6 +225,11 @@ CUES: tuple[Cue, ...] = (
 MOST = 8
 """Points that everything that is not deep gives together at most."""
 
+BRIEF = ("asks for a result", "asks for a conclusion", "has figures", "has a sum")
+"""Where nothing deep is asked, these want a word or a number, ..."""
+MANY_FIGURES = 7
+"""... which nobody guesses from so many digits or more."""
+
 _CODE = re.compile(
     r"```[\s\S]*?(?:```|\Z)"
     r"|^(?:[ \t]{2,}\S|\t|(?:def|class|import|return|for|if|while|function|FROM|RUN|COPY|Traceback)\b|\w+ ?[-+*]?= |\w[\w.]*\(.*\)$).*$"
@@ -232,7 +239,7 @@ _CODE = re.compile(
 _ERROR = re.compile(r"(?:Error|Exception)\b|^Traceback", re.MULTILINE)
 _FORMULA = re.compile(r"[=^≤≥<>∫√²³₁₂ⁿ∈]")
 _PART = re.compile(r"[?？]|[(（]\d[)）]|^(?:[-*] |\d+[.)、]\s)", re.MULTILINE)
-_SUM = re.compile(r"\d{2,}\s?(?:[+*/×÷乘除加减]|- )")
+_SUM = re.compile(r"\d{2,}\s?(?:[+*/×÷乘除加减]|- )|\d\s?(?:[+*×÷]|- )\s?\d|(?<![\d-])\d-\d(?![\d-])")
 _DIGIT = re.compile(r"\d")
 _WIDE = re.compile(r"[\u3000-\u9fff]")
 _EDGE = re.compile(r"[\s\".,;:!()\[\]*`‘“”-]+")
@@ -256,7 +263,9 @@ def choose_depth(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     points = sum(points for points, _ in deep) + min(MOST, sum(points for points, _ in plain))
     found = sorted(deep + plain, key=lambda one: -one[0])
     depth: Depth = next((depth for depth, least in THRESHOLDS.items() if points >= least), "off")
-    return DepthChoice(depth, "; ".join(what for _, what in found) or "nothing in it asks for thought")
+    simple = not kind and not tools and points < THRESHOLDS["medium"] and len(_DIGIT.findall(prose)) < MANY_FIGURES
+    is_brief = simple and any(what in BRIEF for _, what in found)
+    return DepthChoice(depth, "; ".join(what for _, what in found) or "nothing in it asks for thought", is_brief)
 
 
 def _edged(text: str) -> str:
@@ -278,8 +287,8 @@ def _shape(asked: str, prose: str, tools: bool) -> Iterator[tuple[int, str]]:
         yield 1, "has formulas"
     if len(asked) - len(prose) >= 20:
         yield 1 + (asked.count("\n") >= 6), "has code"
-    if _SUM.search(prose):
-        yield 1, "has a sum"
+    if (sum_ := _SUM.search(prose)) is not None:
+        yield int(sum_[0][:2].isdigit()), "has a sum"
     if _ERROR.search(asked):
         yield 2, "has an error"
     if (parts := len(_PART.findall(prose))) >= 2:

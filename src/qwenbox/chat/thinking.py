@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from qwenbox.chat.depth import BUDGETS, DepthChoice, choose_depth
+from qwenbox.chat.depth import BUDGETS, Depth, DepthChoice, choose_depth
 from qwenbox.chat.stream import THINK, THINK_END
 from qwenbox.chat.template import ChatTemplate
 from qwenbox.chat.tokenizer import Tokenizer
@@ -49,6 +49,14 @@ class Decision:
     depth: str | None = None
     """Of a decision that was left to us."""
     overruled: tuple[str, ...] = ()
+    unless_sure: bool = False
+    """An answer is tried without thought first, and kept if the model is sure of it."""
+
+    def after_trial(self, *, sure: bool) -> Decision:
+        """What became of it."""
+        if sure:
+            return Decision(False, self.source, f"{self.reason}; the model was sure of its answer", None, None, "off", self.overruled)
+        return replace(self, reason=f"{self.reason}; the model was not sure without thought", unless_sure=False)
 
     @property
     def stated(self) -> bool:
@@ -66,6 +74,7 @@ class Decision:
         parts = ["on" if self.on else "off", f"source={self.source}"]
         parts += [f"{name}={value:g}" for name, value in (("budget", self.budget), ("seconds", self.seconds)) if value is not None]
         parts += [f"depth={self.depth}"] if self.depth else []
+        parts += ["unless=sure"] if self.unless_sure else []
         parts += [f"overruled={','.join(self.overruled)}"] if self.overruled else []
         return "; ".join(parts)
 
@@ -127,10 +136,12 @@ def decide(
         reason = "The model thinks unless it is told not to." if first.source == "model" else "Thinking was switched on."
         return Decision(True, first.source, reason, budget, seconds, overruled=others)
     choice = depth(messages, tools)
-    if choice.depth == "off":
+    if choice.depth == "off" and not choice.is_brief:
         return off(first.source, choice.reason, depth="off")
-    limits = [limit for limit in (budget, BUDGETS[choice.depth]) if limit is not None]
-    return Decision(True, first.source, choice.reason, min(limits, default=None), seconds, choice.depth, others)
+    deep: Depth = "short" if choice.depth == "off" else choice.depth
+    limits = [limit for limit in (budget, BUDGETS[deep]) if limit is not None]
+    unless_sure = choice.is_brief and nature == "hybrid"
+    return Decision(True, first.source, choice.reason, min(limits, default=None), seconds, deep, others, unless_sure)
 
 
 def thinking_plan(
