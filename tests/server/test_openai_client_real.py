@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -100,6 +101,23 @@ def test_a_bare_completion_without_a_model_is_answered(real):
     body = b'{"prompt": "def fibonacci(n):", "max_tokens": 48, "temperature": 0}'
     answer = httpx2.post(f"{real.service.url}/v1/completions", content=body, timeout=60, trust_env=False).json()
     assert "    return " in answer["choices"][0]["text"]
+
+
+def test_a_gap_in_code_is_filled(real):
+    with real.client() as client:
+        filled = client.completions.create(**GREEDY, prompt="def add(a, b):\n    return ", suffix="\n\n\nprint(add(1, 2))\n", max_tokens=40)
+    assert filled.choices[0].text.startswith("a + b\n")
+    assert filled.choices[0].finish_reason == "stop"
+
+
+def test_the_same_question_in_every_dialect_has_the_same_answer(real):
+    with real.client() as client, anthropic.Anthropic(base_url=real.service.url, api_key="none", max_retries=0, timeout=120) as other:
+        chat = client.chat.completions.create(**GREEDY, messages=ASK, max_tokens=64).choices[0].message.content
+        response = client.responses.create(**GREEDY, input=ASK, max_output_tokens=64).output_text
+        message = other.messages.create(model="claude-any", max_tokens=64, messages=ASK, extra_body={"temperature": 0}).content[0].text
+        with other.messages.stream(model=MODEL, max_tokens=64, messages=ASK, extra_body={"temperature": 0}) as stream:
+            streamed = stream.get_final_text()
+    assert chat == response == message == streamed
 
 
 def test_echo_scores_a_prompt_as_the_answer_scored_it(real):
