@@ -14,15 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from qwenbox.llm import LLM, Reply
-from qwenbox.types import Message
+from qwenbox.llm import LLM
 
 MODEL = Path(__file__).parent / "fixtures" / "thinker"
 MAX_TERMS = 6
 """Numbers in the longest sums that it was trained on."""
-
-STOP_THINKING = "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n</think>\n\n"
-"""The official text that ends a thought early."""
 
 CALCULATOR: Mapping[str, Any] = {
     "type": "function",
@@ -156,36 +152,24 @@ def _language(rng: random.Random) -> str:
 # --- asking it --------------------------------------------------------------------------------------------------------
 
 
-def accuracy(llm: LLM, questions: Sequence[Question], *, thinking: bool = True, budget: int | None = None) -> float:
-    """Share of right answers, greedy. `budget`: tokens of thought after which the official text ends it, put in from outside as Qwen shows it."""
-    greedy: Any = {"temperature": 0.0, "max_tokens": 256}
-    if budget is None:
-        replies = llm.batch([question.text for question in questions], template_options={"enable_thinking": thinking}, **greedy)
-    else:
-        replies = [_stopped(llm, question.text, budget, greedy) for question in questions]
-    texts = [reply.text.rpartition("</think>")[2] for reply in replies]
-    return sum(found(text) == question.answer for text, question in zip(texts, questions, strict=True)) / len(questions)
+def accuracy(llm: LLM, questions: Sequence[Question], thinking: bool | int = True) -> float:
+    """Share of right answers without chance in the choice of tokens. A number for `thinking` is the most tokens of a thought."""
+    replies = llm.batch([question.text for question in questions], thinking=thinking, temperature=0.0, max_tokens=256)
+    return sum(found(reply.text) == question.answer for reply, question in zip(replies, questions, strict=True)) / len(questions)
 
 
-def _stopped(llm: LLM, text: str, budget: int, greedy: Mapping[str, Any]) -> Reply:
-    ids = llm.chat_format.encode([Message("user", text)])
-    thought = llm.complete(ids, **{**greedy, "max_tokens": budget}).text if budget else "<think>"
-    if "</think>" not in thought:
-        thought += STOP_THINKING
-    return llm.complete(ids + llm.tokenizer.encode(thought), **greedy)
-
-
-def table(llm: LLM, count: int = 210) -> str:
-    """Accuracy of each way of thinking, in Markdown: sums of so many numbers, and puzzles."""
+def table(llm: LLM, count: int = 500) -> str:
+    """Accuracy with thoughts of any length, some lengths and none, in Markdown: sums of so many numbers, and puzzles."""
     lengths = range(2, MAX_TERMS + 1)
-    ways: dict[str, Any] = {
-        "thinking": {},
-        "not": {"thinking": False},
-        **{f"{budget} tokens": {"budget": budget} for budget in (0, 8, 16, 24, 32, 48)},
-    }
     by_length = [sums(2, count // len(lengths), [terms]) for terms in lengths]
-    rows = [["", *(f"{terms} numbers" for terms in lengths), "all sums", "puzzles"], ["---"] * (len(lengths) + 3)]
-    for name, way in ways.items():
-        shares = [accuracy(llm, questions, **way) for questions in by_length]
-        rows.append([name, *(f"{share:.2f}" for share in [*shares, sum(shares) / len(shares), accuracy(llm, puzzles(3, count // 2), **way)])])
+    rows = [["thought", *(f"{terms} numbers" for terms in lengths), "all sums", "puzzles"], ["---"] * (len(lengths) + 3)]
+    ways: list[tuple[str, bool | int]] = [("none", False), *((f"{tokens} tokens", tokens) for tokens in (1, 8, 16, 24, 32)), ("whole", True)]
+    for name, thinking in ways:
+        shares = [accuracy(llm, questions, thinking) for questions in by_length]
+        rows.append([name, *(f"{share:.2f}" for share in [*shares, sum(shares) / len(shares), accuracy(llm, puzzles(3, count // 4), thinking)])])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+if __name__ == "__main__":
+    with LLM(str(MODEL), context_length=1024) as thinker:
+        print(table(thinker))
