@@ -666,8 +666,8 @@ class LocalLLM:
     def count_tokens(self, num_tokens: int, num_gaps: int, seconds: float) -> None:
         """`seconds` since the last count, shared by the gaps between tokens."""
         self._generation_tokens.inc(num_tokens)
-        for _ in range(num_gaps):
-            self._next_token.observe(seconds / num_gaps)
+        if num_gaps:
+            self._next_token.observe(seconds / num_gaps, num_gaps)
 
     def count_step(self, seconds: float, prefill_tokens: int, decode_tokens: int) -> None:
         self._step_seconds.observe(seconds)
@@ -677,7 +677,7 @@ class LocalLLM:
 
     def count_end(self, event: Event, seconds: float) -> None:
         reason = event.finish_reason if event.kind == "finish" else "error"
-        self.metrics["request_success"].labels(self.name, reason).inc()
+        self.metrics["request_success"].labels(self.name, str(reason)).inc()
         self._request_seconds.observe(seconds)
         if event.timings and "queue" in event.timings:
             self._queue_seconds.observe(event.timings["queue"])
