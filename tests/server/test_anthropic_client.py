@@ -183,6 +183,11 @@ def test_claude_models_mean_the_default_and_others_are_not_found(client):
         create(client, model="gpt-9")
 
 
+def test_models_are_listed_and_found(client):
+    assert [(model.id, model.display_name, model.type) for model in client.models.list()] == [("tiny", "tiny", "model")]
+    assert client.models.retrieve("tiny").created_at is not None
+
+
 def test_an_alias_of_a_claude_name_is_honoured(start):
     running = start(alias=("claude-x=tiny",))
     raw = connect(running).messages.with_raw_response.create(model="claude-x", max_tokens=5, messages=HELLO)

@@ -325,7 +325,7 @@ class Routes:
         return JSONResponse(self._model(place.name, self._shelf.models().get(place.name)))
 
     def _model(self, name: str, stored: StoredModel | None) -> dict[str, Any]:
-        """OpenAI's object of a model, with what we know beside under `qwenbox`."""
+        """OpenAI's and Anthropic's object of a model in one, with what we know beside under `qwenbox`."""
         shelf, place = self._shelf, self._shelf.known(name)
         llm = place and place.llm
         info = llm and llm.engine.info()
@@ -351,7 +351,9 @@ class Routes:
             if state.error is not None:
                 more["error"] = {"message": state.error.message}
         length = info and info.context_length
-        return {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": length, "qwenbox": more}
+        anthropics = {"type": "model", "display_name": name, "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created))}
+        openais = {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": length}
+        return openais | anthropics | {"qwenbox": more}
 
 
 async def read_body(request: Request) -> dict[str, Any]:
