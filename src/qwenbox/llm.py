@@ -691,12 +691,12 @@ class LLM(LocalLLM):
     """
 
     def __init__(self, model: str = "qwen2.5-coder-1.5b", *, worker: bool = False, **options: Any) -> None:
-        known = [entry.name for entry in fields(EngineOptions) if entry.name not in ("model", "vocab_limit")]
+        known = [entry.name for entry in fields(EngineOptions) if entry.name not in ("model", "vocab_limit", "tokens")]
         if unknown := sorted(set(options) - set(known)):
             raise UsageError(f"Unknown option {', '.join(unknown)}; there are {', '.join(known)}.")
         path = resolve(model)
         chat = open_chat(path)
-        engine_options = EngineOptions(model=str(path), vocab_limit=chat.tokenizer.vocab_limit, **options)
+        engine_options = EngineOptions(model=str(path), vocab_limit=chat.tokenizer.vocab_limit, tokens=chat.tokenizer.table(), **options)
         engine = (WorkerEngine if worker else InProcessEngine)(engine_options)
         super().__init__(engine, chat, model_name(model))
         try:

@@ -194,6 +194,36 @@ class ThinkingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenTable:
+    """What the ids of a model stand for, as data: what a grammar needs to know of a tokenizer."""
+
+    data: bytes
+    """The bytes of all tokens, one after the other; ids that name no token have none."""
+    ends: bytes
+    """Where each ends in `data`, uint32 in little-endian order."""
+    control_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
+
+    @property
+    def num_ids(self) -> int:
+        return len(self.ends) // 4
+
+
+@dataclass(frozen=True, slots=True)
+class ConstraintPlan:
+    """The form that the content must have. Thoughts are free."""
+
+    grammar: str
+    """As llguidance reads it: Lark, or JSON."""
+    param: str = "response_format"
+    """The field that asked for it, for errors."""
+    trigger: int | None = None
+    """The grammar holds from this id of the content on until it allows nothing more, each time. None: it holds for all content."""
+    gap_ids: tuple[int, ...] = ()
+    """Stand between a thought and the content."""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationPlan:
     """Everything the engine has to know of a request: token ids and numbers, no text. Serialisable by `to_wire`."""
 
@@ -219,6 +249,7 @@ class GenerationPlan:
     """None: the ids of thoughts mean nothing special."""
     loop_guard: bool = False
     """An answer that goes in circles ends, with reason "length"."""
+    constraint: ConstraintPlan | None = None
 
     def to_wire(self) -> dict[str, Any]:
         plan = asdict(self)
@@ -227,13 +258,14 @@ class GenerationPlan:
 
     @classmethod
     def from_wire(cls, plan: Mapping[str, Any]) -> GenerationPlan:
-        sampling, thinking = dict(plan["sampling"]), plan["thinking"]
+        sampling, thinking, constraint = dict(plan["sampling"]), plan["thinking"], plan["constraint"]
         sampling["logit_bias"] = {int(k): float(v) for k, v in sampling["logit_bias"]}
         fields = dict(plan) | {
             "sampling": SamplingParams(**sampling),
             "prompt_ids": tuple(plan["prompt_ids"]),
             "stop_ids": tuple(plan["stop_ids"]),
             "thinking": thinking and ThinkingPlan(**dict(thinking) | {name: tuple(thinking[name]) for name in ("closing_ids", "blank_ids")}),
+            "constraint": constraint and ConstraintPlan(**dict(constraint) | {"gap_ids": tuple(constraint["gap_ids"])}),
         }
         return cls(**fields)
 

@@ -137,6 +137,10 @@ def sample(row: SampleRow, raw: FloatArray) -> SampleResult:
     biased = raw.astype(np.float64)
     for id, bias in row.params.logit_bias.items():
         biased[id] += bias
+    if row.allowed is not None:
+        every = np.arange(len(biased))
+        biased[row.allowed[every // 32] >> (every % 32).astype(np.uint32) & 1 == 0] = -np.inf
+        assert biased.max() > -np.inf, "nothing is allowed"
     if row.params.temperature == 0:
         chosen = int(np.argmax(biased))
     else:

@@ -14,10 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from qwenbox.errors import ModelFormatError, RequestError, UnsupportedModelError
+from qwenbox.types import TokenTable
 
 MAX_FILE_BYTES = 32 * 1024 * 1024
 """Largest `tokenizer.json` that is read; Qwen3's has 11 MB."""
@@ -159,6 +161,20 @@ class Tokenizer:
             raise RequestError(f"token id {id}: no token has this id")
         known = self._bytes[id] = bytes(BYTE_OF[char] for char in text)
         return known
+
+    def table(self) -> TokenTable:
+        """What every id stands for, as data."""
+        control = set(self.control_tokens.values())
+        # A character of the byte alphabet is a byte: one translation does them all.
+        texts = ["" if text is None or id in control else text for id, text in enumerate(self._text)]
+        alphabet = str.maketrans({char: chr(byte) for char, byte in BYTE_OF.items()})
+        pieces = "".join(texts).translate(alphabet).encode("latin-1")
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        for name, id in sorted(self.control_tokens.items(), key=lambda item: -item[1]):
+            at, text = int(ends[id]), name.encode()
+            pieces = pieces[:at] + text + pieces[at:]
+            ends[id:] += len(text)
+        return TokenTable(pieces, ends.astype("<u4").tobytes(), tuple(sorted(control)), self.eos_ids)
 
     def is_plain(self, id: int) -> bool:
         """Whether an id stands for ASCII without control characters. RequestError as for `token_bytes`."""

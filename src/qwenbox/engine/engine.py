@@ -5,6 +5,7 @@ Not thread-safe, but for `leave` and `interrupt`: they reach a step while it run
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from qwenbox.engine.clock import StepClock, Work
+from qwenbox.engine.constraint import Grammars
 from qwenbox.engine.guard import StepGuard
 from qwenbox.engine.pages import PagePool, pages_for
 from qwenbox.engine.prefix import PrefixTree
@@ -30,6 +32,9 @@ MAX_LOGPROBS = 128
 MAX_PROMPT_LOGPROBS = 1_000_000
 """Entries (prompt tokens times alternatives) that one request may ask for: they leave in one frame."""
 MAX_BIASES = 4096
+MAX_GRAMMAR = 2 << 20
+POLL_SECONDS, MASK_SECONDS = 0.001, 0.005
+"""How long a step waits for grammars before and after the model runs."""
 MAX_STOP_IDS = 1024
 MAX_NAME = 1024
 
@@ -104,9 +109,16 @@ class Engine:
     """`add` and `cancel` requests between calls of `step`, which runs one batch and says what each request got from it."""
 
     def __init__(
-        self, model: EngineModel, *, step_seconds: float = math.inf, debug: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        model: EngineModel,
+        *,
+        grammars: Grammars | None = None,
+        step_seconds: float = math.inf,
+        debug: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
+        self._grammars = grammars
         self._debug = debug
         self._clock = clock
         self._target = step_seconds
@@ -147,7 +159,14 @@ class Engine:
         if plan.request_id in self._sequences:
             raise RequestError(f"request {plan.request_id!r} runs already")
         check_plan(plan, self.model)
-        sequence = Sequence(plan, self._arrivals, self._clock())
+        constraint = None
+        if plan.constraint is not None:
+            if self._grammars is None or self._grammars.num_ids < self.model.vocab_limit:
+                raise RequestError(
+                    f"{plan.constraint.param}: this engine was opened without the text of all its tokens.", param=plan.constraint.param
+                )
+            constraint = self._grammars.begin(plan.constraint)
+        sequence = Sequence(plan, self._arrivals, self._clock(), constraint)
         self._arrivals += 1
         self._sequences[plan.request_id] = sequence
         self._scheduler.add(sequence)
@@ -180,6 +199,7 @@ class Engine:
         """
         began = self._clock()
         outputs, self._cancelled = self._cancelled, []
+        outputs += self._poll(began)
         runs = self._scheduler.schedule()
         part = self._scheduler.slice
         if not runs and part is None:
@@ -249,9 +269,34 @@ class Engine:
             raise EngineError(f"{len(self._sequences)} requests are alive, {queued} sequences are queued")
 
     def close(self) -> None:
+        if self._grammars is not None:
+            self._grammars.close()
         self.model.close()
 
     # --- one step ---
+
+    def _poll(self, now: float) -> list[SequenceOutput]:
+        """What grammars have come to since the last step: ids that have to follow, and answers that are over or cannot be."""
+        part = self._scheduler.slice
+        busy = {run.sequence for run in part.runs} if part else set()  # what they run is settled
+        bound = [sequence for sequence in self._sequences.values() if sequence.constraint is not None and sequence not in busy]
+        _wait(bound, POLL_SECONDS)
+        outputs = []
+        for sequence in bound:
+            try:
+                ids = sequence.follow_grammar()
+            except Exception as error:
+                outputs.append(self._fail(sequence, error))
+                continue
+            self._counts["completion_tokens"] += len(ids)
+            logprobs = None if sequence.plan.sampling.logprobs is None else (None,) * len(ids)
+            if sequence.num_output == sequence.plan.max_tokens:
+                outputs.append(self._end(sequence, "length", now, ids, logprobs))
+            elif sequence.constraint is not None and sequence.constraint.over:
+                outputs.append(self._end(sequence, "stop", now, ids, logprobs))
+            elif ids:
+                outputs.append(SequenceOutput(sequence.request_id, ids, logprobs))
+        return outputs
 
     def _run(self, runs: list[Run], run_batch: Callable[[CancelFlag], FloatArray], spent: float = 0.0) -> list[SequenceOutput]:
         """Runs a batch, on which so many seconds have been spent before, and returns what its sequences have got from it."""
@@ -281,17 +326,20 @@ class Engine:
         """One result for each row of logits, in order."""
         began = self._clock()
         limit = self.model.vocab_limit
-        rows: list[SampleRow] = []
-        for sequence, length, num_rows in runs:
-            if num_rows:
-                rows += score_rows(sequence, length, limit)
-                if length == sequence.num_missing:
-                    rows.append(choice_row(sequence, limit))
         self._guard.begin(run.sequence.request_id for run in runs)
         try:
             logits = run_batch(self._guard.flag)
         finally:
             self._guard.end()
+        _wait([run.sequence for run in runs], MASK_SECONDS)
+        rows: list[SampleRow] = []
+        for sequence, length, num_rows in runs:
+            if num_rows:
+                rows += score_rows(sequence, length, limit)
+                if length == sequence.num_missing:
+                    allowed = sequence.allowed() if sequence.is_bound else None
+                    sequence.waits = sequence.is_bound and allowed is None
+                    rows.append(choice_row(sequence, limit, allowed))
         results = self.model.sample(logits, rows) if rows else []
         self._counts["computed_tokens"] += sum(run.length for run in runs)
         self._counts["decode_tokens"] += sum(run.sequence.num_missing == 1 for run in runs)
@@ -317,6 +365,8 @@ class Engine:
 
     def _advance_one(self, sequence: Sequence, length: int, results: list[SampleResult], now: float) -> SequenceOutput | None:
         chosen = length == sequence.num_missing
+        if chosen and sequence.waits:
+            chosen, length, results = False, length - 1, results[:-1]
         scored = len(sequence.scored_rows(length))
         sequence.num_computed += length
         if any(result.id < 0 for result in results):
@@ -380,6 +430,13 @@ class Engine:
         return output
 
 
+def _wait(sequences: AnySequence[Sequence], seconds: float) -> None:
+    """For what the grammars of these are about, if it comes soon."""
+    tasks = [task for sequence in sequences if sequence.is_bound and sequence.constraint and (task := sequence.constraint.task) and not task.done()]
+    if tasks:
+        concurrent.futures.wait(tasks, seconds)
+
+
 # --- what a request may ask for ---
 
 _LIMITS: Mapping[str, tuple[float, float]] = {
@@ -430,6 +487,8 @@ def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
     _check_number("priority", plan.priority, -(2**31), 2**31 - 1, whole=True)
     if plan.thinking is not None:
         _check_thinking(plan.thinking, plan.max_tokens, model.vocab_limit)
+    if plan.constraint is not None and len(plan.constraint.grammar) > MAX_GRAMMAR:
+        raise RequestError(f"{plan.constraint.param}: a grammar of {len(plan.constraint.grammar)} characters", param=plan.constraint.param)
     most_logprobs = min(MAX_LOGPROBS, model.vocab_limit)
     _check_sampling(plan.sampling, model.vocab_limit, most_logprobs)
     if plan.prompt_logprobs is not None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 from qwenbox.engine.admission import Admission
 from qwenbox.engine.engine import Engine, EngineModel, EngineStats
-from qwenbox.engine.options import EngineOptions, Progress, open_model
+from qwenbox.engine.options import EngineOptions, Progress, open_grammars, open_model
 from qwenbox.engine.protocol import (
     Closed,
     Deliver,
@@ -144,8 +144,9 @@ class InProcessEngine:
         model = None
         error: QwenboxError | None = None
         try:
+            grammars = open_grammars(self._options)
             model = self._load(self._options, self._note_progress)
-            engine = self._engine = Engine(model, step_seconds=self._options.step_ms / 1000, debug=self._options.debug)
+            engine = self._engine = Engine(model, grammars=grammars, step_seconds=self._options.step_ms / 1000, debug=self._options.debug)
             self._info = model_info(model, self._options)
             self._set_state(EngineState("ready", 1.0))
             self._serve(engine)

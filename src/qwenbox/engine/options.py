@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwenbox.engine.constraint import Grammars
 from qwenbox.errors import UsageError
+from qwenbox.types import TokenTable
 
 if TYPE_CHECKING:
     from qwenbox.engine.engine import EngineModel
@@ -42,6 +44,8 @@ class EngineOptions:
     """Requests that wait for their turn; one more is refused."""
     vocab_limit: int | None = None
     """Real token ids, where the rows of the head are more."""
+    tokens: TokenTable | None = field(default=None, repr=False)
+    """What ids stand for; without it no request can ask for a form."""
     debug: bool = False
     """Check the books after every step: a worker whose pages or queues are wrong ends at once."""
 
@@ -79,9 +83,15 @@ class EngineOptions:
 
     @classmethod
     def from_wire(cls, options: Mapping[str, Any]) -> EngineOptions:
-        if unknown := set(options) - {field.name for field in fields(cls)}:
+        if unknown := set(options) - {entry.name for entry in fields(cls)}:
             raise UsageError(f"unknown engine options {', '.join(sorted(unknown))}")
-        return cls(**options)
+        table = options["tokens"]
+        return cls(**dict(options) | {"tokens": table and TokenTable(**table)})
+
+
+def open_grammars(options: EngineOptions) -> Grammars | None:
+    """For requests that ask for a form. Gets ready in a thread, while the model is loaded."""
+    return None if options.tokens is None else Grammars(options.tokens)
 
 
 def open_model(options: EngineOptions, progress: Progress) -> EngineModel:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from qwenbox.engine.sequence import Sequence
-from qwenbox.kernels.program import SampleResult, SampleRow
+from qwenbox.kernels.program import MaskArray, SampleResult, SampleRow
 from qwenbox.types import SamplingParams, TokenLogprob
 
 # The shortest prefix of candidates with at least no mass is the first of them; the kernels want a top_p above 0.
@@ -25,15 +25,15 @@ def score_rows(sequence: Sequence, length: int, vocab_limit: int) -> Iterator[Sa
         yield SampleRow(params, _NO_IDS, _NO_IDS, position + 1, vocab_limit)
 
 
-def choice_row(sequence: Sequence, vocab_limit: int) -> SampleRow:
-    """The row of the next token. Until `min_tokens` are out, stop ids are banned by a bias of minus infinity."""
+def choice_row(sequence: Sequence, vocab_limit: int, allowed: MaskArray | None) -> SampleRow:
+    """The row of the next token. Until `min_tokens` are out, stop ids are banned by a bias of minus infinity, but a grammar knows better."""
     plan = sequence.plan
     params = plan.sampling
-    if plan.stop_ids and sequence.num_output < plan.min_tokens:
+    if allowed is None and plan.stop_ids and sequence.num_output < plan.min_tokens:
         params = replace(params, logit_bias=dict(params.logit_bias) | {id: -math.inf for id in plan.stop_ids if id < vocab_limit})
     if params.top_p == 0:
         params = replace(params, top_p=_LEAST_TOP_P)
-    return SampleRow(params, sequence.prompt_ids, sequence.output_ids, sequence.num_tokens, vocab_limit)
+    return SampleRow(params, sequence.prompt_ids, sequence.output_ids, sequence.num_tokens, vocab_limit, allowed)
 
 
 def token_logprob(result: SampleResult) -> TokenLogprob | None:

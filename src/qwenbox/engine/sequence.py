@@ -8,10 +8,12 @@ from collections.abc import Sequence as AnySequence
 
 import numpy as np
 
+from qwenbox.engine.constraint import Constraint
 from qwenbox.engine.pages import pages_for
 from qwenbox.engine.prefix import Node, PrefixTree, key_of
 from qwenbox.engine.thought import Thought, Why
 from qwenbox.errors import QwenboxError
+from qwenbox.kernels.program import MaskArray
 from qwenbox.types import PAGE_TOKENS, FinishReason, GenerationPlan, IntArray, SequenceOutput, TokenLogprob, Usage
 
 #   ids          0 ................ num_prompt ............ num_tokens ........ capacity
@@ -23,7 +25,7 @@ from qwenbox.types import PAGE_TOKENS, FinishReason, GenerationPlan, IntArray, S
 class Sequence:
     """`num_missing` tokens are what the model has yet to run before it can choose the next one; there is no prefill and no decode."""
 
-    def __init__(self, plan: GenerationPlan, arrival: int, now: float) -> None:
+    def __init__(self, plan: GenerationPlan, arrival: int, now: float, constraint: Constraint | None = None) -> None:
         self.plan = plan
         self.arrival = arrival
         self.admitted: int | None = None
@@ -41,6 +43,9 @@ class Sequence:
         self.num_cached = 0
         """Tokens of the prompt that others had run."""
         self._chain: list[Node] = []
+        self.constraint = constraint
+        self.waits = False
+        """What it may choose is not known yet: it runs its last token once more."""
         self._thought = None if plan.thinking is None else Thought(plan.thinking, plan.max_tokens)
         self._arrived = now
         self._started = math.nan
@@ -201,8 +206,11 @@ class Sequence:
             self._answered = now
         self._ids[self.num_tokens] = id
         self.num_tokens += 1
+        thought = self.thinks
         if self._thought is not None:
             self._thought.note(id, self.num_output, now)
+        if self.constraint is not None and not thought and not self.thinks:
+            self.constraint.note(id)
 
     def force(self, ids: AnySequence[int]) -> tuple[int, ...]:
         """Puts ids behind the answer that nobody chose, as far as `max_tokens` go: the ids that are there now."""
@@ -234,6 +242,39 @@ class Sequence:
     def end_thought(self, why: Why) -> tuple[int, ...]:
         assert self._thought is not None
         return self.force(self._thought.end(why))
+
+    # --- form ---
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the next token has to fit a grammar."""
+        return self.constraint is not None and self.constraint.armed and not self.thinks
+
+    def follow_grammar(self) -> tuple[int, ...]:
+        """Puts the ids behind the answer that its grammar leaves no choice of: those that are there now. RequestError where it cannot be honoured."""
+        if self.constraint is None:
+            return ()
+        self.constraint.check()
+        if not self.is_bound:
+            return ()
+        # Ids of nobody's choice would come before the prompt's log-probabilities, and before a thought that may still begin.
+        begun = self.constraint.begun
+        ids = self.constraint.poll(forces=(begun or not self._may_think) and self.prompt_logprobs is None)
+        thinking = self.plan.thinking
+        if not begun and thinking is not None and self.num_output and self.output_ids[-1] == thinking.close_id:
+            ids = (*self.constraint.gap_ids, *ids)
+        return self.force(ids)
+
+    def allowed(self) -> MaskArray | None:
+        """Which ids may come next, for one that `is_bound`. None: it is not known yet."""
+        assert self.constraint is not None
+        thinking = self.plan.thinking
+        may_think = thinking is not None and self._may_think and not self.constraint.begun
+        return self.constraint.allowed((thinking.open_id,) if thinking is not None and may_think else ())
+
+    @property
+    def _may_think(self) -> bool:
+        return self._thought is not None and self._thought.may_open
 
     # --- the end ---
 

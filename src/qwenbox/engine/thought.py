@@ -39,6 +39,10 @@ class Thought:
         self._began = math.nan
         self._hurried = False
 
+    @property
+    def may_open(self) -> bool:
+        return not self.open and not self._over
+
     def hurry(self) -> None:
         """The answer is wanted now."""
         self._hurried = True

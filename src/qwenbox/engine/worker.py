@@ -22,9 +22,10 @@ from dataclasses import asdict, fields
 from operator import attrgetter
 from typing import Any
 
+from qwenbox.engine.constraint import Grammars
 from qwenbox.engine.engine import Engine, EngineModel, EngineStats
 from qwenbox.engine.frames import Channel, FrameError, decode, pack_output
-from qwenbox.engine.options import EngineOptions, open_model
+from qwenbox.engine.options import EngineOptions, open_grammars, open_model
 from qwenbox.engine.protocol import model_info, refusal
 from qwenbox.engine.slices import ask_slice
 from qwenbox.errors import EngineError, QwenboxError, RequestError
@@ -182,11 +183,12 @@ def receive_options(channel: Channel) -> EngineOptions:
             return EngineOptions.from_wire(items[0])
 
 
-def load(channel: Channel) -> tuple[EngineModel, EngineOptions] | None:
+def load(channel: Channel) -> tuple[EngineModel, EngineOptions, Grammars | None] | None:
     """The model that the front asks for; None where it cannot be loaded, which the front has been told then."""
     try:
         options = receive_options(channel)
-        return open_model(options, progress_sender(channel)), options
+        grammars = open_grammars(options)
+        return open_model(options, progress_sender(channel)), options, grammars
     except (EOFError, BrokenPipeError):
         raise
     except Exception as error:
@@ -228,9 +230,9 @@ def main() -> None:
     try:
         loaded = load(channel)
         if loaded is not None:
-            model, options = loaded
+            model, options, grammars = loaded
             channel.send(["ready", asdict(model_info(model, options))])
-            engine = Engine(model, step_seconds=options.step_ms / 1000, debug=options.debug)
+            engine = Engine(model, grammars=grammars, step_seconds=options.step_ms / 1000, debug=options.debug)
             Worker(channel, engine).serve()
     except (EOFError, BrokenPipeError):
         pass
