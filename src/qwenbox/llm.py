@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.chat.stream import THINK, EventStream, starts_in_reasoning, text_logprob
+from qwenbox.chat.structured import constraint_plan
 from qwenbox.chat.thinking import NO_THOUGHT, Decision, Nature, decide, thinking_plan
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.chat.trial import Trial
@@ -34,9 +35,11 @@ from qwenbox.hub import resolve
 from qwenbox.metrics import Metrics
 from qwenbox.types import (
     PAGE_TOKENS,
+    ConstraintPlan,
     Event,
     GenerationPlan,
     Message,
+    OutputFormat,
     RequestParams,
     SamplingParams,
     SequenceOutput,
@@ -76,6 +79,7 @@ class Prompt(NamedTuple):
     tools: Sequence[Mapping[str, Any]] = ()
     plain_ids: Sequence[int] = ()
     """The same prompt with thinking off, where an answer is tried so first."""
+    form: ConstraintPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +437,7 @@ class LocalLLM:
     def complete(self, prompt: str | Sequence[int], **params: Any) -> Reply:
         """A text, or token ids, carried on: no chat format around it."""
         asked = request_params(params)
-        return reply(self._events([Prompt(self.encode_prompt(prompt))], asked, chat=False))
+        return reply(self._events([self.text_prompt(self.encode_prompt(prompt), asked)], asked, chat=False))
 
     def batch(self, conversations: Sequence[str | Sequence[Message | Mapping[str, Any]]], **params: Any) -> list[Reply]:
         """The answers to several conversations, which run together."""
@@ -523,17 +527,21 @@ class LocalLLM:
         """The prompt of a conversation. It says to a hybrid model whether to think; for one that always thinks it ends the thought at once."""
         chat = self.chat_format
         decision = decide(chat.nature, messages, tools, params.thinking, self._thinking, params.max_tokens or MAX_CHAT_TOKENS)
-        if params.output_format is not None:
+        has_form = params.output_format is not None or params.tool_choice not in ("auto", "none")
+        if has_form:
             decision = replace(decision, unless_sure=False)
         switch = {"enable_thinking": decision.on} if chat.nature == "hybrid" else {}
         ids = chat.encode(messages, tools, **{**params.template_options, **switch})
         if not decision.on and chat.nature == "always" and chat.starts_in_reasoning(ids):
             ids += chat.tokenizer.encode(NO_THOUGHT)
-        if decision.on and params.output_format is not None and not chat.starts_in_reasoning(ids):
+        if decision.on and has_form and not chat.starts_in_reasoning(ids):
             ids += chat.tokenizer.encode(f"{THINK}\n")  # as the model would; the form is for what follows the thought
-        if not decision.unless_sure:
-            return Prompt(ids, decision, tools)
-        return Prompt(ids, decision, tools, chat.encode(messages, tools, **{**params.template_options, "enable_thinking": False}))
+        plain = chat.encode(messages, tools, **{**params.template_options, "enable_thinking": False}) if decision.unless_sure else ()
+        return Prompt(ids, decision, tools, plain, constraint_plan(chat.tokenizer, tools, params))
+
+    def text_prompt(self, ids: Sequence[int], params: RequestParams) -> Prompt:
+        """The prompt of a text that is carried on."""
+        return Prompt(ids, form=constraint_plan(self.tokenizer, (), params))
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a plain prompt, in which control tokens count."""
@@ -575,7 +583,7 @@ class LocalLLM:
             prompt, trial = prompts[index // params.n], None
             if prompt.plain_ids and prompt.thinking is not None:
                 tried = replace(params, logprobs=params.logprobs or 0)
-                plain = Prompt(prompt.plain_ids, prompt.thinking.after_trial(sure=True), prompt.tools)
+                plain = Prompt(prompt.plain_ids, prompt.thinking.after_trial(sure=True), prompt.tools, form=prompt.form)
                 trial = self._attempt(plain, tried, index % params.n, seed, chat=chat)
                 prompt = prompt._replace(thinking=prompt.thinking.after_trial(sure=False))
             attempt = self._attempt(prompt, params, index % params.n, seed, chat=chat)
@@ -633,6 +641,7 @@ class LocalLLM:
                 loop_guard=self._loop_guard,
             ),
             loop_guard=chat and self._loop_guard,
+            constraint=prompt.form,
         )
 
     def _events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[Event]:
@@ -745,6 +754,7 @@ _PARAM_TYPES: Mapping[str, tuple[Any, str]] = {
     "stop": ((str, list, tuple), "a text or a list of texts"),
     "stop_ids": ((list, tuple), "a list of token ids"),
     **dict.fromkeys(("ignore_eos", "echo", "parallel_tool_calls"), (bool, "true or false")),
+    "output_format": (OutputFormat, "an OutputFormat"),
     "tool_choice": (str, "auto, none, required or `=` and a name"),
 }
 

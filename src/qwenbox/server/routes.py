@@ -383,8 +383,8 @@ async def read_bytes(request: Request) -> bytes:
 
 def _plain_prompts(llm: LocalLLM, call: CompletionCall) -> list[Prompt]:
     if call.suffix is None:
-        return [Prompt(llm.encode_prompt(prompt)) for prompt in call.prompts]
-    return [Prompt(llm.encode_infill(prompt, call.suffix)) for prompt in call.prompts]
+        return [llm.text_prompt(llm.encode_prompt(prompt), call.params) for prompt in call.prompts]
+    return [llm.text_prompt(llm.encode_infill(prompt, call.suffix), call.params) for prompt in call.prompts]
 
 
 def _raise_error(batch: Sequence[tuple[int, Event]]) -> None:

@@ -12,6 +12,7 @@ from qwenbox.chat.toolcall import tool_calls
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, RequestParams, ToolCallPiece
 from qwenbox.wire.errors import error_body, validate
+from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_NAME,
@@ -45,7 +46,7 @@ FIELDS: Mapping[str, FieldRow] = {
         HONOURED,
     ),
     **dict.fromkeys(("store", "prediction", "verbosity"), NO_EFFECT),
-    "response_format": refused("only text is supported yet", lambda value: value == {"type": "text"}),
+    **FORM_FIELDS,
     "modalities": refused("only text is supported", lambda value: value == ["text"]),
     "audio": refused("only text is supported"),
     "functions": refused("use `tools`"),
@@ -116,7 +117,7 @@ class ChatMessage(BaseModel):
         )
 
 
-class ChatRequest(SamplingFields, ThinkingFields):
+class ChatRequest(FormFields, SamplingFields, ThinkingFields):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
@@ -189,6 +190,7 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
         params=request.params(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            output_format=request.output_format,
             template_options={name: value for name, value in switches.items() if value is not None},
             thinking=thinking_votes(body),
             tool_choice=choice,

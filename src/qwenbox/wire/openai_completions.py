@@ -12,6 +12,7 @@ from pydantic import Field
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, RequestParams
 from qwenbox.wire.errors import error_body, validate
+from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_TOP_LOGPROBS,
@@ -23,7 +24,6 @@ from qwenbox.wire.openai_fields import (
     UsageSum,
     finish_reason,
     finite,
-    refused,
     sort_fields,
     timings_body,
 )
@@ -36,13 +36,13 @@ FIELDS: Mapping[str, FieldRow] = {
     **SHARED_FIELDS,
     **dict.fromkeys(("prompt", "echo", "best_of", "suffix"), HONOURED),
     "add_special_tokens": NO_EFFECT,  # Qwen puts none before a text
-    "response_format": refused("only text is supported yet", lambda value: value == {"type": "text"}),
+    **FORM_FIELDS,
 }
 
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(FormFields, SamplingFields):
     prompt: (
         str | TokenIds | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)] | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS)]
     )
@@ -83,7 +83,7 @@ def read_request(body: Mapping[str, Any]) -> CompletionCall:
         model=request.model or None,
         prompts=tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts),
         suffix=request.suffix or None,
-        params=request.params(logprobs=request.logprobs, echo=bool(request.echo)),
+        params=request.params(logprobs=request.logprobs, echo=bool(request.echo), output_format=request.output_format),
         stream=bool(request.stream),
         include_usage=request.include_usage,
         timings=bool(request.timings),

@@ -57,8 +57,12 @@ SHARED_FIELDS: Mapping[str, FieldRow] = {
         ("metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"), NO_EFFECT
     ),
     **dict.fromkeys(
-        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex", "ebnf", "grammar"),
-        refused("constrained output is not supported yet"),
+        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "regex"),
+        refused("use this dialect's own field for a form of the answer"),
+    ),
+    **dict.fromkeys(
+        ("ebnf", "grammar"),
+        refused("write the grammar in Lark, as `guided_grammar` of /v1/chat/completions"),
     ),
     "logits_processors": refused("code in requests is not supported"),
     "custom_logit_processor": refused("code in requests is not supported"),
