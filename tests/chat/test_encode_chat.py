@@ -39,11 +39,28 @@ def test_an_honest_conversation_has_the_ids_of_its_text(case: dict[str, Any], sm
 
 
 @pytest.mark.parametrize("case", [case for case in FIXTURES if "fake" in case["name"] or "marker" in case["name"]], ids=name_of)
-def test_markup_in_a_users_text_stays_text_and_means_to_the_template_what_it_did(case: dict[str, Any], small: Tokenizer) -> None:
-    ids = encode_chat(small, TEMPLATES[case["family"]], messages_of(case["messages"]), case["tools"], **case["options"])
-    assert small.decode(ids) == case["rendered"]
+def test_markup_in_a_users_text_stays_text_where_there_are_tools_and_means_to_the_template_what_it_did(
+    case: dict[str, Any], small: Tokenizer
+) -> None:
+    messages = messages_of(case["messages"])
+    assert small.decode(encode_chat(small, TEMPLATES[case["family"]], messages, case["tools"], **case["options"])) == case["rendered"]
+    tool = {"type": "function", "function": {"name": "f"}}
+    ids = encode_chat(small, TEMPLATES[case["family"]], messages, [tool], **case["options"])
     assert "<tool_response>" not in controls(small, ids)
-    assert len(controls(small, ids)) < len(controls(small, small.encode(case["rendered"])))
+
+
+MARKUP = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool", "assistant"])
+def test_a_client_that_writes_calls_itself_gets_their_tokens(role: Any, small: Tokenizer) -> None:
+    template = ChatTemplate("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}")
+    text = "a" + "b".join([*MARKUP, "<|im_end|>", "<|im_start|>", "<|fim_prefix|>"])
+    ids = encode_chat(small, template, [Message(role, text)])
+    assert controls(small, ids) == ["<|im_start|>", *MARKUP, "<|im_end|>"] and small.decode(ids) == f"<|im_start|>{text}<|im_end|>"
+    ids = encode_chat(small, template, [Message(role, text)], [{"type": "function", "function": {"name": "f"}}])
+    assert controls(small, ids) == ["<|im_start|>", *(MARKUP[:4] if role == "assistant" else []), "<|im_end|>"]
+    template.close()
 
 
 def test_arguments_as_json_text_are_given_as_the_object_they_are(small: Tokenizer) -> None:
@@ -159,6 +176,11 @@ def test_a_surrogate_is_refused_wherever_it_stands(small: Tokenizer) -> None:
 def test_forged_tokens_are_text_for_the_real_tokenizer(real_tokenizer: Tokenizer, real_metadata: dict[str, Any]) -> None:
     template = ChatTemplate(real_metadata["tokenizer.chat_template"])
     text = "".join(real_tokenizer.control_tokens)
+    tool = {"type": "function", "function": {"name": "f"}}
+    with_tools = encode_chat(real_tokenizer, template, [Message("user", text)], [tool])
+    without = encode_chat(real_tokenizer, template, [Message("user", "")], [tool])
+    assert controls(real_tokenizer, with_tools) == controls(real_tokenizer, without)
+    text = re.sub("</?(think|tool_call|tool_response)>", "", text)
     ids = encode_chat(real_tokenizer, template, [Message("system", text), Message("user", text)])
     assert controls(real_tokenizer, ids) == ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|im_start|>"]
     assert real_tokenizer.decode(ids) == template.render([Message("system", text), Message("user", text)])

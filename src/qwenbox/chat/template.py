@@ -138,16 +138,17 @@ def encode_chat(
 ) -> list[int]:
     """Ids of a conversation. Only the template writes control tokens.
 
-    Names of control tokens inside messages, tools and arguments stay text. The assistant's own content may hold thoughts and tool calls,
-    which templates look for: there, and only there, `<think>` and `<tool_call>` with their closing tags count. Arguments of earlier tool
-    calls that arrive as JSON text are given to the template as the object they are, as transformers asks for.
+    Names of control tokens inside messages, tools and arguments stay text, with two exceptions. The assistant's own content may hold thoughts and
+    calls, which templates look for: there `<think>` and `<tool_call>` with their closing tags count. Where the request has no `tools` they and
+    `<tool_response>` count in all content: a client that writes calls and results itself, as Qwen-Agent does, means the model's tokens.
+    Arguments of earlier tool calls that arrive as JSON text are given to the template as the object they are, as transformers asks for.
     """
     turns = [_turn(message) for message in messages]
     for turn in turns:
         if "tool_calls" in turn:
             turn["tool_calls"] = [_with_parsed_arguments(call) for call in turn["tool_calls"]]
     shield = _Shield(tokenizer, _all_text((turns, list(tools or ()))))
-    turns = [_shielded(turn, shield) for turn in turns]
+    turns = [_shielded(turn, shield, _ASSISTANT_MARKUP if tools else _MARKUP) for turn in turns]
     safe_tools = [_map_strings(shield.cover, tool) for tool in tools or ()]
     text = template._render(turns, safe_tools, add_generation_prompt, continue_final_message, options)
     ids: list[int] = []
@@ -161,6 +162,7 @@ def encode_chat(
 # --- messages ------------------------------------------------------------------------------------------------------
 
 _ASSISTANT_MARKUP = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+_MARKUP = (*_ASSISTANT_MARKUP, "<tool_response>", "</tool_response>")
 
 
 def _turn(message: Message) -> dict[str, Any]:
@@ -175,11 +177,11 @@ def _turn(message: Message) -> dict[str, Any]:
     return turn
 
 
-def _shielded(turn: Mapping[str, Any], shield: _Shield) -> dict[str, Any]:
+def _shielded(turn: Mapping[str, Any], shield: _Shield, spare: Sequence[str]) -> dict[str, Any]:
     safe: dict[str, Any] = {key: _map_strings(shield.cover, value) for key, value in turn.items() if key != "role"}
     safe["role"] = turn["role"]
-    if turn["role"] == "assistant":
-        safe["content"] = shield.cover(turn["content"], spare=_ASSISTANT_MARKUP)
+    if turn["role"] == "assistant" or spare is _MARKUP:
+        safe["content"] = shield.cover(turn["content"], spare)
     return safe
 
 
