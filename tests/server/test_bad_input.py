@@ -111,7 +111,7 @@ def test_what_a_chat_cannot_honour_is_refused_by_name(http, name, value):
         ("prompt", None), ("prompt", []), ("prompt", [[]]), ("prompt", ""), ("prompt", 5), ("prompt", [-1]), ("prompt", [10**6]), ("prompt", [2**63]),
         ("prompt", [1.5]), ("prompt", ["a", 1]), ("prompt", [[1], "a"]), ("prompt", [True]), ("prompt", ["a"] * 65), ("prompt", {"a": 1}),
         ("logprobs", 21), ("logprobs", -1), ("logprobs", True), ("best_of", 2), ("best_of", 0), ("suffix", "x"), ("echo", 1),
-        ("response_format", {"type": "json_object"}), ("prompt_logprobs", 1), ("use_beam_search", True),
+        ("response_format", {"type": "xml"}), ("prompt_logprobs", 1), ("use_beam_search", True),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
