@@ -59,7 +59,7 @@ def main() -> None:
                 means = {name: f"{value:.4g}" for name, value in row.items()}
                 table.add({"commit": commit(), "way": way, "kind": kind, "questions": count, **means})
             say(f"{way}: " + ", ".join(f"{name} {value:.3g}" for name, value in rows["all"].items()))
-    plot({way: rows["all"] for way, rows in found.items()}, path.with_suffix(".png"))
+    plot(found, path.with_suffix(".png"))
     if not asked.json:
         cells = {way: [f"{rows[kind]['accuracy']:.1%}, {rows[kind]['tokens']:.1f}" for kind in (*KINDS, "all")] for way, rows in found.items()}
         print(markdown(["right answers, tokens", *KINDS, "all"], [[way, *row] for way, row in cells.items()]))
@@ -100,20 +100,25 @@ def measure(llm: LLM, asked: Sequence[Question], thinking: str | int) -> Means:
     }
 
 
-def plot(rows: Mapping[str, Means], path: Path) -> None:
+def plot(found: Mapping[str, Mapping[str, Means]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    fixed = sorted((row["tokens"], row["accuracy"]) for way, row in rows.items() if way != "auto")
-    axes.plot(*zip(*fixed, strict=True), "o-", color="#8a94a6", label="fixed")
-    for way, row in rows.items():
-        axes.annotate(way, (row["tokens"], row["accuracy"]), xytext=(4, -10), textcoords="offset points", fontsize=8)
-    axes.plot(rows["auto"]["tokens"], rows["auto"]["accuracy"], "*", color="#3451b2", markersize=13, label="auto")
-    axes.set(xlabel="tokens an answer", ylabel="right answers", xlim=(0, None), ylim=(0, 1.02))
-    axes.legend(loc="lower right")
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    points = {way: (rows["all"]["tokens"], rows["all"]["accuracy"]) for way, rows in found.items()}
+    fixed = [point for way, point in points.items() if way != "auto"]
+    left.plot(*zip(*fixed, strict=True), "o-", color="#8a94a6", label="never, budgets from small to large, always")
+    left.plot(*points["auto"], "*", color="#3451b2", markersize=13, label="auto")
+    left.annotate("never", points["never"], xytext=(4, -12), textcoords="offset points", fontsize=8)
+    left.annotate("always", points["always"], xytext=(-34, -12), textcoords="offset points", fontsize=8)
+    left.set(xlabel="tokens an answer, all kinds", ylabel="right answers", xlim=(0, None), ylim=(0, 1.02))
+    for kind in KINDS:
+        right.plot(list(found), [rows[kind]["accuracy"] for rows in found.values()], "o-", label=kind)
+    right.tick_params(axis="x", rotation=40)
+    for axes in (left, right):
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
