@@ -102,6 +102,9 @@ def test_a_tool_keeps_its_description_schema_and_strictness():
 def test_an_output_format_is_a_schema():
     call = read_request(HELLO | {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}, "effort": "low"}})
     assert call.params.output_format == OutputFormat("json_schema", {"type": "object"})
+    assert read_request(HELLO | {"guided_regex": "a+"}).params.output_format == OutputFormat("regex", "a+")
+    with pytest.raises(RequestError, match=r"(?=.*output_config)(?=.*guided_regex).*: an answer has one form"):
+        read_request(HELLO | {"guided_regex": "a+", "output_config": {"format": {"type": "json_schema", "schema": {}}}})
     with pytest.raises(RequestError) as caught:
         read_request(HELLO | {"output_config": {"format": {"type": "xml"}}})
     assert caught.value.param == "output_config.format.type"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, OutputFormat, Usage
 from qwenbox.wire.errors import error_body, validate
+from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
 from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, check_tools
 from qwenbox.wire.openai_fields import (
     HONOURED,
@@ -29,6 +30,7 @@ from qwenbox.wire.thinking_fields import ThinkingFields, thinking_votes
 
 FIELDS: Mapping[str, FieldRow] = {
     **{name: row for name, row in SHARED_FIELDS.items() if name not in ("stop", "timings", "stream_options", "logprobs", "n")},
+    **FORM_FIELDS,
     **dict.fromkeys(
         ("messages", "system", "stop_sequences", "tools", "tool_choice", *ThinkingFields.model_fields, "metadata"),
         HONOURED,
@@ -169,7 +171,7 @@ class Metadata(BaseModel):
     user_id: str | None = None
 
 
-class MessagesRequest(SamplingFields, ThinkingFields):
+class MessagesRequest(SamplingFields, ThinkingFields, FormFields):
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: str | list[SystemBlock] | None = None
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
@@ -215,7 +217,7 @@ def read_prompt(body: Mapping[str, Any]) -> ChatCall:
             tool_choice=choice.ours,
             parallel_tool_calls=not choice.disable_parallel_tool_use,
             thinking=thinking_votes(body),
-            output_format=OutputFormat("json_schema", form.json_schema) if form else None,
+            output_format=request.form(output_config=OutputFormat("json_schema", form.json_schema) if form else None),
             template_options={"continue_final_message": True} if prefilled else {},
             user=request.user or _short(user or ""),
         ),

@@ -31,10 +31,10 @@ class FormFields(BaseModel):
     guided_grammar: str | None = None
     regex: str | None = None
 
-    @property
-    def output_format(self) -> OutputFormat | None:
-        """The one form that the request asks for. RequestError for two, and for one that there is not."""
-        found = {name: _form(kind, getattr(self, name), name) for name, kind in _GUIDED.items() if getattr(self, name)}
+    def form(self, **others: OutputFormat | None) -> OutputFormat | None:
+        """The one form that the request asks for, here or in a field of its dialect. RequestError for two, and for one that there is not."""
+        found = {name: form for name, form in others.items() if form is not None}
+        found |= {name: _form(kind, getattr(self, name), name) for name, kind in _GUIDED.items() if getattr(self, name)}
         if self.response_format and self.response_format != {"type": "text"}:
             found["response_format"] = _response_format(self.response_format)
         for name, value in (self.structured_outputs or {}).items():

@@ -190,7 +190,7 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
         params=request.params(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            output_format=request.output_format,
+            output_format=request.form(),
             template_options={name: value for name, value in switches.items() if value is not None},
             thinking=thinking_votes(body),
             tool_choice=choice,

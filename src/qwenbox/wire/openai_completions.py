@@ -83,7 +83,7 @@ def read_request(body: Mapping[str, Any]) -> CompletionCall:
         model=request.model or None,
         prompts=tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts),
         suffix=request.suffix or None,
-        params=request.params(logprobs=request.logprobs, echo=bool(request.echo), output_format=request.output_format),
+        params=request.params(logprobs=request.logprobs, echo=bool(request.echo), output_format=request.form()),
         stream=bool(request.stream),
         include_usage=request.include_usage,
         timings=bool(request.timings),

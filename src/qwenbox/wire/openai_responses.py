@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qwenbox.types import Event, Message, OutputFormat, TextLogprob, Usage
 from qwenbox.wire.errors import validate
+from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
 from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, check_tools
 from qwenbox.wire.openai_fields import (
     HONOURED,
@@ -27,6 +28,7 @@ from qwenbox.wire.thinking_fields import ThinkingFields, thinking_votes
 
 FIELDS: Mapping[str, FieldRow] = {
     **{name: row for name, row in SHARED_FIELDS.items() if name not in ("n", "stop", "max_tokens", "timings", "logprobs")},
+    **FORM_FIELDS,
     **dict.fromkeys(
         ("input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", *ThinkingFields.model_fields,
          "max_output_tokens", "top_logprobs"),
@@ -135,7 +137,7 @@ class Text(BaseModel):
     format: Form | None = None
 
 
-class ResponsesRequest(SamplingFields, ThinkingFields):
+class ResponsesRequest(SamplingFields, ThinkingFields, FormFields):
     input: str | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
@@ -176,7 +178,7 @@ def read_request(body: Mapping[str, Any]) -> ResponsesCall:
             thinking=thinking_votes(body),
             tool_choice=choice,
             parallel_tool_calls=request.parallel_tool_calls is not False,
-            output_format=OutputFormat(form.type, form.json_schema) if form and form.type != "text" else None,
+            output_format=request.form(text=OutputFormat(form.type, form.json_schema) if form and form.type != "text" else None),
         ),
         stream=bool(request.stream),
         include_usage=True,
