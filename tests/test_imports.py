@@ -16,6 +16,7 @@ LEVELS = [
     {"kernels", "weights", "hub"},
     {"model", "chat"},
     {"engine"},
+    {"generation"},
     {"llm", "wire"},
     {"evaluate"},
     {"server"},

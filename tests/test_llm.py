@@ -145,7 +145,7 @@ def test_more_at_least_than_at_most_is_refused(llm):
 
 
 def test_a_reader_that_falls_behind_gets_an_error_and_bounded_memory(llm, engine, monkeypatch):
-    monkeypatch.setattr("qwenbox.llm.MAX_UNREAD", 50)
+    monkeypatch.setattr("qwenbox.generation.MAX_UNREAD", 50)
     engine.script = Script("x" * 3000)
     stream = llm.stream("Hi")
     assert next(stream).text

@@ -97,7 +97,7 @@ FLOOD = {"script": Script("x" * 200_000), "context_length": 300_000, "num_pages"
 
 
 def test_a_reader_that_is_too_slow_ends_its_own_request_and_nobody_elses(start, monkeypatch):
-    monkeypatch.setattr("qwenbox.llm.MAX_UNREAD", 200)
+    monkeypatch.setattr("qwenbox.generation.MAX_UNREAD", 200)
     running = start(FakeEngine(**FLOOD))
     with slow_reader(running) as connection:
         with running.client() as client:
@@ -111,7 +111,7 @@ def test_a_reader_that_is_too_slow_ends_its_own_request_and_nobody_elses(start, 
 
 
 def test_a_client_that_does_not_read_at_all_is_cut_off(start, monkeypatch):
-    monkeypatch.setattr("qwenbox.llm.MAX_UNREAD", 200)
+    monkeypatch.setattr("qwenbox.generation.MAX_UNREAD", 200)
     monkeypatch.setattr(stream, "STALL_SECONDS", 0.2)
     running = start(FakeEngine(**FLOOD))
     labels = {"route": "/v1/chat/completions", "status": "200"}

@@ -21,7 +21,8 @@ from starlette.responses import JSONResponse, Response
 
 from qwenbox import __version__
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
-from qwenbox.llm import AsyncReader, EventBatch, Generation, LocalLLM, Prompt
+from qwenbox.generation import AsyncReader, EventBatch, Generation
+from qwenbox.llm import LocalLLM, Prompt
 from qwenbox.server.attempts import Attempts, retry_count
 from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import StoredModel
