@@ -183,6 +183,7 @@ def leave(connection: socket.socket, how: str) -> None:
     connection.close()
 
 
+@pytest.mark.alone
 def test_five_hundred_clients_that_leave_at_any_stage_have_left_nothing_a_second_later(start):
     rng = random.Random(3)
     real = start()
@@ -205,6 +206,7 @@ def test_five_hundred_clients_that_leave_at_any_stage_have_left_nothing_a_second
     assert real.engine.stats().restarts == 0
 
 
+@pytest.mark.alone
 def test_readers_of_a_byte_at_a_time_do_not_keep_the_others_waiting(start):
     real = start()
     with real.client() as client, contextlib.ExitStack() as stack:
@@ -258,6 +260,7 @@ asyncio.run(crowd())
 """
 
 
+@pytest.mark.alone
 def test_three_hundred_clients_at_once_are_answered_or_told_when_to_come_back_and_health_stays_quick(start):
     real = start(max_waiting=16)
 
