@@ -103,7 +103,6 @@ def test_only_efforts_that_clients_know_are_repeated(client):
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"background": True}, "background"),
-        ({"truncation": "auto"}, "truncation"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0"),
         ({"input": [{"type": "computer_call"}]}, "input.0"),
         ({"input": []}, "input"),

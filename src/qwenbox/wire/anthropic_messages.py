@@ -37,13 +37,13 @@ FIELDS: Mapping[str, FieldRow] = {
     ),
     **dict.fromkeys(
         ("cache_control", "diagnostics", "inference_geo", "speed", "user_profile_id", "workspace_id", "betas", "billing_policy", "fallbacks",
-         "fallback_credit_token"),
+         "fallback_credit_token",
+         # The conversation is read as it is sent: what does not fit is said, never cut.
+         "context_management", "compaction"),
         NO_EFFECT,
     ),
     "container": refused("this service runs no code"),
     "mcp_servers": refused("this service calls no servers; let the client do it, and give the tools as `tools`"),
-    "context_management": refused("the conversation is read as it is sent; shorten it in the client", lambda value: not (value or {}).get("edits")),
-    "compaction": refused("the conversation is read as it is sent; shorten it in the client"),
     "thread": refused("nothing is kept between requests; send the whole conversation"),
     "output_format": refused("use `output_config.format`"),
 }  # fmt: skip

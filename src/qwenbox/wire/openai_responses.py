@@ -34,15 +34,15 @@ FIELDS: Mapping[str, FieldRow] = {
          "max_output_tokens", "top_logprobs"),
         HONOURED
     ),
-    **dict.fromkeys(("store", "include", "access_programs", "image", "max_tool_calls"), NO_EFFECT),
+    **dict.fromkeys(("store", "include", "access_programs", "image", "max_tool_calls",
+                     # A prompt is read as it is sent: one that does not fit is said, never cut.
+                     "context_management", "truncation"), NO_EFFECT),
     "max_tokens": refused("use `max_output_tokens`"),
     "previous_response_id": refused("responses are not stored; send the whole conversation as `input`"),
     "conversation": refused("conversations are not stored; send the whole conversation as `input`"),
     "prompt": refused("prompts are not stored; send the text as `input`"),
     "background": refused("responses are not stored, so nobody could come back for one"),
     "background_options": refused("responses are not stored, so nobody could come back for one"),
-    "context_management": refused("the conversation is read as it is sent; shorten it in the client"),
-    "truncation": refused("a prompt is never cut; shorten it in the client", lambda value: value == "disabled"),
     "moderation": refused("there is no moderation"),
 }  # fmt: skip
 
