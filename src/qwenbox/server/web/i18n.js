@@ -2,7 +2,7 @@
 export const texts = {
   en: {
     newChat: "New chat", settings: "Settings", theme: "Colours", language: "Language", conversation: "Conversation", toBottom: "To the end",
-    themeAuto: "Auto", themeLight: "Light", themeDark: "Dark", otherLanguage: "中文",
+    themeAuto: "◐ Auto", themeLight: "◐ Light", themeDark: "◐ Dark", otherLanguage: "中文",
     welcomeTitle: "A Qwen model of your own",
     welcomeText: "Everything runs on this machine. What you write here goes nowhere else.",
     promptLabel: "Your message", promptPlaceholder: "Write a message", send: "Send", stop: "Stop",
@@ -20,7 +20,7 @@ export const texts = {
     fetchingModel: "The model is being fetched", verifyingModel: "The model is being verified", loadingModel: "The model is being loaded", restartingModel: "The model is being started again",
     bytesOf: "{done} of {total} GB", secondsLeft: "about {count} s left", minutesLeft: "about {count} min left", comma: ", ", period: ". ",
     writeAlready: "You can write already: the answer comes when the model is there.", triedAgain: "The last attempt failed and is repeated: {reason}", unavailable: "The model cannot be had: {reason}",
-    stopped: "stopped", cutShort: "The answer reached its longest length.", speed: "{count} tokens, {rate} per second",
+    stopped: "stopped", cutShort: "The answer reached its longest length.", speed: "{count} tokens, {rate}/s",
     errorLost: "The connection to the service was lost.", errorKey: "This service needs an API key. Enter it in the settings.", errorEmpty: "The model answered nothing.",
     badTemperature: "Temperature must be a number from 0 to 2.", badMaxTokens: "The longest answer must be a whole number above 0.",
     suggestion1: "Explain recursion to a twelve-year-old, with one example.", suggestion2: "Write a Python function that merges two sorted lists.",
@@ -28,7 +28,7 @@ export const texts = {
   },
   zh: {
     newChat: "新对话", settings: "设置", theme: "配色", language: "语言", conversation: "对话", toBottom: "到最新",
-    themeAuto: "自动", themeLight: "浅色", themeDark: "深色", otherLanguage: "English",
+    themeAuto: "◐ 自动", themeLight: "◐ 浅色", themeDark: "◐ 深色", otherLanguage: "English",
     welcomeTitle: "属于你自己的 Qwen 模型",
     welcomeText: "一切都在这台机器上运行，你写的内容不会传到别处。",
     promptLabel: "你的消息", promptPlaceholder: "写点什么", send: "发送", stop: "停止",
@@ -46,7 +46,7 @@ export const texts = {
     fetchingModel: "正在下载模型", verifyingModel: "正在校验模型", loadingModel: "正在加载模型", restartingModel: "正在重新启动模型",
     bytesOf: "{done} / {total} GB", secondsLeft: "大约还需 {count} 秒", minutesLeft: "大约还需 {count} 分钟", comma: "，", period: "。",
     writeAlready: "现在就可以提问，模型就绪后会回答。", triedAgain: "上一次尝试失败，正在重试：{reason}", unavailable: "模型无法使用：{reason}",
-    stopped: "已停止", cutShort: "回答达到了最大长度。", speed: "{count} 个 token，每秒 {rate} 个",
+    stopped: "已停止", cutShort: "回答达到了最大长度。", speed: "{count} 个 token，{rate}/秒",
     errorLost: "与服务的连接中断了。", errorKey: "这个服务需要 API 密钥，请在设置中填写。", errorEmpty: "模型没有给出内容。",
     badTemperature: "温度必须是 0 到 2 之间的数。", badMaxTokens: "最长回答必须是大于 0 的整数。",
     suggestion1: "用一个例子向十二岁的孩子解释递归。", suggestion2: "写一个 Python 函数，合并两个有序列表。",
