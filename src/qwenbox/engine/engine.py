@@ -204,15 +204,16 @@ class Engine:
         part = self._scheduler.slice
         if not runs and part is None:
             return outputs
-        for run in (*runs, *(part.runs if part else ())):
-            run.sequence.start(began)
         try:
             if runs:
                 run_batch = self.model.run if part is None else self.model.run_beside
                 outputs += self._run(runs, lambda flag: run_batch(self._scheduler.batch(runs), flag))
-            if part is not None:
-                # It gets the rest of the step, but half a step at least.
-                outputs += self._go_on(part, max(began + self._target, self._clock() + self._target / 2) if runs else None)
+            # Slices get the rest of the step, but half a step at least.
+            deadline = max(began + self._target, self._clock() + self._target / 2) if runs else None
+            while part is not None:
+                outputs += self._go_on(part, deadline)
+                through = self._scheduler.slice is None and deadline is not None and self._clock() < deadline
+                part = self._scheduler.next_slice() if through else None
         except Interrupted:
             return outputs
         self._counts["steps"] += 1
@@ -300,6 +301,8 @@ class Engine:
 
     def _run(self, runs: list[Run], run_batch: Callable[[CancelFlag], FloatArray], spent: float = 0.0) -> list[SequenceOutput]:
         """Runs a batch, on which so many seconds have been spent before, and returns what its sequences have got from it."""
+        for run in runs:
+            run.sequence.start(self._clock())
         try:
             results = self._results(runs, run_batch, spent)
         except Interrupted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from qwenbox.errors import EngineError
 from qwenbox.types import PAGE_TOKENS, Batch, Span
 
 LONE_STEPS = 5
-"""So many times longer than a step tokens of prompts may run together: without pause where no answer streams, else as a slice. Whoever comes
-meanwhile waits for the end."""
+"""So many times longer a step may be while no answer streams: whoever comes meanwhile waits for its end."""
+SLICE_STEPS = 3
+"""So many steps a slice takes, about: it pauses between operations, and those of a longer one are longer."""
 MIN_SLICE = 8
 """Tokens that run of a prompt at least, however slow the machine is."""
 
@@ -96,20 +97,46 @@ class Scheduler:
         Who lacks the very page that another computes in this step waits for it and finds it in the tree.
         """
         self._admit()
+        order = sorted(self.running, key=lambda s: s.num_missing > 1 and not s.pages_lacking(s.num_tokens))
+        if self.slice is not None:
+            return self._fill([sequence for sequence in order if sequence.num_missing <= PAGE_TOKENS], self.max_logits)[0]
+        runs, work = self._fill(order, self.max_batch_tokens)
+        short = [run for run in runs if run.sequence.num_missing <= PAGE_TOKENS]
+        if not 0 < len(short) < len(runs) or self._clock.predict(work) <= self._step_seconds:
+            return runs
+        if sum(run.length for run in short) <= self.max_logits:
+            self._cut([run for run in runs if run.sequence.num_missing > PAGE_TOKENS])
+        return short
+
+    def next_slice(self) -> Slice | None:
+        """What prompts still lack when a slice is through before its step is over, as the next one."""
+        runs, _ = self._fill([sequence for sequence in self.running if sequence.num_missing > PAGE_TOKENS], self.max_batch_tokens, answering=True)
+        if runs:
+            self._cut(runs)
+        return self.slice
+
+    def _cut(self, runs: list[Run]) -> None:
+        batch = self.batch(runs)
+        self.slice = Slice(runs, Batch(batch.ids.copy(), batch.spans, batch.logits_rows))
+
+    def _fill(self, sequences: Iterable[Sequence], tokens: int, *, answering: bool = False) -> tuple[list[Run], Work]:
+        """Runs of these sequences, in their order, and what they are together. `answering`: somebody waits for a token meanwhile."""
         runs: list[Run] = []
         coming: set[tuple[str, object]] = set()
-        tokens, rows = self.max_batch_tokens if self.slice is None else self.max_logits, self.max_logits
-        work, least, answering = Work(), MIN_SLICE, False
-        together = max(LONE_STEPS * self._step_seconds, self._clock.predict(Work().with_tokens(self._slice_tokens, 0)))
-        for sequence in sorted(self.running, key=lambda s: s.num_missing > 1 and not s.pages_lacking(s.num_tokens)):
-            if not sequence.num_pages or not tokens or (self.slice is not None and sequence.num_missing > PAGE_TOKENS):
+        rows, work, least = self.max_logits, Work(), MIN_SLICE
+        worth = self._clock.predict(Work().with_tokens(self._slice_tokens, 0))
+        for sequence in sequences:
+            if not sequence.num_pages or not tokens:
                 continue
             if sequence.num_missing > 1:
                 sequence.find_pages(self.tree)
                 if sequence.at_page and (sequence.plan.cache_salt, sequence.next_key(sequence.num_skippable)) in coming:
                     continue
                 sequence.copy_page(self.tree, self._copy_page)
-                seconds = self._step_seconds if answering and sequence.num_missing <= PAGE_TOKENS else together
+                if answering and sequence.num_missing <= PAGE_TOKENS:
+                    seconds = self._step_seconds
+                else:
+                    seconds = max((SLICE_STEPS if answering else LONE_STEPS) * self._step_seconds, worth)
                 room = max(self._clock.tokens_within(seconds, work, sequence.num_computed, min(tokens, sequence.num_missing)), least)
                 length = sequence.fit(min(room, tokens), rows)
             else:
@@ -132,14 +159,7 @@ class Scheduler:
                 least = 0
             if (place := sequence.next_key(sequence.num_computed + length)) is not None:
                 coming.add((sequence.plan.cache_salt, place))
-        short = [run for run in runs if run.sequence.num_missing <= PAGE_TOKENS]
-        if not 0 < len(short) < len(runs) or self._clock.predict(work) <= self._step_seconds:
-            return runs
-        if sum(run.length for run in short) <= self.max_logits:
-            prompts = [run for run in runs if run.sequence.num_missing > PAGE_TOKENS]
-            batch = self.batch(prompts)
-            self.slice = Slice(prompts, Batch(batch.ids.copy(), batch.spans, batch.logits_rows))
-        return short
+        return runs, work
 
     def charge(self, runs: list[Run], seconds: float) -> None:
         """Tells the queue for whom a step ran: in equal parts for its tokens."""
