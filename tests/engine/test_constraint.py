@@ -125,8 +125,9 @@ def test_an_answer_may_end_only_where_the_grammar_does(grammars: Grammars) -> No
     for seed in range(10):
         (outputs,) = run(grammars, [asked("r", lark("start: /(ab)+c?/"), seed=seed, max_tokens=1000)]).values()
         assert re.fullmatch("(ab)+c?", text_of(answer(outputs))) and outputs[-1].finish_reason == "stop"
-    (outputs,) = run(grammars, [asked("r", lark("start: /(ab){40}/"), max_tokens=7)]).values()
-    assert text_of(answer(outputs)) == "abababa" and outputs[-1].finish_reason == "length"
+    for count in (3, 4, 40):
+        (outputs,) = run(grammars, [asked("r", lark(f"start: /(ab){{{count}}}/"), max_tokens=7)]).values()
+        assert text_of(answer(outputs)) == ("ab" * count)[:7] and outputs[-1].finish_reason == ("stop" if count == 3 else "length")
     (outputs,) = run(grammars, [asked("r", lark("start: /[ab]{5}/"), min_tokens=50)]).values()
     assert len(answer(outputs)) == 5
 

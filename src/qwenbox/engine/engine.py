@@ -291,12 +291,12 @@ class Engine:
                 continue
             self._counts["completion_tokens"] += len(ids)
             logprobs = None if sequence.plan.sampling.logprobs is None else (None,) * len(ids)
-            if sequence.num_output == sequence.plan.max_tokens:
-                outputs.append(self._end(sequence, "length", now, ids, logprobs))
-            elif sequence.constraint is not None and sequence.constraint.over:
-                outputs.append(self._end(sequence, "stop", now, ids, logprobs))
-            elif ids:
+            if ids:
                 outputs.append(SequenceOutput(sequence.request_id, ids, logprobs))
+            if sequence.constraint is not None and sequence.constraint.over:
+                outputs.append(self._end(sequence, "stop", now))  # without a stop id
+            elif sequence.num_output == sequence.plan.max_tokens:
+                outputs.append(self._end(sequence, "length", now))
         return outputs
 
     def _run(self, runs: list[Run], run_batch: Callable[[CancelFlag], FloatArray], spent: float = 0.0) -> list[SequenceOutput]:

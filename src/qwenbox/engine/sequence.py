@@ -263,7 +263,9 @@ class Sequence:
         thinking = self.plan.thinking
         if not begun and thinking is not None and self.num_output and self.output_ids[-1] == thinking.close_id:
             ids = (*self.constraint.gap_ids, *ids)
-        return self.force(ids)
+        put = self.force(ids)
+        self.constraint.over = self.constraint.over and len(put) == len(ids)
+        return put
 
     def allowed(self) -> MaskArray | None:
         """Which ids may come next, for one that `is_bound`. None: it is not known yet."""
