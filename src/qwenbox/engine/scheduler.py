@@ -99,7 +99,7 @@ class Scheduler:
         self._admit()
         order = sorted(self.running, key=lambda s: s.num_missing > 1 and not s.pages_lacking(s.num_tokens))
         if self.slice is not None:
-            return self._fill([sequence for sequence in order if sequence.num_missing <= PAGE_TOKENS], self.max_logits)[0]
+            return self._fill([sequence for sequence in order if sequence.num_missing <= PAGE_TOKENS], min(self.max_logits, self.max_batch_tokens))[0]
         runs, work = self._fill(order, self.max_batch_tokens)
         short = [run for run in runs if run.sequence.num_missing <= PAGE_TOKENS]
         if not 0 < len(short) < len(runs) or self._clock.predict(work) <= self._step_seconds:
