@@ -310,6 +310,8 @@ def test_a_head_that_is_too_large_is_refused(served):
     assert answer(served, b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + many + b"\r\n").startswith(b"HTTP/1.1 431")
     endless = b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 400_000
     assert answer(served, endless).startswith(b"HTTP/1.1 431")
+    theirs = answer(served, b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\n" + many + b"\r\n")
+    assert b'{"type":"error","error":{"type":"invalid_request_error"' in theirs
     assert answer(served, b"GET /" + b"y" * 70_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n").startswith(b"HTTP/1.1 431")
 
 

@@ -11,8 +11,9 @@ import orjson
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from qwenbox.errors import OverloadedError
+from qwenbox.errors import OverloadedError, RequestError
 from qwenbox.server.middleware import error_response
+from qwenbox.wire.errors import error_body
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 15.0
@@ -29,6 +30,7 @@ class Protocol(HttpToolsProtocol):
     `abort` drops the connection without waiting for the client to read. `write` is `stream.Write`, for a body without a length, after its head.
     """
 
+    url = b""  # of the request that is read
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
@@ -83,7 +85,7 @@ class Protocol(HttpToolsProtocol):
         self._refuse(*(self._refusal or (400, "This is not a valid HTTP/1.1 request.")))
 
     def _refuse(self, status: int, message: str) -> None:
-        body = orjson.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}})
+        body = orjson.dumps(error_body(RequestError(message, status=status).to_wire(), self.url.decode("latin-1")))
         head = f"HTTP/1.1 {status} {_PHRASES[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode("ascii") + body)
         # Closing at once would take the answer from a client that is still sending: what it sends is thrown away for a while.
