@@ -141,6 +141,8 @@ class Batch:
     ids: IntArray
     spans: Sequence[Span]
     logits_rows: IntArray
+    largest: int = 0
+    """Not 0: of each row only the largest of its first so many logits is wanted, all equal ones; smaller ones may be minus infinity instead."""
 
     @property
     def num_tokens(self) -> int:

@@ -79,7 +79,7 @@ class FakeModel:
     def _run(self, batch: Batch, cancel: CancelFlag | None) -> FloatArray:
         self.cancel = cancel
         if self.keep_batches:
-            self.batches.append(Batch(batch.ids.copy(), batch.spans, batch.logits_rows))
+            self.batches.append(Batch(batch.ids.copy(), batch.spans, batch.logits_rows, batch.largest))
         if self.before_run is not None:
             self.before_run(batch)
         assert 0 < batch.num_tokens <= self.max_batch_tokens
@@ -114,6 +114,8 @@ class FakeModel:
                     logits[row] = np.nan
                 row += 1
         assert row == len(batch.logits_rows), "rows of logits belong to no span"
+        if batch.largest:
+            logits[logits < logits[:, : batch.largest].max(axis=1, keepdims=True)] = -np.inf
         return logits
 
     def copy_page(self, source: int, target: int, num_tokens: int) -> None:

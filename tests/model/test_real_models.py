@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bench import synth
 from qwenbox.kernels.native import isa_available
 from qwenbox.kernels.program import SampleRow
 from qwenbox.model.config import from_gguf
-from qwenbox.model.load import Model
+from qwenbox.model.load import Model, load_model
 from qwenbox.types import Batch, FloatArray, IntArray, SamplingParams, Span
 from qwenbox.weights.gguf import read_gguf
 from tests.model.greedy import DATA, decode, golden, judge, opened, prompts
@@ -36,6 +37,24 @@ def test_64_greedy_tokens_of_20_prompts_are_the_oracles_and_logits_are_equal_in_
         some = slice(0, 20, 10) if isa == "generic" else slice(20)  # plain vectors take as long for one prompt as the others for all
         with opened(path, isa) as model:
             np.testing.assert_array_equal(judge(model, starts[some], oracle.ids[some]).sums, oracle.sums[some], err_msg=isa)
+
+
+def test_greedy_answers_are_the_same_where_most_of_the_head_is_not_read(real_model: Callable[[str], Path]) -> None:
+    path = real_model("qwen2.5-coder-0.5b")
+    pages = np.arange(4, dtype=np.int32)
+    with closing(load_model(path, weights="int4", context_length=128, num_pages=4)) as model:
+        for start in prompts(path)[:4]:
+            answers = []
+            for largest in (0, model.vocab_size):
+                ids, position, said = start[:64], 0, []
+                for _ in range(32):
+                    span = Span(0, len(ids), position, pages)
+                    (logits,) = model.run(Batch(ids, [span], np.array([len(ids) - 1], np.int32), largest))
+                    ids, position = np.array([logits.argmax()], np.int32), position + len(ids)
+                    said.append((int(ids[0]), float(logits.max())))
+                answers.append(said)
+            assert answers[0] == answers[1]
+        assert model.spared_bytes > 4 * 32 * 20e6
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as AnySequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from qwenbox.engine.constraint import Grammars
 from qwenbox.engine.guard import StepGuard
 from qwenbox.engine.pages import PagePool, pages_for
 from qwenbox.engine.prefix import PrefixTree
-from qwenbox.engine.sampler import choice_row, score_rows, token_logprob
+from qwenbox.engine.sampler import choice_row, only_largest, score_rows, token_logprob
 from qwenbox.engine.scheduler import Run, Scheduler, Slice
 from qwenbox.engine.sequence import Sequence, most_pages
 from qwenbox.engine.thought import CONTENT_TOKENS, goes_in_circles
@@ -37,6 +37,9 @@ POLL_SECONDS, MASK_SECONDS = 0.001, 0.005
 """How long a step waits for grammars before and after the model runs."""
 MAX_STOP_IDS = 1024
 MAX_NAME = 1024
+
+RunBatch: TypeAlias = Callable[[int, CancelFlag], FloatArray]
+"""Runs a batch; the number is `Batch.largest`, where the batch is made for this call."""
 
 
 class EngineModel(Protocol):
@@ -207,7 +210,7 @@ class Engine:
         try:
             if runs:
                 run_batch = self.model.run if part is None else self.model.run_beside
-                outputs += self._run(runs, lambda flag: run_batch(self._scheduler.batch(runs), flag))
+                outputs += self._run(runs, lambda largest, flag: run_batch(self._scheduler.batch(runs, largest), flag))
             # Slices get the rest of the step, but half a step at least.
             deadline = max(began + self._target, self._clock() + self._target / 2) if runs else None
             while part is not None:
@@ -299,7 +302,7 @@ class Engine:
                 outputs.append(self._end(sequence, "length", now))
         return outputs
 
-    def _run(self, runs: list[Run], run_batch: Callable[[CancelFlag], FloatArray], spent: float = 0.0) -> list[SequenceOutput]:
+    def _run(self, runs: list[Run], run_batch: RunBatch, spent: float = 0.0) -> list[SequenceOutput]:
         """Runs a batch, on which so many seconds have been spent before, and returns what its sequences have got from it."""
         for run in runs:
             run.sequence.start(self._clock())
@@ -315,7 +318,7 @@ class Engine:
         """Runs a slice until it is through, or as far as it comes."""
         began = self._clock()
         try:
-            outputs = self._run(part.runs, lambda flag: self.model.run(part.batch, flag, deadline, first_op=part.next_op), part.seconds)
+            outputs = self._run(part.runs, lambda _, flag: self.model.run(part.batch, flag, deadline, first_op=part.next_op), part.seconds)
         except Interrupted as pause:
             part.next_op = pause.next_op
             seconds = self._clock() - began
@@ -325,13 +328,13 @@ class Engine:
         self._scheduler.slice = None
         return outputs
 
-    def _results(self, runs: list[Run], run_batch: Callable[[CancelFlag], FloatArray], spent: float) -> list[SampleResult]:
+    def _results(self, runs: list[Run], run_batch: RunBatch, spent: float) -> list[SampleResult]:
         """One result for each row of logits, in order."""
         began = self._clock()
         limit = self.model.vocab_limit
         self._guard.begin(run.sequence.request_id for run in runs)
         try:
-            logits = run_batch(self._guard.flag)
+            logits = run_batch(limit if all(only_largest(run.sequence, run.length) for run in runs) else 0, self._guard.flag)
         finally:
             self._guard.end()
         _wait([run.sequence for run in runs], MASK_SECONDS)

@@ -36,6 +36,15 @@ def choice_row(sequence: Sequence, vocab_limit: int, allowed: MaskArray | None) 
     return SampleRow(params, sequence.prompt_ids, sequence.output_ids, sequence.num_tokens, vocab_limit, allowed)
 
 
+def only_largest(sequence: Sequence, length: int) -> bool:
+    """Whether nothing but the largest logit counts in the rows that the next `length` tokens give."""
+    plan, params = sequence.plan, sequence.plan.sampling
+    if sequence.scored_rows(length) or sequence.is_bound or (plan.stop_ids and sequence.num_output < plan.min_tokens):
+        return False
+    penalties = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1
+    return params.temperature == 0 and params.logprobs is None and not params.logit_bias and not penalties
+
+
 def token_logprob(result: SampleResult) -> TokenLogprob | None:
     if result.logprob is None:
         return None

@@ -166,8 +166,8 @@ class Scheduler:
         num_tokens = sum(run.length for run in runs)
         self.waiting.charge((run.sequence, seconds * run.length / num_tokens) for run in runs)
 
-    def batch(self, runs: list[Run]) -> Batch:
-        """The tokens of a step side by side. Its arrays are valid until the next call."""
+    def batch(self, runs: list[Run], largest: int = 0) -> Batch:
+        """The tokens of a step side by side; `largest` as in `Batch`. Its arrays are valid until the next call."""
         spans, logits_rows, start = [], [], 0
         for sequence, length, num_rows in runs:
             first, end = sequence.num_computed, sequence.num_computed + length
@@ -178,7 +178,7 @@ class Scheduler:
                 if end == sequence.num_tokens:
                     logits_rows.append(start + length - 1)
             start += length
-        return Batch(self._ids[:start], spans, np.array(logits_rows, np.int32))
+        return Batch(self._ids[:start], spans, np.array(logits_rows, np.int32), largest)
 
     def check_integrity(self) -> None:
         """EngineError with numbers where pages are lost, shared by mistake or too few, or the order of arrival is broken."""

@@ -29,6 +29,9 @@ class Timed(Protocol):
     max_batch_tokens: int
     max_logits: int
 
+    @property
+    def spared_bytes(self) -> int: ...
+
     def run(self, batch: Batch) -> FloatArray: ...
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]: ...
@@ -61,7 +64,7 @@ class Workload:
         return self.batch * (products / ceiling(f"{matrix_kind(costs)}_l1") + attention / ceiling("bf16_l1"))
 
     def bytes_per_token(self, costs: Costs) -> float:
-        """Of one decoded token, on average over the answer. The streams of a batch share the reading of the weights."""
+        """Of one decoded token with its whole head, on average over the answer. The streams of a batch share the reading of the weights."""
         context = self.prompt_tokens + (self.new_tokens + 1) / 2
         return costs.touched_bytes / self.batch + costs.kv_bytes * (context + 1)
 
@@ -71,6 +74,8 @@ class Repetition:
     prefill_seconds: float
     decode_seconds: float
     rss_bytes: int
+    spared_bytes: int
+    """Of the head, in all decoding: the answers are greedy."""
     before: Ceilings
     after: Ceilings
 
@@ -95,10 +100,13 @@ def measure(
     before = ceilings()
     for _ in range(repeat):
         streams = Streams(model, work)
-        prefill, decode = streams.prefill(), streams.decode()
+        prefill = streams.prefill()
+        spared = -model.spared_bytes
+        decode = streams.decode()
+        spared += model.spared_bytes
         rss = rss_bytes()
         after = ceilings()
-        repetitions.append(Repetition(prefill, decode, rss, before, after))
+        repetitions.append(Repetition(prefill, decode, rss, spared, before, after))
         before = after
         progress()
     return repetitions
@@ -113,9 +121,11 @@ def matrix_kind(costs: Costs) -> str:
 def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs) -> dict[str, Any]:
     """Medians over the repetitions. Fractions compare each repetition with the ceilings around it."""
     new, prompts = work.batch * work.new_tokens, work.batch * work.prompt_tokens
-    bytes_per_token = work.bytes_per_token(costs)
     kind = matrix_kind(costs)
     l1, registers = f"{kind}_l1", f"{kind}_registers"
+
+    def decoded_bytes(repetition: Repetition) -> float:
+        return work.bytes_per_token(costs) * new - repetition.spared_bytes
 
     def median(value: Callable[[Repetition], float]) -> float:
         return statistics.median(value(repetition) for repetition in repetitions)
@@ -123,9 +133,9 @@ def summary(work: Workload, repetitions: Sequence[Repetition], costs: Costs) -> 
     return {
         "prefill_tok_s": median(lambda r: prompts / r.prefill_seconds),
         "decode_tok_s": median(lambda r: new / r.decode_seconds),
-        "bytes_per_token": round(bytes_per_token),
-        "bandwidth_gb_s": median(lambda r: bytes_per_token * new / r.decode_seconds / 1e9),
-        "bandwidth_fraction": median(lambda r: bytes_per_token * new / r.decode_seconds / r.ceiling("bandwidth")),
+        "bytes_per_token": round(median(decoded_bytes) / new),
+        "bandwidth_gb_s": median(lambda r: decoded_bytes(r) / r.decode_seconds / 1e9),
+        "bandwidth_fraction": median(lambda r: decoded_bytes(r) / r.decode_seconds / r.ceiling("bandwidth")),
         "compute_fraction": median(lambda r: work.least_prefill_seconds(costs, r.ceiling) / r.prefill_seconds),
         "rss_bytes": max(repetition.rss_bytes for repetition in repetitions),
         "ceiling_bandwidth_gb_s": median(lambda r: r.ceiling("bandwidth") / 1e9),
@@ -162,7 +172,7 @@ class Streams:
         ids = self._first
         for step in range(self._work.new_tokens):
             spans = [self._span(stream, stream, self._work.prompt_tokens + step, 1) for stream in range(self._work.batch)]
-            logits = self._model.run(Batch(ids, spans, np.arange(self._work.batch, dtype=np.int32)))
+            logits = self._model.run(Batch(ids, spans, np.arange(self._work.batch, dtype=np.int32), self._model.vocab_limit))
             ids = self._choose(logits, self._work.prompt_tokens + step + 1)
         return time.perf_counter() - start
 

@@ -49,7 +49,7 @@ _SLICE = 16 << 20
 """Bytes that one call packs, about: a few milliseconds, after which loading can report or stop."""
 _AWQ_GROUP = 128
 """Inputs that share a zero and a scale."""
-_i32, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
+_i32, _i64, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
 _OPCODES = {
     name: code
@@ -76,7 +76,15 @@ class _Span(ctypes.Structure):
 
 
 class _Batch(ctypes.Structure):
-    _fields_ = [("ids", _ptr), ("spans", _ptr), ("logits_rows", _ptr), ("num_tokens", _i32), ("num_spans", _i32), ("num_logits", _i32)]
+    _fields_ = [
+        ("ids", _ptr),
+        ("spans", _ptr),
+        ("logits_rows", _ptr),
+        ("num_tokens", _i32),
+        ("num_spans", _i32),
+        ("num_logits", _i32),
+        ("largest", _i32),
+    ]
 
 
 class _SampleRow(ctypes.Structure):
@@ -108,6 +116,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_program_free": (None, (_ptr,)),
     "qw_program_kv_bytes": (_u64, (_ptr,)),
     "qw_program_buffer_bytes": (_u64, (_ptr,)),
+    "qw_program_spared_bytes": (_i64, (_ptr,)),
     "qw_program_steps": (_i32, (_ptr,)),
     "qw_program_copy_page": (_i32, (_ptr, _i32, _i32, _i32)),
     "qw_program_run": (_i32, (_ptr, ctypes.POINTER(_Batch), _i32, _ptr, _f64, _ptr)),
@@ -420,7 +429,7 @@ class NativeProgram:
         spans = (_Span * len(pages))(
             *(_Span(s.start, s.length, s.position, len(p), _address(p)) for s, p in zip(batch.spans, pages, strict=True)),
         )
-        native = _Batch(_address(ids), ctypes.addressof(spans), _address(rows), len(ids), len(spans), len(rows))
+        native = _Batch(_address(ids), ctypes.addressof(spans), _address(rows), len(ids), len(spans), len(rows), batch.largest)
         logits = np.empty((len(rows), self.vocab_size), np.float32)
         word = _address(cancel.word) if cancel is not None else None
         end = library().qw_program_run(self._alive(), ctypes.byref(native), first_op, word, deadline or 0.0, _address(logits))
@@ -449,8 +458,13 @@ class NativeProgram:
 
     @property
     def buffer_bytes(self) -> int:
-        """Bytes of activations and scratch."""
+        """Bytes of activations, scratch and the sketch of a large int8 head."""
         return int(library().qw_program_buffer_bytes(self._alive()))
+
+    @property
+    def spared_bytes(self) -> int:
+        """Bytes of the head that batches with `largest` did not read so far."""
+        return int(library().qw_program_spared_bytes(self._alive()))
 
     @property
     def weights_bytes(self) -> int:

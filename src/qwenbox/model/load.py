@@ -62,6 +62,9 @@ class Runner(Protocol):
 
     def copy_page(self, source: int, target: int, num_tokens: int) -> None: ...
 
+    @property
+    def spared_bytes(self) -> int: ...
+
     def close(self) -> None: ...
 
 
@@ -123,6 +126,11 @@ class Model:
         """The first `num_tokens` keys and values of a page become those of another, as if its tokens had been run there."""
         self._runner.copy_page(source, target, num_tokens)
 
+    @property
+    def spared_bytes(self) -> int:
+        """Bytes of the head that batches with `largest` did not read so far."""
+        return self._runner.spared_bytes
+
     def close(self) -> None:
         self._runner.close()
 
@@ -162,6 +170,11 @@ class _NativeRunner:
         assert self._program is not None
         self._program.copy_page(source, target, num_tokens)
 
+    @property
+    def spared_bytes(self) -> int:
+        assert self._program is not None
+        return self._program.spared_bytes
+
     def close(self) -> None:
         for program in (self._beside, self._program):
             if program is not None:
@@ -178,6 +191,8 @@ class _ReferenceRunner(ReferenceRunner):
 
     def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
         return self.run(batch, cancel)
+
+    spared_bytes = 0
 
     def sample(self, logits: FloatArray, rows: Sequence[SampleRow]) -> list[SampleResult]:
         return [sample_row(line, row) for line, row in zip(logits, rows, strict=True)]

@@ -112,6 +112,8 @@ uint64_t qw_program_kv_bytes(qw_program* program) { return program->kv_bytes(); 
 
 uint64_t qw_program_buffer_bytes(qw_program* program) { return program->buffer_bytes(); }
 
+int64_t qw_program_spared_bytes(qw_program* program) { return program->spared_bytes(); }
+
 int32_t qw_program_steps(qw_program* program) { return program->steps(); }
 
 int32_t qw_program_run(qw_program* program, const qw_batch* batch, int32_t first, const int32_t* cancel, double deadline, float* logits) {

@@ -65,6 +65,17 @@ inline float from_f16(uint16_t h) {
   return value;
 }
 
+// Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to the nearest even integer.
+constexpr float kRounder = 12582912.0f;
+
+// 0 <= value <= 65504 to fp16, nearest even.
+inline uint16_t to_f16(float value) {
+  uint32_t bits;
+  if (value < 0x1p-14f) return uint16_t((value * 0x1p24f + kRounder) - kRounder);
+  std::memcpy(&bits, &value, 4);
+  return uint16_t(((bits + 0xFFF + (bits >> 13 & 1)) >> 13) - (112 << 10));
+}
+
 // The numbers that belong to the codes of one channel and group.
 struct Numbers {
   uint16_t d[4], m[4];  // fp16; kinds of 128 and 256 inputs use the first

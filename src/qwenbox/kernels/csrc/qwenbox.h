@@ -49,6 +49,7 @@ typedef struct {
   const qw_span* spans;
   const int32_t* logits_rows;
   int32_t num_tokens, num_spans, num_logits;
+  int32_t largest;  // > 0: of each row only the largest of the first so many logits is wanted; smaller ones may be minus infinity instead
 } qw_batch;
 
 typedef struct {
@@ -106,6 +107,7 @@ QW_API qw_program* qw_program_new(qw_runtime* runtime, const qw_op* ops, int32_t
 QW_API void qw_program_free(qw_program* program);
 QW_API uint64_t qw_program_kv_bytes(qw_program* program);
 QW_API uint64_t qw_program_buffer_bytes(qw_program* program);
+QW_API int64_t qw_program_spared_bytes(qw_program* program);  // of weights, that `largest` has spared the batches so far
 QW_API int32_t qw_program_steps(qw_program* program);
 // Runs steps [first, steps); returns the number of steps when it is through, or the step before which `cancel` or `deadline` (seconds of
 // CLOCK_MONOTONIC, 0: none) stopped it. `logits` [num_logits][vocabulary].

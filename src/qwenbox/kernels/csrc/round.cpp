@@ -13,22 +13,12 @@ namespace {
 typedef float Floats4 __attribute__((vector_size(16)));
 typedef int32_t Ints4 __attribute__((vector_size(16)));
 
-// Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to the nearest even integer.
-constexpr float kRounder = 12582912.0f;
 constexpr float kLargestHalf = 65504.0f;
 
 inline float from_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
-}
-
-// 0 <= value <= 65504 to fp16, nearest even.
-uint16_t to_f16(float value) {
-  uint32_t bits;
-  if (value < 0x1p-14f) return uint16_t((value * 0x1p24f + kRounder) - kRounder);
-  std::memcpy(&bits, &value, 4);
-  return uint16_t(((bits + 0xFFF + (bits >> 13 & 1)) >> 13) - (112 << 10));
 }
 
 // The numbers of group g of a row, in the order of operations of the gguf package.

@@ -290,8 +290,16 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
              "the output must be the last value and hold only the rows of logits");
       Step& last = steps_.back();
       last.output.buffer = kToLogits;
+      num_logits_ = last.output.width;
       for (LinearItem& item : last.linears)
         if (item.output.buffer == x.buffer) item.output.buffer = kToLogits;
+      if (last.linears.size() == 1 && Sketch::pays(*last.linears[0].weight) && !last.linears[0].bias) {
+        const Weight& head = *last.linears[0].weight;
+        sketch_ = pages_of && pages_of->steps_.back().linears.size() == 1 && pages_of->steps_.back().linears[0].weight == &head
+                      ? pages_of->sketch_
+                      : std::make_shared<Sketch>(head, arena_.allocate(Sketch::bytes(head), "the sketch of the head"), pool_);
+        last.sketch = sketch_.get();
+      }
       done = true;
       continue;
     }
@@ -527,6 +535,8 @@ void Program::check(const qw_batch& batch, int first) const {
     fail("a batch of " + text(batch.num_tokens) + " tokens; room is for 1 to " + text(max_tokens_));
   if (batch.num_logits < 0 || batch.num_logits > max_logits_)
     fail("a batch of " + text(batch.num_logits) + " logit rows; room is for " + text(max_logits_));
+  if (batch.largest < 0 || batch.largest > num_logits_)
+    fail("the largest of the first " + text(batch.largest) + " logits is wanted, but there are " + text(num_logits_));
   for (int i = 0; i < batch.num_tokens; ++i)
     if (batch.ids[i] < 0 || batch.ids[i] >= num_ids_)
       fail("token id " + text(batch.ids[i]) + " in row " + text(i) + " is not below " + text(num_ids_));
@@ -580,6 +590,10 @@ void Program::execute(const Step& step) {
       Target targets[8];
       const size_t count = step.linears.size();
       const Input input{data(step.inputs[0]), size_t(step.inputs[0].width), &codes_};
+      // Several rows share the reading of the whole head and rarely agree on what to leave out: no gain with 2 rows, a loss with 4.
+      if (step.sketch && batch_->largest && n == 1 &&
+          step.sketch->largest(kernels_, pool_, codes_, batch_->largest, logits_, linear_scratch_.data()))
+        return;
       for (size_t begin = 0; begin < count; begin += 8) {
         const size_t part = std::min<size_t>(8, count - begin);
         for (size_t i = 0; i < part; ++i) {

@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "pool.h"
 #include "qwenbox.h"
+#include "sketch.h"
 
 namespace qwenbox {
 
@@ -102,6 +103,7 @@ class Program {
   size_t kv_bytes() const { return kv_arena_.bytes(); }
   void copy_page(int from, int to, int num_tokens);
   size_t buffer_bytes() const { return arena_.bytes(); }
+  int64_t spared_bytes() const { return sketch_ ? sketch_->spared_bytes() : 0; }
   Runtime& runtime() const { return runtime_; }
 
  private:
@@ -132,6 +134,7 @@ class Program {
     const float* vector = nullptr;
     const Rope* rope = nullptr;
     std::vector<LinearItem> linears;  // matrices that read the same input run as one job
+    Sketch* sketch = nullptr;         // of the head
     Moe moe;
     int segment = 0;  // length of a normalised segment, or head_dim
     int heads = 0, kv_heads = 0;
@@ -198,8 +201,10 @@ class Program {
   Pool& pool_;
   const int max_tokens_, max_logits_, num_pages_;
   int num_ids_ = 0;        // ids are below this
+  int num_logits_ = 0;     // of a row
   int max_positions_ = 0;  // positions are below this
   Arena arena_, kv_arena_;
+  std::shared_ptr<Sketch> sketch_;
   std::vector<Step> steps_;
   std::vector<float*> buffers_;
   std::vector<size_t> buffer_floats_;
