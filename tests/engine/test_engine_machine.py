@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import random
 
@@ -52,7 +53,8 @@ class EngineMachine(RuleBasedStateMachine):
     def begin(self, pages: int, tokens: int, logits: int, sequences: int, step_seconds: float, pauses: random.Random) -> None:
         model = FakeModel(context_length=512, num_pages=pages, max_batch_tokens=tokens, max_logits=logits, max_sequences=sequences)
         model.pauses = lambda: pauses.random() < 0.3
-        self.engine = Engine(model, step_seconds=step_seconds)
+        # A clock of its own: the same choices must lead to the same steps, however busy this machine is.
+        self.engine = Engine(model, step_seconds=step_seconds, clock=map(float, itertools.count()).__next__)
         self.requests: dict[str, tuple[int, int, int, int, int, bool]] = {}
         self.answers: dict[str, Answer] = {}
         self.cancelled: set[str] = set()
