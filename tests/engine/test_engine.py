@@ -162,6 +162,27 @@ def test_only_rows_that_choose_a_token_get_logits() -> None:
     assert [batch.num_tokens for batch in model.batches] == [32, 32, 32, 4, 1, 1]
 
 
+def test_only_greedy_choices_from_raw_logits_ask_for_nothing_but_the_largest() -> None:
+    greedy = plan("a", 3, 2, temperature=0.0)
+    same = [greedy, replace(greedy, stop_ids=(5,)), plan("a", 3, 2, temperature=0.0, top_k=1)]
+    others = [
+        plan("a", 3, 2),
+        replace(greedy, stop_ids=(5,), min_tokens=2),
+        replace(greedy, prompt_logprobs=0),
+        *(
+            replace(greedy, sampling=replace(greedy.sampling, **change))
+            for change in ({"logprobs": 0}, {"logit_bias": {3: 1.0}}, {"presence_penalty": 1.0}, {"frequency_penalty": 1.0}, {"repetition_penalty": 1.1})
+        ),
+    ]
+    for one, asked in [(one, VOCAB - 3) for one in same] + [(one, 0) for one in others]:
+        model = FakeModel()
+        run(Engine(model), [one])
+        assert model.batches[0].largest == asked, one
+    model = FakeModel()
+    run(Engine(model), [greedy, replace(others[0], request_id="b")])
+    assert [batch.largest for batch in model.batches] == [0, 0]
+
+
 def test_a_stop_id_ends_the_answer_and_is_part_of_it() -> None:
     free = alone(plan("a", 5, 50, temperature=0.0))
     stop = free.ids[10]

@@ -39,7 +39,7 @@ def choice_row(sequence: Sequence, vocab_limit: int, allowed: MaskArray | None) 
 def only_largest(sequence: Sequence, length: int) -> bool:
     """Whether nothing but the largest logit counts in the rows that the next `length` tokens give."""
     plan, params = sequence.plan, sequence.plan.sampling
-    if sequence.scored_rows(length) or sequence.is_bound or (plan.stop_ids and sequence.num_output < plan.min_tokens):
+    if sequence.scored_rows(length) or sequence.constraint is not None or (plan.stop_ids and sequence.num_output < plan.min_tokens):
         return False
     penalties = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1
     return params.temperature == 0 and params.logprobs is None and not params.logit_bias and not penalties
