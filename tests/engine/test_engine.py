@@ -170,9 +170,10 @@ def test_only_greedy_choices_from_raw_logits_ask_for_nothing_but_the_largest() -
         replace(greedy, stop_ids=(5,), min_tokens=2),
         replace(greedy, prompt_logprobs=0),
         *(
-            replace(greedy, sampling=replace(greedy.sampling, **change))
-            for change in ({"logprobs": 0}, {"logit_bias": {3: 1.0}}, {"presence_penalty": 1.0}, {"frequency_penalty": 1.0}, {"repetition_penalty": 1.1})
+            replace(greedy, sampling=replace(greedy.sampling, **{name: 1.5}))
+            for name in ("presence_penalty", "frequency_penalty", "repetition_penalty")
         ),
+        *(replace(greedy, sampling=replace(greedy.sampling, **change)) for change in ({"logprobs": 0}, {"logit_bias": {3: 1.0}})),
     ]
     for one, asked in [(one, VOCAB - 3) for one in same] + [(one, 0) for one in others]:
         model = FakeModel()
