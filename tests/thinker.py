@@ -44,10 +44,7 @@ WEATHER: Mapping[str, Any] = {
 ENDLESS = "Count forever."
 """What it never stops thinking about."""
 
-NAMES = {
-    "en": ("Tom", "Ann", "Sue", "Bob", "Max", "Eva", "Leo", "Mia", "Ben", "Zoe"),
-    "zh": ("小明", "小红", "小华", "小李", "小王", "小张", "小林", "小陈"),
-}
+NAMES = ("Tom", "Ann", "Sue", "Bob", "Max", "Eva", "Leo", "Mia", "Ben", "Zoe")
 CITIES = ("Paris", "Rome", "London", "Berlin", "Tokyo", "Beijing", "Madrid", "Oslo")
 
 _SUM = {
@@ -55,8 +52,8 @@ _SUM = {
     "zh": ("{}等于多少?", "{}是多少?", "计算{}。", "请问{}等于几?"),
 }
 _PARITY = {"en": ("Is {} even or odd?", "Even or odd: {}?"), "zh": ("{}是奇数还是偶数?",)}
-_TALLER = {"en": ("{} is taller than {}.", "{} is shorter than {}."), "zh": ("{}比{}高。", "{}比{}矮。")}
-_EXTREME = {"en": ("Who is the tallest?", "Who is the shortest?"), "zh": ("谁最高?", "谁最矮?")}
+TALLER = ("{} is taller than {}.", "{} is shorter than {}.")
+TALLEST = ("Who is the tallest?", "Who is the shortest?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class Question:
 
 def found(reply: str) -> str | None:
     """The answer that a reply gives: its last number or, where there is none, its last word of an answer to a puzzle."""
-    known = ["even", "odd", "偶数", "奇数", *NAMES["en"], *NAMES["zh"]]
+    known = ["even", "odd", "偶数", "奇数", *NAMES]
     matches = re.findall(r"-?\d+|" + "|".join(known), reply)
     return {"偶数": "even", "奇数": "odd"}.get(matches[-1], matches[-1]) if matches else None
 
@@ -91,7 +88,7 @@ def sums(seed: int, count: int, terms: Sequence[int] = range(2, MAX_TERMS + 1), 
 def puzzles(seed: int, count: int, language: str | None = None) -> list[Question]:
     """Who is tallest, and what is even."""
     rng = random.Random(seed)
-    return [parity(rng, language, held_out=True) if index % 2 else order(rng, language) for index in range(count)]
+    return [parity(rng, language, held_out=True) if index % 2 else order(rng) for index in range(count)]
 
 
 def sum_of(rng: random.Random, terms: int, language: str | None = None, *, held_out: bool) -> Question:
@@ -110,16 +107,15 @@ def parity(rng: random.Random, language: str | None = None, *, held_out: bool) -
     return Question(text, answer, f"{thought}\n{total}: {shown}", terms, language)
 
 
-def order(rng: random.Random, language: str | None = None) -> Question:
-    language = language or _language(rng)
-    people = rng.sample(NAMES[language], rng.randint(3, 4))
+def order(rng: random.Random) -> Question:
+    people = rng.sample(NAMES, 3)
     pairs = list(pairwise(people))
     rng.shuffle(pairs)
-    said = [_TALLER[language][turned].format(*(pair[::-1] if turned else pair)) for pair in pairs for turned in (rng.randrange(2),)]
+    said = [TALLER[turned].format(*(pair[::-1] if turned else pair)) for pair in pairs for turned in (rng.randrange(2),)]
     which = rng.randrange(2)
-    text = (" " if language == "en" else "").join([*said, _EXTREME[language][which]])
-    thought = "\n".join([*(" > ".join(pair) for pair in pairs), " > ".join(people)])
-    return Question(text, people[-which], thought, len(people), language)
+    # With a blank before it a name is the same token everywhere.
+    thought = "\n".join([*(f" {' > '.join(pair)}" for pair in pairs), f" {' > '.join(people)}"])
+    return Question(" ".join(["Facts:", *said, TALLEST[which]]), people[-which], thought, len(people), "en")
 
 
 def chain(rng: random.Random, terms: int, *, held_out: bool) -> tuple[str, str, int]:
