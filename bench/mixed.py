@@ -4,7 +4,7 @@
 
 For each size of step the service is started, the prompt is answered alone, then another one of its length beside streams that are under way.
 Gaps are those that the clients see between two pieces of an answer, from the arrival of the prompt to its first token. The results go to
-bench/results/mixed-<machine>.json and .png.
+bench/results/mixed-<tokens>-<machine>.json and .png.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     rows = [measure(asked.model, asked.weights, int(step), asked.prompt_tokens, asked.streams) for step in asked.step_ms.split(",")]
     summary = {"machine": machine_name(), "commit": commit(), "model": asked.model, "weights": asked.weights or "file"}
     summary |= {"prompt_tokens": asked.prompt_tokens, "streams": asked.streams, "rows": rows}
-    path = asked.results / f"mixed-{machine_name()}.json"
+    path = asked.results / f"mixed-{asked.prompt_tokens}-{machine_name()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     plot(summary, path.with_suffix(".png"))
