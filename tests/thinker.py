@@ -154,7 +154,7 @@ def accuracy(llm: LLM, questions: Sequence[Question], thinking: bool | int = Tru
     return sum(found(reply.text) == question.answer for reply, question in zip(replies, questions, strict=True)) / len(questions)
 
 
-def table(llm: LLM, count: int = 500) -> str:
+def table(llm: LLM, count: int = 200) -> str:
     """Accuracy with thoughts of any length, some lengths and none, in Markdown: sums of so many numbers, and puzzles."""
     lengths = range(2, MAX_TERMS + 1)
     by_length = [sums(2, count // len(lengths), [terms]) for terms in lengths]
