@@ -46,7 +46,7 @@ SPELLINGS: list[tuple[dict[str, Any], str, str]] = [
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, vocab_limit=chat.tokenizer.vocab_limit))
+    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, vocab_limit=chat.tokenizer.vocab_limit, tokens=chat.tokenizer.table()))
     settings = Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))
     with LocalLLM(engine, chat, "thinker") as llm, Service(llm, settings) as service:
         llm.wait_ready(60)
@@ -153,7 +153,7 @@ def test_an_endless_thought_leaves_the_answer_its_tokens(client, max_tokens):
 def test_few_tokens_are_the_answers(client):
     answer = ask(client, SUM, stream=False, max_tokens=20)
     assert (answer.qwenbox["thinking"]["source"], answer.reasoning) == ("max_tokens", "")
-    assert "12" in answer.content or answer.content
+    assert answer.content
 
 
 def test_time_ends_a_thought(client):
@@ -230,7 +230,7 @@ def test_a_tool_is_called_and_an_answer_follows_with_the_thought_kept_on_the_way
     history = [*question, back, {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "14"}]
     second = client.chat.completions.create(model="thinker", messages=history, tools=[CALCULATOR], temperature=0, max_tokens=400, extra_body=body)
     assert second.choices[0].finish_reason == "stop"
-    assert second.choices[0].message.content
+    assert "14" in second.choices[0].message.content
     tokens = [
         httpx2.post(f"{service.url}/tokenize", json={"messages": messages}, trust_env=False).json()["count"]
         for messages in (history, [*history, {"role": "assistant", "content": "14"}, {"role": "user", "content": "thanks"}])
