@@ -39,13 +39,20 @@ class Grammars:
         self.num_ids = table.num_ids
         self._compiler = ThreadPoolExecutor(1, "qwenbox-grammar")
         self._follower = ThreadPoolExecutor(1, "qwenbox-mask")
-        self._tokenizer = self._compiler.submit(_tokenizer, table)
+        self._table = table
+        self._tokenizer: Future[LLTokenizer] | None = None
         self._compiled: OrderedDict[str, _Compilation] = OrderedDict()
+
+    def warm(self) -> Future[LLTokenizer]:
+        """Gets ready for the first grammar: for an idle moment, because it holds the interpreter for a quarter of a second."""
+        if self._tokenizer is None:
+            self._tokenizer = self._compiler.submit(_tokenizer, self._table)
+        return self._tokenizer
 
     def begin(self, plan: ConstraintPlan) -> Constraint:
         compilation = self._compiled.pop(plan.grammar, None)
         if compilation is None or compilation.failed:
-            compilation = _Compilation(self._compiler, self._tokenizer, plan, self.num_ids)
+            compilation = _Compilation(self._compiler, self.warm(), plan, self.num_ids)
         self._compiled[plan.grammar] = compilation
         if len(self._compiled) > MAX_GRAMMARS:
             self._compiled.popitem(last=False)

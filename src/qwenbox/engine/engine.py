@@ -181,6 +181,11 @@ class Engine:
         if (sequence := self._sequences.get(request_id)) is not None:
             self._cancelled.append(self._finish(sequence, sequence.last_output("cancelled", self._clock()), "cancelled"))
 
+    def warm(self) -> None:
+        """Gets ready, in an idle moment, for what the first request of its kind would wait for."""
+        if self._grammars is not None:
+            self._grammars.warm()
+
     def answer_now(self, request_id: str) -> None:
         """Ends the thought of a request with its next token. A request that is unknown, over, or does not think is no error."""
         if (sequence := self._sequences.get(request_id)) is not None:

@@ -90,7 +90,7 @@ class EngineOptions:
 
 
 def open_grammars(options: EngineOptions) -> Grammars | None:
-    """For requests that ask for a form. Gets ready in a thread, while the model is loaded."""
+    """For requests that ask for a form."""
     return None if options.tokens is None else Grammars(options.tokens)
 
 

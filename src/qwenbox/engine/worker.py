@@ -73,7 +73,8 @@ class Worker:
         ready.register(self._bell, select.POLLIN)
         while True:
             ready.register(self._channel, select.POLLOUT if self._channel.pending else 0)
-            ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000)
+            if not ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000) and not engine.has_work:
+                engine.warm()
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
             while self._inbox:
