@@ -95,11 +95,15 @@ def main() -> None:
 
 def built(name: str) -> Path:
     """The C++ program bench_<name>, up to date."""
+    build(f"bench_{name}")
+    return BUILD / "tests" / "cpp" / f"bench_{name}"
+
+
+def build(target: str) -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DQWENBOX_CPP_TESTS=ON"]
     run([tool("cmake"), "-S", str(ROOT), "-B", str(BUILD), *options])
-    run([tool("cmake"), "--build", str(BUILD), "--target", f"bench_{name}"])
-    return BUILD / "tests" / "cpp" / f"bench_{name}"
+    run([tool("cmake"), "--build", str(BUILD), "--target", target])
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
@@ -229,13 +233,12 @@ def parts(model: Path, isa: str, threads: int, *, repeat: int) -> list[Line]:
 
 def built_without(part: str) -> Path:
     """A folder with the package whose library lacks a part."""
-    folder = BUILD / f"without-{part.lower()}"
-    options = ["-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", f"-DQWENBOX_WITHOUT={part}"]
-    run([tool("cmake"), "-S", str(ROOT), "-B", str(folder), *options])
-    run([tool("cmake"), "--build", str(folder), "--target", "qwenbox_native"])
-    shutil.copytree(ROOT / "src" / "qwenbox", folder / "src" / "qwenbox", dirs_exist_ok=True)
-    shutil.copy(folder / "libqwenbox_native.so", folder / "src" / "qwenbox" / "kernels")
-    return folder / "src"
+    name = f"without_{part.lower()}"
+    folder = BUILD / name / "qwenbox"
+    build(f"qwenbox_{name}")
+    shutil.copytree(ROOT / "src" / "qwenbox", folder, dirs_exist_ok=True)
+    shutil.copy(BUILD / f"libqwenbox_{name}.so", folder / "kernels" / "libqwenbox_native.so")
+    return folder.parent
 
 
 CHECKSUM = """
