@@ -4,7 +4,7 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 MODEL ?= qwen2.5-coder-1.5b
 PORT ?= 8080
-TOOLS := PATH=$(CURDIR)/$(VENV)/bin:$$PATH
+TOOLS := MAKEFLAGS= PATH=$(CURDIR)/$(VENV)/bin:$$PATH
 TWO := -n 2 --dist loadfile  # most tests wait or use one processor
 
 .PHONY: run test test-long soak lint format bench dist native models clean
