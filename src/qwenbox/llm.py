@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.chat.stream import THINK, EventStream, starts_in_reasoning, text_logprob
 from qwenbox.chat.structured import constraint_plan
-from qwenbox.chat.thinking import NO_THOUGHT, Decision, Nature, decide, thinking_plan
+from qwenbox.chat.thinking import NO_THOUGHT, Decision, Nature, decide, thinking_plan, vote_of
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
@@ -314,7 +314,7 @@ class LocalLLM:
         stream = EventStream(
             self.tokenizer,
             stop=params.stop,
-            start_reasoning=chat and starts_in_reasoning(self.tokenizer, plan.prompt_ids),
+            start_reasoning=plan.thinking is not None and plan.thinking.open,
             split_reasoning=chat,
             tools=ToolScanner(prompt.tools, parallel=params.parallel_tool_calls) if prompt.tools else None,
         )
@@ -499,10 +499,8 @@ def request_params(given: Mapping[str, Any]) -> RequestParams:
 
 def _votes(thinking: Any) -> tuple[ThinkingVote, ...]:
     """True, False, "on", "off", "auto", or a budget of tokens."""
-    if isinstance(thinking, bool) or thinking in ("on", "off", "auto"):
-        return (ThinkingVote("thinking", {True: "on", False: "off"}.get(thinking, thinking)),)
-    if isinstance(thinking, int) and thinking >= 0:
-        return (ThinkingVote("thinking", "on", thinking) if thinking else ThinkingVote("thinking", "off"),)
+    if thinking in ("on", "off", "auto") or (isinstance(thinking, int) and thinking >= 0):
+        return (vote_of("thinking", thinking),)
     if isinstance(thinking, tuple) and all(isinstance(vote, ThinkingVote) for vote in thinking):
         return thinking
     raise UsageError(f'thinking is {thinking!r}; it must be "on", "off", "auto", or a number of tokens.', param="thinking")

@@ -70,10 +70,6 @@ class Answer:
         self.qwenbox: dict[str, Any] = {}
         self.usage: Any = None
 
-    def same_as(self, other: Answer) -> bool:
-        own, others = dict(vars(self)), dict(vars(other))
-        return own == others
-
 
 def ask(client: openai.OpenAI, messages: Any, *, stream: bool, body: dict[str, Any] | None = None, **fields: Any) -> Answer:
     asked = {"model": "thinker", "messages": messages, "temperature": 0, "max_tokens": 400, "extra_body": body or {}} | fields

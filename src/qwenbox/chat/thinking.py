@@ -79,6 +79,15 @@ class Decision:
         return "; ".join(parts)
 
 
+def vote_of(source: str, wanted: Literal["on", "off", "auto"] | int) -> ThinkingVote:
+    """What a switch, or a budget of tokens, says. A budget of 0 is off."""
+    if isinstance(wanted, str):
+        return ThinkingVote(source, wanted)
+    if isinstance(wanted, bool):
+        return ThinkingVote(source, "on" if wanted else "off")
+    return ThinkingVote(source, "on", wanted) if wanted else ThinkingVote(source, "off")
+
+
 def nature_of(tokenizer: Tokenizer, template: ChatTemplate) -> Nature:
     """What a model's own template shows of it."""
     if tokenizer.id_of(THINK) is None or tokenizer.id_of(THINK_END) is None:

@@ -84,6 +84,7 @@ AUTO_SECONDS = 20.0
 
 def thinking_votes(wanted: str | None) -> tuple[ThinkingVote, ...]:
     """The option `--thinking`; without it automatic, or what the setting says. Raises UsageError."""
+    from qwenbox.chat.thinking import vote_of
     from qwenbox.settings import load_settings
     from qwenbox.types import ThinkingVote
 
@@ -92,9 +93,9 @@ def thinking_votes(wanted: str | None) -> tuple[ThinkingVote, ...]:
     if wanted in (None, "auto"):
         return (ThinkingVote("terminal", "auto", seconds=AUTO_SECONDS),)
     if wanted in ("on", "off"):
-        return (ThinkingVote("--thinking", "on" if wanted == "on" else "off"),)
+        return (vote_of("--thinking", wanted == "on"),)
     if wanted.isascii() and wanted.isdecimal() and int(wanted[:10]) > 0:
-        return (ThinkingVote("--thinking", "on", int(wanted[:10])),)
+        return (vote_of("--thinking", int(wanted[:10])),)
     raise UsageError(f"--thinking is {wanted!r}: on, off, auto or a number of tokens is needed", param="thinking")
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from qwenbox.chat.thinking import vote_of
 from qwenbox.errors import RequestError
 from qwenbox.types import ThinkingVote
 
@@ -89,9 +90,9 @@ def _votes(body: Mapping[str, Any]) -> Iterator[ThinkingVote]:
 
 def _switch(name: str, value: Any) -> Iterator[ThinkingVote]:
     if isinstance(value, bool):
-        yield ThinkingVote(name, "on" if value else "off")
+        yield vote_of(name, value)
     elif isinstance(value, str) and value in _TYPES:
-        yield ThinkingVote(name, _TYPES[value])
+        yield vote_of(name, _TYPES[value])
     elif value is not None:
         raise _wrong(name, 'true, false or "auto"')
 
@@ -102,7 +103,7 @@ def _budget(name: str, value: Any) -> Iterator[ThinkingVote]:
         return
     if type(value) is not int or not 0 <= value <= MAX_BUDGET:
         raise _wrong(name, f"a whole number from 0 to {MAX_BUDGET}")
-    yield ThinkingVote(name, "on", value) if value else ThinkingVote(name, "off")
+    yield vote_of(name, value)
 
 
 def _seconds(name: str, value: Any) -> Iterator[ThinkingVote]:
