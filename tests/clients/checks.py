@@ -18,6 +18,7 @@ SCHEMA: dict[str, Any] = {
 }
 PERSON = {"name": "Ada", "age": 36}
 PARAMETERS: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS: Any = [{"type": "function", "function": {"name": "weather", "description": "Degrees in a city.", "parameters": PARAMETERS}}]
 DEGREES = {"Paris": "26", "Rome": "31"}
 BOTH = "It is 26 degrees in Paris and 31 in Rome."
 ASK_WEATHER = "How warm is it in Paris and in Rome?"

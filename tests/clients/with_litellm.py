@@ -8,18 +8,16 @@ from checks import (
     ASK_WEATHER,
     BOTH,
     DEGREES,
-    PARAMETERS,
     PERSON,
     SCHEMA,
     TEXT,
     TOO_LONG,
+    TOOLS,
     URL,
     equal,
     raises,
     report,
 )
-
-TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Degrees in a city.", "parameters": PARAMETERS}}]
 
 
 def ask(messages, **more):

@@ -13,6 +13,7 @@ from checks import (
     SCHEMA,
     TEXT,
     TOO_LONG,
+    TOOLS,
     URL,
     equal,
     raises,
@@ -21,7 +22,6 @@ from checks import (
 
 client = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)
 patient = client.with_options(max_retries=3)
-TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Degrees in a city.", "parameters": PARAMETERS}}]
 RESPONSES_TOOLS = [{"type": "function", "name": "weather", "description": "Degrees in a city.", "parameters": PARAMETERS}]
 
 
