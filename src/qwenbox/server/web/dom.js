@@ -9,3 +9,5 @@ export function el(tag, attributes = {}, ...children) {
   node.append(...children);
   return node;
 }
+
+export const $ = (id) => document.getElementById(id);
