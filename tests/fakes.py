@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from qwenbox.chat.chat import ChatFormat
 from qwenbox.chat.template import template_for
 from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
@@ -20,7 +22,7 @@ from qwenbox.llm import LocalLLM
 from qwenbox.metrics import Metrics
 from qwenbox.model.load import MemoryNeed
 from qwenbox.server.stock import Held, StoredModel
-from qwenbox.types import GenerationPlan, SamplingParams, SequenceOutput, TokenLogprob, Usage
+from qwenbox.types import GenerationPlan, SamplingParams, SequenceOutput, TokenLogprob, TokenTable, Usage
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 
@@ -29,6 +31,11 @@ def byte_tokenizer() -> Tokenizer:
     """One token a byte (id = byte), then Qwen's control tokens from 256 on; the last four are not special."""
     added = [AddedToken(256 + index, text, special=index < 3) for index, text in enumerate(CONTROL)]
     return Tokenizer(BYTE_OF, [], added)
+
+
+def byte_tokens(num_ids: int) -> TokenTable:
+    """A byte each, none of which ends an answer."""
+    return TokenTable(bytes(id % 256 for id in range(num_ids)), np.arange(1, num_ids + 1, dtype="<u4").tobytes(), (), ())
 
 
 def byte_chat() -> ChatFormat:

@@ -84,8 +84,8 @@ def soak(requests: int, model: str | None = None, people: int = 8, seed: int = 0
         else:
             path = resolve(model)
             chat = open_chat(path)
-        limit = chat.tokenizer.vocab_limit
-        options = EngineOptions(model=str(path), threads=1, num_pages=20, context_length=512, max_sequences=8, vocab_limit=limit, debug=True)
+        tokens = chat.tokenizer.table()
+        options = EngineOptions(model=str(path), threads=1, num_pages=20, context_length=512, max_sequences=8, tokens=tokens, debug=True)
         engine = WorkerEngine(options)
         settings = Settings(port=0, state_dir=Path(folder), request_timeout=ANSWER_SECONDS, log_level="error")
         with LocalLLM(engine, chat, "soak", request_timeout=ANSWER_SECONDS) as llm, Service(llm, settings) as service:

@@ -70,6 +70,7 @@ class Prompt(NamedTuple):
     thinking: Decision | None = None
     """None: nobody asked, as for a plain completion."""
     tools: Sequence[Mapping[str, Any]] = ()
+    """Those that the answer may call."""
     plain_ids: Sequence[int] = ()
     """The same prompt with thinking off, where an answer is tried so first."""
     form: ConstraintPlan | None = None
@@ -254,7 +255,8 @@ class LocalLLM:
         if decision.on and has_form and not chat.starts_in_reasoning(ids):
             ids += chat.tokenizer.encode(f"{THINK}\n")  # as the model would; the form is for what follows the thought
         plain = chat.encode(messages, tools, **{**params.template_options, "enable_thinking": False}) if decision.unless_sure else ()
-        return Prompt(ids, decision, tools, plain, constraint_plan(chat.tokenizer, tools, params))
+        callable_ = [tool for tool in tools if not params.allowed_tools or tool["function"]["name"] in params.allowed_tools]
+        return Prompt(ids, decision, callable_, plain, constraint_plan(chat.tokenizer, callable_, params))
 
     def text_prompt(self, ids: Sequence[int], params: RequestParams) -> Prompt:
         """The prompt of a text that is carried on."""
@@ -417,12 +419,12 @@ class LLM(LocalLLM):
     """
 
     def __init__(self, model: str = "qwen2.5-coder-1.5b", *, worker: bool = False, **options: Any) -> None:
-        known = [entry.name for entry in fields(EngineOptions) if entry.name not in ("model", "vocab_limit", "tokens")]
+        known = [entry.name for entry in fields(EngineOptions) if entry.name not in ("model", "tokens")]
         if unknown := sorted(set(options) - set(known)):
             raise UsageError(f"Unknown option {', '.join(unknown)}; there are {', '.join(known)}.")
         path = resolve(model)
         chat = open_chat(path)
-        engine_options = EngineOptions(model=str(path), vocab_limit=chat.tokenizer.vocab_limit, tokens=chat.tokenizer.table(), **options)
+        engine_options = EngineOptions(model=str(path), tokens=chat.tokenizer.table(), **options)
         engine = (WorkerEngine if worker else InProcessEngine)(engine_options)
         super().__init__(engine, chat, model_name(model))
         try:
@@ -473,6 +475,7 @@ _PARAM_TYPES: Mapping[str, tuple[Any, str]] = {
     **dict.fromkeys(("ignore_eos", "echo", "parallel_tool_calls"), (bool, "true or false")),
     "output_format": (OutputFormat, "an OutputFormat"),
     "tool_choice": (str, "auto, none, required or `=` and a name"),
+    "allowed_tools": ((list, tuple), "a list of names"),
 }
 
 

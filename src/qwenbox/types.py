@@ -349,6 +349,8 @@ class OutputFormat(NamedTuple):
     kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
     value: Any = None
     """A JSON schema, an expression, the texts to choose from, a grammar; None for json_object."""
+    param: str = "response_format"
+    """The field that asked for it, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +390,8 @@ class RequestParams:
     """How long the client waits for the whole answer, where it does not read it as it comes."""
     tool_choice: str = "auto"
     """auto, none, required, or `=` and the name of the one tool."""
+    allowed_tools: tuple[str, ...] = ()
+    """Names of those that may be called, where these are not all that the model knows of."""
     parallel_tool_calls: bool = True
     output_format: OutputFormat | None = None
 

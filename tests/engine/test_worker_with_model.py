@@ -13,6 +13,7 @@ from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, 
 from qwenbox.types import GenerationPlan, SamplingParams
 from tests.checkpoint import write_checkpoint
 from tests.engine.fakes import Answer, Receiver, eventually
+from tests.fakes import byte_tokens
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(checkpoint: Path, **others: int) -> EngineOptions:
-    return EngineOptions(model=str(checkpoint), threads=1, num_pages=32, vocab_limit=150, **others)
+    return EngineOptions(model=str(checkpoint), threads=1, num_pages=32, tokens=byte_tokens(150), **others)
 
 
 def ask(engine: EngineClient, count: int, max_tokens: int = 40) -> list[Answer]:

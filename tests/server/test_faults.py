@@ -32,7 +32,7 @@ from qwenbox.server.serve import Service
 from qwenbox.settings import Settings
 from tests.checkpoint import write_checkpoint
 from tests.engine.fakes import eventually
-from tests.fakes import byte_chat
+from tests.fakes import byte_chat, byte_tokens
 
 WORKER_CODES = {"worker_died", "model_loading"}
 
@@ -70,7 +70,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         def start(*, beat_seconds: float = 10.0, **options: Any) -> Real:
             chat = byte_chat()
             sizes = {"threads": 1, "num_pages": 96, "max_sequences": 8} | options
-            engine = WorkerEngine(EngineOptions(model=str(model), vocab_limit=256, debug=True, **sizes), beat_seconds=beat_seconds)
+            engine = WorkerEngine(EngineOptions(model=str(model), tokens=byte_tokens(256), debug=True, **sizes), beat_seconds=beat_seconds)
             llm = stack.enter_context(LocalLLM(engine, chat, "tiny", request_timeout=60))
             service = stack.enter_context(Service(llm, Settings(port=0, state_dir=tmp_path, log_level="error")))
             llm.wait_ready(60)

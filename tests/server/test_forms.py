@@ -29,7 +29,7 @@ THINKING: dict[str, dict[str, Any]] = {"on": {"thinking": "on"}, "off": {"enable
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, vocab_limit=chat.tokenizer.vocab_limit, tokens=chat.tokenizer.table()))
+    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
     with LocalLLM(engine, chat, "thinker") as llm, Service(llm, Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))) as service:
         llm.wait_ready(60)
         yield service
@@ -87,6 +87,29 @@ def test_a_required_tool_is_called_after_the_thought(mode, client):
         assert not any(chunk.choices[0].delta.content for chunk in chunks) and chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
+def test_of_tools_that_the_model_knows_only_allowed_ones_are_called(client, service):
+    def only(*names: str, mode: str = "required") -> dict[str, Any]:
+        return {"mode": mode, "tools": [{"type": "function", "function": {"name": name}} for name in names]}
+
+    asked: dict[str, Any] = {"model": "thinker", "messages": SUM, "tools": TOOLS, "temperature": 0, "max_tokens": 800, "extra_body": THINKING["off"]}
+    for name in ("calculator", "get_weather"):
+        choice: Any = {"type": "allowed_tools", "allowed_tools": only(name)}
+        answer = client.chat.completions.create(**asked, tool_choice=choice)
+        assert {call.function.name for call in answer.choices[0].message.tool_calls} == {name}
+        flat: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
+        response = client.responses.create(
+            model="thinker", input=SUM, tools=flat, max_output_tokens=800, extra_body=THINKING["off"],
+            tool_choice={"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": name}]},
+        )  # fmt: skip
+        assert {item.name for item in response.output if item.type == "function_call"} == {name}
+    # The prompt is the one with all of them: what is cached of it stays good.
+    prompts = [
+        client.chat.completions.create(**asked, tool_choice=choice).usage.prompt_tokens
+        for choice in ("auto", {"type": "allowed_tools", "allowed_tools": only("get_weather", mode="auto")})
+    ]
+    assert prompts[0] == prompts[1]
+
+
 def test_other_forms_under_the_names_that_clients_use(client):
     def ask(**body: Any) -> str:
         answer = client.chat.completions.create(model="thinker", messages=SUM, max_tokens=300, extra_body={"enable_thinking": False} | body)
@@ -132,6 +155,24 @@ def test_a_form_that_cannot_be_honoured_is_a_400_in_a_stream_too(fields, why, cl
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match=why):
             client.chat.completions.create(model="thinker", messages=SUM, max_tokens=50, stream=stream, **fields)
+
+
+def test_an_error_about_a_form_names_the_field_that_asked_for_it(client, service):
+    huge = {"enum": ["x" * 1000] * 2000}
+    asks: dict[str, tuple[str, dict[str, Any]]] = {
+        "guided_json": ("chat/completions", {"messages": SUM, "guided_json": huge}),
+        "guided_choice": ("chat/completions", {"messages": SUM, "guided_choice": ["x" * 1000] * 2000}),
+        "structured_outputs": ("completions", {"prompt": "x", "structured_outputs": {"json": huge}}),
+        "text.format": ("responses", {"input": "x", "text": {"format": {"type": "json_schema", "name": "n", "schema": huge}}}),
+        "output_config.format": (
+            "messages",
+            {"max_tokens": 9, "messages": SUM, "output_config": {"format": {"type": "json_schema", "schema": huge}}},
+        ),
+    }
+    for field, (path, body) in asks.items():
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.post(f"/{path}", body={"model": "thinker", **body}, cast_to=object)
+        assert field in caught.value.message and caught.value.param in (field, None)
 
 
 def test_a_tool_that_nobody_can_guarantee_is_called_all_the_same(client):
@@ -194,7 +235,7 @@ REAL = "qwen2.5-coder-1.5b"
 def real(real_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     path = real_model(REAL)
     chat = open_chat(path)
-    engine = WorkerEngine(EngineOptions(model=str(path), num_pages=256, vocab_limit=chat.tokenizer.vocab_limit, tokens=chat.tokenizer.table()))
+    engine = WorkerEngine(EngineOptions(model=str(path), num_pages=256, tokens=chat.tokenizer.table()))
     with LocalLLM(engine, chat, REAL) as llm, Service(llm, Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))) as service:
         llm.wait_ready(120)
         with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=300) as client:

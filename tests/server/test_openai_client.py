@@ -290,6 +290,11 @@ def test_a_worker_that_dies_ends_streams_with_an_error_event_and_plain_requests_
     assert client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content == "abc"
 
 
+def only(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 def test_tools_are_shown_to_the_model_and_forbidden_ones_are_not(served, client):
     tools: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}]
     client.chat.completions.create(model="tiny", messages=HELLO, tools=tools)
@@ -297,7 +302,7 @@ def test_tools_are_shown_to_the_model_and_forbidden_ones_are_not(served, client)
     with_tools, without = (bytes(id for id in plan.prompt_ids if id < 256) for plan in served.engine.plans)
     assert b"get_weather" in with_tools
     assert b"get_weather" not in without
-    for choice in ("any", {"type": "function", "function": {"name": "other"}}, {"type": "allowed_tools"}, 1):
+    for choice in ("any", {"type": "function", "function": {"name": "other"}}, {"type": "allowed_tools"}, only("other"), only(), 1):
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="tiny", messages=HELLO, tools=tools, tool_choice=choice)
         assert caught.value.param == "tool_choice"

@@ -50,7 +50,7 @@ def real(real_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     path = real_model(MODEL)
     chat = open_chat(path)
     began = time.monotonic()
-    engine = WorkerEngine(EngineOptions(model=str(path), num_pages=512, vocab_limit=chat.tokenizer.vocab_limit))
+    engine = WorkerEngine(EngineOptions(model=str(path), num_pages=512, tokens=chat.tokenizer.table()))
     with LocalLLM(engine, chat, MODEL) as llm, Service(llm, Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))) as service:
         # The port answers at once, and says that the model is not there yet.
         assert httpx2.get(f"{service.url}/health", trust_env=False).status_code == 200

@@ -17,7 +17,7 @@ from qwenbox.server import stock
 from qwenbox.server.middleware import LogLines
 from qwenbox.server.serve import Service, serve, set_up_logging
 from qwenbox.settings import Settings
-from tests.fakes import FakeEngine, byte_chat
+from tests.fakes import FakeEngine, byte_chat, byte_tokens
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_a_model_that_cannot_be_loaded_ends_the_service_with_its_error(engine):
 
 def test_every_setting_of_the_engine_reaches_it():
     settings = Settings(weights="int8", threads=3, isa="avx2", context_length=99, kv_gb=0.5, max_sequences=7, max_batch_tokens=64, max_queue=11)
-    options = EngineOptions.from_settings(settings, model="model.gguf", vocab_limit=1000)
+    options = EngineOptions.from_settings(settings, model="model.gguf", tokens=byte_tokens(1000))
     assert (options.model, options.weights, options.threads, options.isa) == ("model.gguf", "int8", 3, "avx2")
     assert (options.context_length, options.kv_gb, options.max_sequences, options.max_batch_tokens) == (99, 0.5, 7, 64)
-    assert (options.max_waiting, options.vocab_limit) == (11, 1000)
+    assert (options.max_waiting, options.tokens) == (11, byte_tokens(1000))
 
 
 def test_requests_are_logged_on_stderr_in_lines_that_nobody_can_break(engine, capsys):

@@ -46,7 +46,7 @@ SPELLINGS: list[tuple[dict[str, Any], str, str]] = [
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, vocab_limit=chat.tokenizer.vocab_limit, tokens=chat.tokenizer.table()))
+    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
     settings = Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))
     with LocalLLM(engine, chat, "thinker") as llm, Service(llm, settings) as service:
         llm.wait_ready(60)

@@ -78,6 +78,25 @@ def test_the_events_of_a_stream_put_the_whole_answer_together():
     assert all(MESSAGES.frame(chunk).startswith(f"event: {chunk['type']}\ndata: ".encode()) for chunk in chunks)
 
 
+def test_a_thought_that_shall_not_be_shown_is_an_empty_signed_block():
+    def hiding() -> MessagesWriter:
+        return MessagesWriter(read_request(HELLO | {"thinking": {"type": "adaptive", "display": "omitted"}}), id="1", model="m", created=0)
+
+    first = hiding().completion([(0, event) for event in EVENTS])["content"][0]
+    assert (first["type"], first["thinking"]) == ("thinking", "") and first["signature"]
+    streaming = hiding()
+    chunks = [chunk for event in EVENTS for chunk in streaming.chunks(0, event)]
+    assert [chunk.get("delta", chunk)["type"] for chunk in chunks[:4]] == [
+        "content_block_start",
+        "signature_delta",
+        "content_block_stop",
+        "content_block_start",
+    ]
+    with pytest.raises(RequestError) as caught:
+        read_request(HELLO | {"thinking": {"type": "adaptive", "display": "all"}})
+    assert caught.value.param == "thinking.display"
+
+
 def test_arguments_that_were_cut_off_are_no_object():
     cut = [EVENTS[4], EVENTS[5], Event("finish", finish_reason="length")]
     body = writer().completion([(0, event) for event in cut])
@@ -101,8 +120,8 @@ def test_a_tool_keeps_its_description_schema_and_strictness():
 
 def test_an_output_format_is_a_schema():
     call = read_request(HELLO | {"output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}, "effort": "low"}})
-    assert call.params.output_format == OutputFormat("json_schema", {"type": "object"})
-    assert read_request(HELLO | {"guided_regex": "a+"}).params.output_format == OutputFormat("regex", "a+")
+    assert call.params.output_format == OutputFormat("json_schema", {"type": "object"}, "output_config.format")
+    assert read_request(HELLO | {"guided_regex": "a+"}).params.output_format == OutputFormat("regex", "a+", "guided_regex")
     with pytest.raises(RequestError, match=r"(?=.*output_config)(?=.*guided_regex).*: an answer has one form"):
         read_request(HELLO | {"guided_regex": "a+", "output_config": {"format": {"type": "json_schema", "schema": {}}}})
     with pytest.raises(RequestError) as caught:

@@ -56,8 +56,11 @@ def test_arguments_stream_and_are_said_whole_at_their_end():
     ("form", "ours"),
     [
         ({"type": "text"}, None),
-        ({"type": "json_object"}, OutputFormat("json_object")),
-        ({"type": "json_schema", "name": "n", "strict": True, "schema": {"type": "object"}}, OutputFormat("json_schema", {"type": "object"})),
+        ({"type": "json_object"}, OutputFormat("json_object", param="text.format")),
+        (
+            {"type": "json_schema", "name": "n", "strict": True, "schema": {"type": "object"}},
+            OutputFormat("json_schema", {"type": "object"}, "text.format"),
+        ),
     ],
 )
 def test_formats_become_ours(form, ours):
@@ -66,8 +69,16 @@ def test_formats_become_ours(form, ours):
     assert call.echo["text"] == {"format": form}
 
 
-@pytest.mark.parametrize(("choice", "ours"), [("auto", "auto"), ("required", "required"), ({"type": "function", "name": "f"}, "=f")])
-def test_tool_choices_become_ours(choice, ours):
+@pytest.mark.parametrize(
+    ("choice", "ours", "allowed"),
+    [
+        ("auto", "auto", ()),
+        ("required", "required", ()),
+        ({"type": "function", "name": "f"}, "=f", ()),
+        ({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]}, "required", ("f",)),
+    ],
+)
+def test_tool_choices_become_ours(choice, ours, allowed):
     call = read_request({"input": "Hi", "tools": [TOOL], "tool_choice": choice, "parallel_tool_calls": False})
-    assert (call.params.tool_choice, call.params.parallel_tool_calls) == (ours, False)
+    assert (call.params.tool_choice, call.params.allowed_tools, call.params.parallel_tool_calls) == (ours, allowed, False)
     assert call.tools == ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},)

@@ -35,7 +35,7 @@ def constraint_plan(tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]], pa
     gap = tuple(tokenizer.encode("\n\n"))
     choice = params.tool_choice if tools else "none"
     if choice == "none":
-        return None if params.output_format is None else ConstraintPlan(f"start: {_content(params.output_format)}\n", gap_ids=gap)
+        return None if (asked := params.output_format) is None else ConstraintPlan(f"start: {_content(asked)}\n", asked.param, gap_ids=gap)
     named = [tool["function"] for tool in tools if choice in ("auto", "required", f"={tool['function']['name']}")]
     call = _call(tokenizer, named)
     if choice == "auto" and params.output_format is None:
@@ -47,26 +47,26 @@ def constraint_plan(tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]], pa
     form = f'{calls} ("\\n" {calls})*' if several else calls
     if choice == "auto" and params.output_format is not None:
         form = f"({form}) | ({_content(params.output_format)})"
-    return ConstraintPlan(f"start: {form}\n", "tools" if params.output_format is None else "response_format", gap_ids=gap)
+    return ConstraintPlan(f"start: {form}\n", "tools" if params.output_format is None else params.output_format.param, gap_ids=gap)
 
 
 def _content(form: OutputFormat) -> str:
     """The expression of Lark for all content."""
     if form.kind == "json_object":
-        return _json({"type": "object"}, "response_format")
+        return _json({"type": "object"}, form.param)
     if form.kind == "json_schema":
         if not isinstance(form.value, Mapping):
-            raise RequestError("response_format: the schema is no object.", param="response_format")
-        return _json(form.value, "response_format")
+            raise RequestError(f"{form.param}: the schema is no object.", param=form.param)
+        return _json(form.value, form.param)
     if form.kind == "choice":
         texts = form.value
         if not isinstance(texts, Sequence) or isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
-            raise RequestError("choice: a list of texts is needed.", param="choice")
+            raise RequestError(f"{form.param}: a list of texts is needed.", param=form.param)
         if len(texts) > MAX_CHOICES or sum(map(len, texts)) > MAX_SCHEMA_BYTES:
-            raise RequestError(f"choice: more than {MAX_CHOICES} texts, or {MAX_SCHEMA_BYTES} characters.", param="choice")
+            raise RequestError(f"{form.param}: more than {MAX_CHOICES} texts, or {MAX_SCHEMA_BYTES} characters.", param=form.param)
         return _expression("|".join(map(_escaped, texts)))
     if not isinstance(form.value, str) or not 0 < len(form.value.encode()) <= MAX_GRAMMAR_BYTES:
-        raise RequestError(f"{form.kind}: a text of 1 to {MAX_GRAMMAR_BYTES} bytes is needed.", param=form.kind)
+        raise RequestError(f"{form.param}: a text of 1 to {MAX_GRAMMAR_BYTES} bytes is needed.", param=form.param)
     if form.kind == "regex":
         return _expression(form.value)
     return f"%lark {{\n{form.value}\n}}"

@@ -84,7 +84,7 @@ def _open(model: str, settings: Any, stack: ExitStack) -> tuple[Tokenizer, Any]:
     path = resolve(model, settings)
     tokenizer = open_chat(path).tokenizer
     pages = -(-settings.context_length // PAGE_TOKENS)
-    options = EngineOptions.from_settings(settings, model=str(path), num_pages=pages, vocab_limit=tokenizer.vocab_limit)
+    options = EngineOptions.from_settings(settings, model=str(path), num_pages=pages, tokens=tokenizer.table())
     return tokenizer, stack.enter_context(closing(load_with_bar(lambda progress: open_model(options, progress), model_name(model))))
 
 

@@ -56,9 +56,7 @@ def open_llm(model: str | None, **overrides: Any) -> Iterator[LocalLLM]:
     settings = load_settings({"model": model, **overrides})
     path = resolve(settings.model, settings)
     chat = open_chat(path)
-    engine = InProcessEngine(
-        EngineOptions.from_settings(settings, model=str(path), vocab_limit=chat.tokenizer.vocab_limit, tokens=chat.tokenizer.table())
-    )
+    engine = InProcessEngine(EngineOptions.from_settings(settings, model=str(path), tokens=chat.tokenizer.table()))
     try:
         llm = LocalLLM(engine, chat, model_name(settings.model), thinking=default_thinking(settings), loop_guard=settings.loop_guard)
         with progress_bar() as bar:

@@ -42,10 +42,8 @@ class EngineOptions:
     """Time of a step while answers stream; a longer prompt runs in slices."""
     max_waiting: int = 128
     """Requests that wait for their turn; one more is refused."""
-    vocab_limit: int | None = None
-    """Real token ids, where the rows of the head are more."""
     tokens: TokenTable | None = field(default=None, repr=False)
-    """What ids stand for; without it no request can ask for a form."""
+    """What the real ids stand for, where the rows of the head may be more; without it all are real, and no request can ask for a form."""
     debug: bool = False
     """Check the books after every step: a worker whose pages or queues are wrong ends at once."""
 
@@ -58,7 +56,7 @@ class EngineOptions:
 
     @classmethod
     def from_settings(cls, settings: Settings, **where: Any) -> EngineOptions:
-        """The part of the settings that an engine is made of. `where` is `model=` or `random=`, and the vocabulary limit."""
+        """The part of the settings that an engine is made of. `where` is `model=` or `random=`, and the tokens."""
         return cls(
             weights=settings.weights,
             threads=settings.threads,
@@ -115,6 +113,6 @@ def open_model(options: EngineOptions, progress: Progress) -> EngineModel:
         model = random_model(options.random, options.weights or "int4", **sizes)
     else:
         model = load_model(Path(str(options.model)), weights=options.weights, **sizes)
-    if options.vocab_limit is not None:
-        model.vocab_limit = min(model.vocab_size, options.vocab_limit)
+    if options.tokens is not None:
+        model.vocab_limit = min(model.vocab_size, options.tokens.num_ids)
     return model

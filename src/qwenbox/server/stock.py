@@ -89,8 +89,7 @@ class Stock:
             path = resolve(self._settings.model, self._settings, report) if name == self.default else self._path(name)
             report("loading", 0, 0)
             chat.set_result(open_chat(path))
-            tokenizer = chat.result().tokenizer
-            where = {"model": str(path), "vocab_limit": tokenizer.vocab_limit, "tokens": tokenizer.table(), "memory_bytes": memory_bytes}
+            where = {"model": str(path), "tokens": chat.result().tokenizer.table(), "memory_bytes": memory_bytes}
             return replace(EngineOptions.from_settings(self._settings, **where), context_length=self._context_length(name, path))
 
         settings = self._settings

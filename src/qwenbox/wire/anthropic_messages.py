@@ -13,7 +13,7 @@ from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, OutputFormat, Usage
 from qwenbox.wire.errors import error_body, validate
 from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
-from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, check_tools
+from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, ChosenTools, check_tools
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_NAME,
@@ -150,8 +150,8 @@ class ToolChoice(BaseModel):
         return self
 
     @property
-    def ours(self) -> str:
-        return {"any": "required", "tool": f"={self.name}"}.get(self.type, self.type)
+    def ours(self) -> ChosenTools:
+        return ChosenTools({"any": "required", "tool": f"={self.name}"}.get(self.type, self.type))
 
 
 class OutputForm(BaseModel):
@@ -214,10 +214,10 @@ def read_prompt(body: Mapping[str, Any]) -> ChatCall:
         params=request.params(
             n=1,
             stop=tuple(request.stop_sequences or ()),
-            tool_choice=choice.ours,
+            tool_choice=choice.ours.how,
             parallel_tool_calls=not choice.disable_parallel_tool_use,
             thinking=thinking_votes(body),
-            output_format=request.form(output_config=OutputFormat("json_schema", form.json_schema) if form else None),
+            output_format=request.form(output_config=OutputFormat("json_schema", form.json_schema, "output_config.format") if form else None),
             template_options={"continue_final_message": True} if prefilled else {},
             user=request.user or _short(user or ""),
         ),
@@ -226,7 +226,15 @@ def read_prompt(body: Mapping[str, Any]) -> ChatCall:
         timings=False,
         keep_alive=request.kept_seconds,
         ignored=tuple(ignored),
+        hides_thoughts=_hides_thoughts(request.thinking),
     )
+
+
+def _hides_thoughts(thinking: Any) -> bool:
+    display = thinking.get("display") if isinstance(thinking, Mapping) else None
+    if display not in (None, "summarized", "omitted"):
+        raise RequestError("thinking.display: must be summarized or omitted.", param="thinking.display")
+    return display == "omitted"
 
 
 def _system(system: str | list[SystemBlock] | None) -> tuple[str, bool]:
@@ -270,6 +278,7 @@ class MessagesWriter:
 
     def __init__(self, call: ChatCall, *, id: str, model: str, created: int) -> None:
         self._head = {"id": f"msg_{id}", "type": "message", "role": "assistant", "model": model}
+        self._hides_thoughts = call.hides_thoughts
         self._index = -1
         self._open: tuple[str, int] | None = None
         """Kind of the block that is under way, and the number of its call."""
@@ -286,6 +295,8 @@ class MessagesWriter:
         opened = [] if kind == self._open else self._start_block(kind, event)
         if event.call is not None:
             delta = {"type": "input_json_delta", "partial_json": event.call.arguments}
+        elif event.kind == "reasoning" and self._hides_thoughts:
+            return opened
         elif event.kind == "reasoning":
             delta = {"type": "thinking_delta", "thinking": event.text}
         else:
@@ -313,7 +324,8 @@ class MessagesWriter:
                     _fill(blocks[-1], "".join(pieces))
                 blocks.append(_block(event))
                 pieces, last = [], kind
-            pieces.append(event.call.arguments if event.call else event.text)
+            if not (event.kind == "reasoning" and self._hides_thoughts):
+                pieces.append(event.call.arguments if event.call else event.text)
         if blocks:
             _fill(blocks[-1], "".join(pieces))
         ending = {"stop_reason": _stop_reason(final), "stop_sequence": final.stop_text, "usage": _usage(final.usage or Usage())}

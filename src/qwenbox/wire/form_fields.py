@@ -39,7 +39,7 @@ class FormFields(BaseModel):
             found["response_format"] = _response_format(self.response_format)
         for name, value in (self.structured_outputs or {}).items():
             if name == "json_object" and value:
-                found["structured_outputs"] = OutputFormat("json_object")
+                found["structured_outputs"] = OutputFormat("json_object", param="structured_outputs")
             elif value and name in _STRUCTURED:
                 found[f"structured_outputs.{name}"] = _form(_STRUCTURED[name], value, "structured_outputs")
             elif value:
@@ -55,7 +55,7 @@ def _form(kind: Any, value: Any, name: str) -> OutputFormat:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise RequestError(f"{name}: the schema is no JSON.", param=name) from None
-    return OutputFormat(kind, value)
+    return OutputFormat(kind, value, name)
 
 
 def _response_format(form: Mapping[str, Any]) -> OutputFormat:

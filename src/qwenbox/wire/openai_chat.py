@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -117,6 +117,19 @@ class ChatMessage(BaseModel):
         )
 
 
+class ChosenTools(NamedTuple):
+    """As `RequestParams` has it."""
+
+    how: str
+    allowed: tuple[str, ...] = ()
+
+
+def _function_name(tool: Any) -> str | None:
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
+
+
 class ChatRequest(FormFields, SamplingFields, ThinkingFields):
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenCount | None = None
@@ -124,7 +137,7 @@ class ChatRequest(FormFields, SamplingFields, ThinkingFields):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = None
-    """As `RequestParams` has it, once it is read."""
+    """A `ChosenTools`, once it is read."""
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -147,15 +160,22 @@ class ChatRequest(FormFields, SamplingFields, ThinkingFields):
 
     @field_validator("tool_choice")
     @classmethod
-    def _chosen(cls, choice: Any) -> str | None:
+    def _chosen(cls, choice: Any) -> ChosenTools | None:
+        if choice is None or choice in ("auto", "none", "required"):
+            return choice and ChosenTools(choice)
         if isinstance(choice, dict):
-            function = choice.get("function")
-            if choice.get("type") != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                raise ValueError('a choice is auto, none, required or {"type": "function", "function": {"name": ...}}')
-            return f"={function['name']}"
-        if choice is not None and choice not in ("auto", "none", "required"):
-            raise ValueError('a choice is auto, none, required or {"type": "function", "function": {"name": ...}}')
-        return None if choice is None else str(choice)
+            if choice.get("type") == "function" and (name := _function_name(choice)) is not None:
+                return ChosenTools(f"={name}")
+            allowed = choice.get("allowed_tools")
+            if choice.get("type") == "allowed_tools" and isinstance(allowed, dict) and allowed.get("mode") in ("auto", "required"):
+                tools = allowed.get("tools")
+                names = [_function_name(tool) for tool in tools] if isinstance(tools, list) else []
+                if names and None not in names:
+                    return ChosenTools(allowed["mode"], tuple(map(str, names)))
+        raise ValueError(
+            'a choice is auto, none, required, {"type": "function", "function": {"name": ...}} or '
+            '{"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": [{"type": "function", "function": {"name": ...}}]}}'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +191,8 @@ class ChatCall:
     timings: bool
     keep_alive: float | None
     ignored: tuple[str, ...]
+    hides_thoughts: bool = False
+    """The answer shall tell that there was a thought, but not show it."""
 
 
 def read_request(body: Mapping[str, Any]) -> ChatCall:
@@ -179,21 +201,22 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
     request = validate(ChatRequest, body)
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs: needs `logprobs: true`.", param="top_logprobs")
-    choice = request.tool_choice or "auto"
+    choice = request.tool_choice or ChosenTools("auto")
     check_tools([tool["function"]["name"] for tool in request.tools or ()], choice)
     switches = {name: getattr(request, name) for name in ("add_generation_prompt", "continue_final_message")}
     return ChatCall(
         model=request.model or None,
         messages=tuple(message.message() for message in request.messages),
         # A client that forbids calls does not want the model to know of tools.
-        tools=() if request.tool_choice == "none" else tuple(request.tools or ()),
+        tools=() if choice.how == "none" else tuple(request.tools or ()),
         params=request.params(
             max_tokens=request.max_completion_tokens or request.max_tokens,
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             output_format=request.form(),
             template_options={name: value for name, value in switches.items() if value is not None},
             thinking=thinking_votes(body),
-            tool_choice=choice,
+            tool_choice=choice.how,
+            allowed_tools=choice.allowed,
             parallel_tool_calls=request.parallel_tool_calls is not False,
         ),
         stream=bool(request.stream),
@@ -204,13 +227,12 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
     )
 
 
-def check_tools(names: Sequence[str | None], choice: str) -> None:
-    """RequestError for tools of one name, and for a choice (see `RequestParams`) that none of them is."""
+def check_tools(names: Sequence[str | None], choice: ChosenTools) -> None:
+    """RequestError for tools of one name, and for a choice that none of them is."""
     if len(set(names)) != len(names):
         raise RequestError("tools: two have the same name.", param="tools")
-    if choice in ("auto", "none"):
-        return
-    if not names or (choice != "required" and choice[1:] not in names):
+    wanted = choice.allowed or ((choice.how[1:],) if choice.how.startswith("=") else ())
+    if not set(wanted) <= set(names) or (choice.how == "required" and not names):
         raise RequestError("tool_choice: there is no such tool.", param="tool_choice")
 
 

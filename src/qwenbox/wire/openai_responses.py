@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from qwenbox.types import Event, Message, OutputFormat, TextLogprob, Usage
 from qwenbox.wire.errors import validate
 from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
-from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, check_tools
+from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, ChosenTools, check_tools
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_TOP_LOGPROBS,
@@ -120,6 +120,13 @@ class Choice(BaseModel):
     name: Annotated[str, Field(max_length=256)]
 
 
+class AllowedTools(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[Choice], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
 class Form(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
     type: Literal["text", "json_object", "json_schema"]
@@ -142,7 +149,7 @@ class ResponsesRequest(SamplingFields, ThinkingFields, FormFields):
     instructions: str | None = None
     max_output_tokens: TokenCount | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["auto", "none", "required"] | Choice | None = None
+    tool_choice: Literal["auto", "none", "required"] | Choice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     text: Text | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -160,7 +167,7 @@ def read_request(body: Mapping[str, Any]) -> ResponsesCall:
     request = validate(ResponsesRequest, body)
     tools = [tool for tool in request.tools or () if tool.type == "function"]
     ignored += sorted({f"tools.{tool.type}" for tool in request.tools or () if tool.type != "function"})
-    choice = f"={request.tool_choice.name}" if isinstance(request.tool_choice, Choice) else request.tool_choice or "auto"
+    choice = _choice(request.tool_choice)
     check_tools([tool.name for tool in tools], choice)
     form = request.text and request.text.format
     system = (Message("system", request.instructions),) if request.instructions else ()
@@ -169,16 +176,17 @@ def read_request(body: Mapping[str, Any]) -> ResponsesCall:
     return ResponsesCall(
         model=request.model or None,
         messages=system + tuple(_messages(items)),
-        tools=() if choice == "none" else tuple(tool.function() for tool in tools),
+        tools=() if choice.how == "none" else tuple(tool.function() for tool in tools),
         params=request.params(
             n=1,
             stop=(),
             max_tokens=request.max_output_tokens,
             logprobs=(request.top_logprobs or 0) if wants_logprobs else None,
             thinking=thinking_votes(body),
-            tool_choice=choice,
+            tool_choice=choice.how,
+            allowed_tools=choice.allowed,
             parallel_tool_calls=request.parallel_tool_calls is not False,
-            output_format=request.form(text=OutputFormat(form.type, form.json_schema) if form and form.type != "text" else None),
+            output_format=request.form(text=OutputFormat(form.type, form.json_schema, "text.format") if form and form.type != "text" else None),
         ),
         stream=bool(request.stream),
         include_usage=True,
@@ -244,6 +252,12 @@ def _echo(body: Mapping[str, Any], request: ResponsesRequest, tools: list[Tool])
         "truncation": "disabled",
         "user": request.user,
     }
+
+
+def _choice(choice: str | Choice | AllowedTools | None) -> ChosenTools:
+    if isinstance(choice, AllowedTools):
+        return ChosenTools(choice.mode, tuple(tool.name for tool in choice.tools))
+    return ChosenTools(f"={choice.name}" if isinstance(choice, Choice) else choice or "auto")
 
 
 class ResponsesWriter:
