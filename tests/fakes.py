@@ -22,7 +22,7 @@ from qwenbox.llm import LocalLLM
 from qwenbox.metrics import Metrics
 from qwenbox.model.load import MemoryNeed
 from qwenbox.server.stock import Held, StoredModel
-from qwenbox.types import GenerationPlan, SamplingParams, SequenceOutput, TokenLogprob, TokenTable, Usage
+from qwenbox.types import GenerationPlan, Progress, SamplingParams, SequenceOutput, TokenLogprob, TokenTable, Usage
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 
@@ -177,6 +177,12 @@ class FakeEngine:
         """Returns when `condition` holds; AssertionError after `timeout` seconds."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), timeout), "the condition did not come true"
+
+    def tell(self, *progress: Progress) -> None:
+        """Says of every running request that wants to know how far its prompt is."""
+        for one in list(self._running.values()):
+            for part in progress if one.plan.progress else ():
+                deliver_safely(one.deliver, SequenceOutput(one.plan.request_id, progress=part))
 
     @property
     def num_running(self) -> int:

@@ -69,6 +69,8 @@ class Choice:
 
     def feed(self, output: SequenceOutput) -> list[Event]:
         """Events of an output. The choice is `finished` with the last one; `stopped` before that where a stop string was found."""
+        if output.progress is not None:
+            return [Event("progress", progress=output.progress)]
         if (trial := self._trial) is None:
             return self._feed(output)
         if (kept := trial.feed(output)) is None:

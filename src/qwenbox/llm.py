@@ -361,6 +361,7 @@ class LocalLLM:
             ),
             loop_guard=chat and self._loop_guard,
             constraint=prompt.form,
+            progress=params.progress and choice == 0,
         )
 
     def _events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[Event]:
@@ -472,7 +473,7 @@ _PARAM_TYPES: Mapping[str, tuple[Any, str]] = {
     **dict.fromkeys(("logit_bias", "template_options"), (Mapping, "a mapping")),
     "stop": ((str, list, tuple), "a text or a list of texts"),
     "stop_ids": ((list, tuple), "a list of token ids"),
-    **dict.fromkeys(("ignore_eos", "echo", "parallel_tool_calls"), (bool, "true or false")),
+    **dict.fromkeys(("ignore_eos", "echo", "parallel_tool_calls", "progress"), (bool, "true or false")),
     "output_format": (OutputFormat, "an OutputFormat"),
     "tool_choice": (str, "auto, none, required or `=` and a name"),
     "allowed_tools": ((list, tuple), "a list of names"),

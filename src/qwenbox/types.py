@@ -252,6 +252,8 @@ class GenerationPlan:
     loop_guard: bool = False
     """An answer that goes in circles ends, with reason "length"."""
     constraint: ConstraintPlan | None = None
+    progress: bool = False
+    """Whether outputs say how far the prompt has been read, while that takes long."""
 
     def to_wire(self) -> dict[str, Any]:
         plan = asdict(self)
@@ -292,6 +294,16 @@ class Usage:
     reasoning_tokens: int = 0
 
 
+class Progress(NamedTuple):
+    """How far a prompt has been read: tokens, `num_cached` of the `num_read` without work; seconds since it began, and those that are left."""
+
+    num_read: int
+    num_tokens: int
+    num_cached: int
+    seconds: float
+    seconds_left: float
+
+
 @dataclass(slots=True)
 class SequenceOutput:
     """What one step produced for one request. The last output of a request, and only it, has a `finish_reason`.
@@ -314,6 +326,8 @@ class SequenceOutput:
     """Seconds, with the last output: queue, prefill, decode."""
     detail: Mapping[str, str] | None = None
     """With the last output: why the engine ended the thought ("thinking_ended") or the answer ("stop"), where it did."""
+    progress: Progress | None = None
+    """Of the prompt, where the plan asks for it; such an output has nothing else."""
 
 
 # --- what people and clients see -----------------------------------------------------------------------------------
@@ -394,6 +408,8 @@ class RequestParams:
     """Names of those that may be called, where these are not all that the model knows of."""
     parallel_tool_calls: bool = True
     output_format: OutputFormat | None = None
+    progress: bool = False
+    """Whether "progress" events say how far a long prompt has been read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,9 +435,9 @@ class ToolCallPiece(NamedTuple):
 
 @dataclass(slots=True)
 class Event:
-    """What comes out of the chat layer. Streams end with exactly one "finish" or "error"."""
+    """What comes out of the chat layer. Streams end with exactly one "finish" or "error"; "progress" comes before an answer."""
 
-    kind: Literal["reasoning", "content", "tool_call", "finish", "error"]
+    kind: Literal["progress", "reasoning", "content", "tool_call", "finish", "error"]
     text: str = ""
     logprobs: tuple[TextLogprob, ...] = ()
     ids: tuple[int, ...] = ()
@@ -434,3 +450,4 @@ class Event:
     usage: Usage | None = None
     timings: Mapping[str, float] | None = None
     error: Mapping[str, Any] | None = None
+    progress: Progress | None = None

@@ -10,7 +10,7 @@ import pytest
 from qwenbox.engine.clock import StepClock, Work
 from qwenbox.engine.engine import Engine
 from qwenbox.kernels.program import Interrupted
-from qwenbox.types import Batch
+from qwenbox.types import Batch, Progress
 from tests.engine.fakes import Answer, FakeModel, plan
 from tests.engine.test_engine import run
 
@@ -157,3 +157,38 @@ def test_a_prompt_advances_even_where_a_step_is_always_too_long() -> None:
     engine = Engine(model, step_seconds=0.01, clock=lambda: model.now)
     answers = run(engine, [plan("a", 40, 2), plan("b", 200, 2), plan("c", 40, 2)])
     assert all(answer.reason == "length" for answer in answers.values())
+
+
+@pytest.mark.parametrize("others", [0, 6])
+def test_how_far_a_long_prompt_is_comes_twice_a_second_at_most_and_the_time_left_is_right(others: int) -> None:
+    model = TimedModel()
+    engine = Engine(model, step_seconds=0.2, clock=lambda: model.now)
+    for index in range(others):
+        engine.add(plan(f"other{index}", 50, 3000, temperature=1.0))
+    engine.step()
+    engine.add(plan("long", 20_000, 1, progress=True))
+    told: list[tuple[float, Progress]] = []
+    first = None
+    while first is None:
+        for output in engine.step():
+            if output.progress is not None:
+                assert output.request_id == "long" and not output.ids
+                told.append((model.now, output.progress))
+            elif output.request_id == "long":
+                first = model.now
+    times = [at for at, _ in told]
+    assert len(told) > 50 and np.diff(times).min() >= 0.5
+    read = [progress.num_read for _, progress in told]
+    assert read == sorted(read) and read[-1] < 20_000 and all(progress.num_tokens == 20_000 for _, progress in told)
+    # Positions cost more and more, so the first seconds know less of the end than the later ones.
+    for at, progress in told[len(told) // 4 :]:
+        assert progress.seconds_left == pytest.approx(first - at, rel=0.2, abs=1.0)
+
+
+def test_a_prompt_that_is_read_at_once_says_nothing_of_it_and_neither_does_one_that_was_not_asked() -> None:
+    model = TimedModel()
+    engine = Engine(model, step_seconds=0.2, clock=lambda: model.now)
+    engine.add(plan("short", 100, 1, progress=True))
+    engine.add(plan("long", 3000, 1))
+    while engine.has_work:
+        assert all(output.progress is None for output in engine.step())

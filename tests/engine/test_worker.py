@@ -27,7 +27,7 @@ from qwenbox.engine.slices import FRONT_SECONDS, ask_slice, slice_seconds
 from qwenbox.engine.supervisor import Find, Report
 from qwenbox.engine.worker import Worker
 from qwenbox.errors import DownloadError, ModelFormatError, UsageError
-from qwenbox.types import SequenceOutput, TokenLogprob, Usage
+from qwenbox.types import Progress, SequenceOutput, TokenLogprob, Usage
 from tests.engine.fake_worker import POISON, TORPOR
 from tests.engine.fakes import Answer, FakeModel, Receiver, eventually, plan
 
@@ -557,6 +557,7 @@ def test_outputs_survive_packing() -> None:
     for output in (
         SequenceOutput("a", (1, 2), (logprob, logprob), (None, logprob)),
         SequenceOutput("a", (), None, None, "error", {"class": "EngineError", "message": "é"}, Usage(1, 2, 3, 4), {"queue": 0.5}),
+        SequenceOutput("a", progress=Progress(10, 40, 0, 0.5, 1.5)),
     ):
         assert unpack_output(msgpack.unpackb(msgpack.packb(pack_output(output)))) == output
 

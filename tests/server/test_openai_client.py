@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from qwenbox.errors import WorkerDiedError
+from qwenbox.types import Progress
 from tests.fakes import FakeEngine, Script, byte_tokenizer_ids
 
 TEXT = Script().text
@@ -450,3 +451,31 @@ def test_a_service_may_show_thoughts_under_one_name_only(start, field):
         deltas = [chunk.choices[0].delta for chunk in client.chat.completions.create(model="tiny", messages=HELLO, stream=True)]
         assert "".join(getattr(delta, field, None) or "" for delta in deltas) == "hm"
         assert all(getattr(delta, other, None) is None for delta in deltas)
+
+
+def test_how_far_a_long_prompt_is_comes_in_the_stream_where_it_is_asked_for(served, client) -> None:
+    served.engine.pause()
+
+    def stream(**extra: Any) -> list[Any]:
+        chunks = client.chat.completions.create(model="tiny", messages=HELLO, stream=True, stream_options={"include_usage": True}, extra_body=extra)
+        served.engine.wait_for(lambda engine: engine.num_running == 1)
+        served.engine.tell(Progress(2048, 12000, 1024, 0.5123, 4.321), Progress(6000, 12000, 1024, 2.0, 2.04))
+        served.engine.resume()
+        return list(chunks)
+
+    told = [chunk.model_extra["prompt_progress"] for chunk in stream(return_progress=True) if "prompt_progress" in chunk.model_extra]
+    assert told == [
+        {"total": 12000, "cache": 1024, "processed": 2048, "time_ms": 512, "seconds_left": 4.3},
+        {"total": 12000, "cache": 1024, "processed": 6000, "time_ms": 2000, "seconds_left": 2.0},
+    ]
+    served.engine.pause()
+    assert not any("prompt_progress" in chunk.model_extra for chunk in stream())
+
+
+def test_every_chunk_counts_the_tokens_so_far_where_that_is_asked_for(client) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(client.chat.completions.create(model="tiny", messages=HELLO, n=2, stream=True, stream_options=options))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    last = chunks[-1].usage
+    assert counts[0] == 0 and counts == sorted(counts) and counts[-2] == last.completion_tokens > 50
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {last.prompt_tokens}

@@ -36,9 +36,10 @@ def test_the_table_knows_every_field_of_the_openai_client(dialect, params):
 
 def test_unknown_fields_are_listed_and_null_is_absent():
     call = openai_chat.read_request(
-        HELLO | {"nobody": 1, "nothing": None, "metadata": {"a": "b"}, "stream_options": {"continuous_usage_stats": True}}
+        HELLO
+        | {"nobody": 1, "nothing": None, "metadata": {"a": "b"}, "stream_options": {"continuous_usage_stats": True, "include_obfuscation": True}}
     )
-    assert call.ignored == ("nobody", "metadata", "stream_options.continuous_usage_stats")
+    assert call.ignored == ("nobody", "metadata", "stream_options.include_obfuscation")
     assert NO_EFFECT.treatment == "no effect"
 
 

@@ -50,6 +50,10 @@ class StepClock:
         start, each, look = self._fit
         return float(self._pace * (start + each * work.num_tokens + look * work.num_attended))
 
+    def predict_reading(self, num_tokens: int, position: int, step_tokens: int) -> float:
+        """Seconds of a prompt's tokens from `position` on, so many in a step."""
+        return self.predict(Work().with_tokens(num_tokens, position)) + max(-(-num_tokens // step_tokens) - 1, 0) * self.predict(Work())
+
     def tokens_within(self, seconds: float, work: Work, position: int, most: int) -> int:
         """How many tokens from `position` on, `most` at most, may join `work` in a step of so many seconds."""
         return bisect_right(range(1, most + 1), seconds, key=lambda count: self.predict(work.with_tokens(count, position)))

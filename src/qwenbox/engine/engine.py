@@ -387,7 +387,7 @@ class Engine:
             sequence.num_scored += scored
             sequence.prompt_logprobs += [token_logprob(result) for result in results[:scored]]
         if not chosen:
-            return None
+            return sequence.tell_progress(now, self._step_clock, length)
         plan = sequence.plan
         prompt_logprobs = None
         if not sequence.num_output and sequence.prompt_logprobs is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from qwenbox.errors import QwenboxError
-from qwenbox.types import SequenceOutput, TokenLogprob, Usage
+from qwenbox.types import Progress, SequenceOutput, TokenLogprob, Usage
 
 MAX_FRAME = 64 << 20
 """Largest frame, in bytes: a prompt of a million tokens, or the log-probabilities that one request may ask for."""
@@ -129,13 +129,14 @@ def pack_output(output: SequenceOutput) -> list[Any]:
         usage and (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
         output.timings,
         output.detail,
+        output.progress,
     ]
 
 
 def unpack_output(items: list[Any]) -> SequenceOutput:
     """FrameError where the items are not those of `pack_output`."""
     try:
-        request_id, ids, logprobs, prompt_logprobs, reason, error, usage, timings, detail = items
+        request_id, ids, logprobs, prompt_logprobs, reason, error, usage, timings, detail, progress = items
         return SequenceOutput(
             request_id,
             tuple(ids),
@@ -146,6 +147,7 @@ def unpack_output(items: list[Any]) -> SequenceOutput:
             usage and Usage(*usage),
             timings,
             detail,
+            progress and Progress(*progress),
         )
     except (TypeError, ValueError) as error:
         raise FrameError(f"an output is malformed: {error}") from None

@@ -8,13 +8,17 @@ from collections.abc import Sequence as AnySequence
 
 import numpy as np
 
+from qwenbox.engine.clock import StepClock
 from qwenbox.engine.constraint import Constraint
 from qwenbox.engine.pages import pages_for
 from qwenbox.engine.prefix import Node, PrefixTree, key_of
 from qwenbox.engine.thought import Thought, Why
 from qwenbox.errors import QwenboxError
 from qwenbox.kernels.program import MaskArray
-from qwenbox.types import PAGE_TOKENS, FinishReason, GenerationPlan, IntArray, SequenceOutput, TokenLogprob, Usage
+from qwenbox.types import PAGE_TOKENS, FinishReason, GenerationPlan, IntArray, Progress, SequenceOutput, TokenLogprob, Usage
+
+PROGRESS_SECONDS = 0.5
+"""How far a prompt is, is told so often, and never of one that is read faster."""
 
 #   ids          0 ................ num_prompt ............ num_tokens ........ capacity
 #   in the pages 0 ...... num_computed
@@ -48,7 +52,7 @@ class Sequence:
         """What it may choose is not known yet: it runs its last token once more."""
         self._thought = None if plan.thinking is None else Thought(plan.thinking, plan.max_tokens)
         self._arrived = now
-        self._started = math.nan
+        self._started = self._told = math.nan
         self._answered = math.nan
 
     @property
@@ -199,7 +203,7 @@ class Sequence:
 
     def start(self, now: float) -> None:
         if math.isnan(self._started):
-            self._started = now
+            self._started = self._told = now
 
     def append(self, id: int, now: float) -> None:
         if math.isnan(self._answered):
@@ -277,6 +281,21 @@ class Sequence:
     @property
     def _may_think(self) -> bool:
         return self._thought is not None and self._thought.may_open
+
+    # --- how far ---
+
+    def tell_progress(self, now: float, clock: StepClock, step_tokens: int) -> SequenceOutput | None:
+        """How far the prompt has been read, now and then and where it takes long. Its last step ran `step_tokens`.
+
+        What the clock predicts of the rest counts as much as what has been read took longer than predicted: others may want the processor as well.
+        """
+        if not self.plan.progress or self.num_output or now - self._told < PROGRESS_SECONDS:
+            return None
+        self._told = now
+        seconds = now - self._started
+        done = clock.predict_reading(max(self.num_computed - self.num_cached, step_tokens), self.num_cached, step_tokens)
+        left = clock.predict_reading(self.num_missing, self.num_computed, step_tokens)
+        return SequenceOutput(self.request_id, progress=Progress(self.num_computed, self.num_prompt, self.num_cached, seconds, seconds * left / done))
 
     # --- the end ---
 

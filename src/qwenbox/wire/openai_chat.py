@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from qwenbox.chat.toolcall import tool_calls
 from qwenbox.errors import RequestError
-from qwenbox.types import Event, Message, RequestParams, ToolCallPiece
+from qwenbox.types import Event, Message, Progress, RequestParams, ToolCallPiece
 from qwenbox.wire.errors import error_body, validate
 from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
 from qwenbox.wire.openai_fields import (
@@ -21,6 +21,7 @@ from qwenbox.wire.openai_fields import (
     SHARED_FIELDS,
     FieldRow,
     SamplingFields,
+    StreamOptions,
     TokenCount,
     UsageSum,
     chat_logprob,
@@ -41,7 +42,7 @@ FIELDS: Mapping[str, FieldRow] = {
     **dict.fromkeys(
         (
             "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", *ThinkingFields.model_fields,
-            "add_generation_prompt", "continue_final_message", "parallel_tool_calls",
+            "add_generation_prompt", "continue_final_message", "parallel_tool_calls", "return_progress",
         ),
         HONOURED,
     ),
@@ -141,6 +142,7 @@ class ChatRequest(FormFields, SamplingFields, ThinkingFields):
     parallel_tool_calls: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    return_progress: bool | None = None
 
     @field_validator("tools")
     @classmethod
@@ -193,11 +195,13 @@ class ChatCall:
     ignored: tuple[str, ...]
     hides_thoughts: bool = False
     """The answer shall tell that there was a thought, but not show it."""
+    counts_on: bool = False
+    """See `SamplingFields`."""
 
 
 def read_request(body: Mapping[str, Any]) -> ChatCall:
     """Raises RequestError, with the field's name as `param`."""
-    ignored = sort_fields(body, FIELDS)
+    ignored = sort_fields(body, FIELDS, StreamOptions.model_fields)
     request = validate(ChatRequest, body)
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestError("top_logprobs: needs `logprobs: true`.", param="top_logprobs")
@@ -218,9 +222,11 @@ def read_request(body: Mapping[str, Any]) -> ChatCall:
             tool_choice=choice.how,
             allowed_tools=choice.allowed,
             parallel_tool_calls=request.parallel_tool_calls is not False,
+            progress=bool(request.stream and request.return_progress),
         ),
         stream=bool(request.stream),
         include_usage=request.include_usage,
+        counts_on=request.counts_on,
         timings=bool(request.timings),
         keep_alive=request.kept_seconds,
         ignored=ignored,
@@ -244,17 +250,25 @@ class ChatWriter:
         self._reasoning_fields = reasoning_fields
         self._head = {"id": f"chatcmpl-{id}", "created": created, "model": model}
         self._usage = UsageSum(call.params.n)
+        self._so_far = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0} if call.counts_on else None
 
     def start(self, prompt_tokens: int = 0) -> list[dict[str, Any]]:
         """The chunks that a stream begins with: the role of each choice."""
+        if self._so_far is not None:
+            self._so_far["prompt_tokens"] = self._so_far["total_tokens"] = prompt_tokens
         return [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self._call.params.n)]
 
     def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
+        if self._so_far is not None:
+            for name in ("completion_tokens", "total_tokens"):
+                self._so_far[name] += len(event.ids)
         if event.kind == "finish":
             self._usage.add(index, event.usage)
             last = self._chunk(index, {}, finish_reason=finish_reason(event))
             beside = dict(event.detail) | ({"timings": timings_body(event)} if self._call.timings else {})
             return [last | {"qwenbox": beside} if beside else last]
+        if event.progress is not None:
+            return [self._head | {"object": "chat.completion.chunk", "choices": [], "prompt_progress": _progress_body(event.progress)}]
         if event.kind == "reasoning":
             return [self._chunk(index, dict.fromkeys(self._reasoning_fields, event.text))]
         if event.call is not None:
@@ -291,7 +305,7 @@ class ChatWriter:
     def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         chunk = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
-        return chunk | {"usage": None} if self._call.include_usage else chunk
+        return chunk | {"usage": self._so_far and dict(self._so_far)} if self._call.include_usage else chunk
 
     def _choice(self, index: int, events: list[Event]) -> dict[str, Any]:
         content = [event for event in events if event.kind == "content"]
@@ -305,6 +319,17 @@ class ChatWriter:
             message |= dict.fromkeys(self._reasoning_fields, reasoning)
         logprobs = {"content": _logprobs(content), "refusal": None} if self._call.params.logprobs is not None else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason(events[-1])}
+
+
+def _progress_body(progress: Progress) -> dict[str, Any]:
+    """llama.cpp's object of the same name, with the seconds that are left beside."""
+    return {
+        "total": progress.num_tokens,
+        "cache": progress.num_cached,
+        "processed": progress.num_read,
+        "time_ms": round(progress.seconds * 1000),
+        "seconds_left": round(progress.seconds_left, 1),
+    }
 
 
 def _call_delta(piece: ToolCallPiece) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -94,6 +94,7 @@ def checked_stops(stops: list[str] | None) -> list[str] | None:
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(BaseModel):
@@ -176,8 +177,13 @@ class SamplingFields(BaseModel):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def counts_on(self) -> bool:
+        """Whether every chunk says how many tokens there are so far."""
+        return bool(self.include_usage and self.stream_options and self.stream_options.continuous_usage_stats)
 
-def sort_fields(body: Mapping[str, Any], rows: Mapping[str, FieldRow]) -> tuple[str, ...]:
+
+def sort_fields(body: Mapping[str, Any], rows: Mapping[str, FieldRow], stream_options: Collection[str] = ("include_usage",)) -> tuple[str, ...]:
     """Names of the fields in `body` that have no effect, unknown ones among them; a refused one raises RequestError. null means absent."""
     without_effect = []
     for name, value in body.items():
@@ -189,7 +195,7 @@ def sort_fields(body: Mapping[str, Any], rows: Mapping[str, FieldRow]) -> tuple[
         if row.treatment == "no effect":
             without_effect.append(name)
     if isinstance(options := body.get("stream_options"), Mapping):
-        without_effect += [f"stream_options.{name}" for name in options if name != "include_usage"]
+        without_effect += [f"stream_options.{name}" for name in options if name not in stream_options]
     return tuple(without_effect)
 
 
