@@ -22,6 +22,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test's conversations are kept among ours."""
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(scope="session")
 def real_model() -> Callable[[str], Path]:
     """`real_model("qwen2.5-coder-0.5b")`: the verified file in the cache. Without it the test is skipped, or fails if QWENBOX_TEST_REQUIRE=1."""

@@ -17,7 +17,7 @@ LEVELS = [
     {"model", "chat"},
     {"engine"},
     {"generation"},
-    {"llm", "wire"},
+    {"llm", "wire", "archive"},
     {"evaluate"},
     {"server"},
     {"cli"},

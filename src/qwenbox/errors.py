@@ -14,6 +14,7 @@ QwenboxError
   EngineError           the engine failed a request through no fault of the request (500)
     WorkerDiedError     the worker ended while the request ran
     NumericalError      the model produced NaN
+  ArchiveError          conversations that cannot be read or written (503)
 """
 
 from __future__ import annotations
@@ -117,6 +118,11 @@ class WorkerDiedError(EngineError):
 
 class NumericalError(EngineError):
     code = "numerical_error"
+
+
+class ArchiveError(QwenboxError):
+    status = 503
+    code = "archive_failed"
 
 
 def _tree(cls: type[QwenboxError]) -> list[type[QwenboxError]]:

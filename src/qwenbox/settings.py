@@ -116,6 +116,12 @@ class Settings:
         "Where the service keeps the key that it made.",
         shown="`$XDG_STATE_HOME/qwenbox`, else `~/.local/state/qwenbox`",
     )
+    data_dir: Path = _setting(
+        _xdg("XDG_DATA_HOME", ".local/share"),
+        "Where the page's conversations are kept.",
+        shown="`$XDG_DATA_HOME/qwenbox`, else `~/.local/share/qwenbox`",
+    )
+    archive: bool = _setting(True, "Keep the page's conversations on the disk; otherwise in memory, until the service ends.")
     offline: bool = _setting(False, "Never use the network to fetch a model.", also="HF_HUB_OFFLINE")
     hub_endpoint: str | None = _setting(
         None, "Address of a Hugging Face hub or mirror. Set, it is the only hub tried; otherwise the public one.", also="HF_ENDPOINT"

@@ -46,7 +46,7 @@ def guarded(start):
 
 
 def all_routes(running: Any) -> list[tuple[str, str]]:
-    app = create_app(running.service.shelf, Settings(api_key=KEY))
+    app = create_app(running.service.shelf, Settings(api_key=KEY), running.service.archive)
     routes = [route for route in app.routes if isinstance(route, Route)]
     return [(method, route.path.replace("{model:path}", "tiny")) for route in routes for method in sorted(route.methods or ())]
 

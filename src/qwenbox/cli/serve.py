@@ -48,6 +48,10 @@ def serve(
     strict: Annotated[bool | None, typer.Option("--strict", help="Refuse requests with fields that we know nothing of.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where pulled models are kept.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where the service keeps the key that it made.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the page's conversations are kept.")] = None,
+    archive: Annotated[
+        bool | None, typer.Option("--archive/--no-archive", help="Keep the page's conversations on the disk; otherwise in memory. Otherwise on.")
+    ] = None,
     offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network to fetch a model.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
@@ -82,6 +86,8 @@ def serve(
         "strict": strict,
         "cache_dir": cache_dir,
         "state_dir": state_dir,
+        "data_dir": data_dir,
+        "archive": archive,
         "offline": offline,
         "log_level": log_level,
     }

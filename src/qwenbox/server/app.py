@@ -12,8 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from qwenbox.archive import Archive
 from qwenbox.errors import NotFoundError, QwenboxError, RequestError
 from qwenbox.server.auth import ServiceKey, is_loopback, service_key
+from qwenbox.server.conversations import Conversations
 from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
 from qwenbox.server.pages import Pages
 from qwenbox.server.routes import Routes
@@ -27,11 +29,12 @@ PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 """Paths that need no key, beside those of the page."""
 
 
-def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) -> Starlette:
-    """The service over the models of `shelf`. `key` is `service_key(settings)` where the caller has it already."""
-    routes, pages = Routes(shelf, request_timeout=settings.request_timeout, strict=settings.strict), Pages()
+def create_app(shelf: Shelf, settings: Settings, archive: Archive, key: ServiceKey | None = None) -> Starlette:
+    """The service over the models of `shelf` and the conversations of `archive`. `key` is `service_key(settings)` where the caller has it already."""
+    routes, pages = Routes(shelf, archive, request_timeout=settings.request_timeout, strict=settings.strict), Pages()
     shown = REASONING_FIELDS if settings.reasoning_field == "both" else (settings.reasoning_field,)
     dialects = {**DIALECTS, "/v1/chat/completions": CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))}
+    conversations = Conversations(archive, shelf, routes, dialects["/v1/chat/completions"], request_timeout=settings.request_timeout)
     table = [
         *(Route(path, routes.answer(dialect), methods=["POST"]) for path, dialect in dialects.items()),
         Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
@@ -41,6 +44,15 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
         Route("/v1/models/{model:path}/load", routes.load, methods=["POST"]),
         Route("/v1/models/{model:path}/unload", routes.unload, methods=["POST"]),
         Route("/v1/models/{model:path}", routes.model),
+        Route("/conversations", conversations.list),
+        Route("/conversations", conversations.create, methods=["POST"]),
+        Route("/conversations/{id}", conversations.get),
+        Route("/conversations/{id}", conversations.change, methods=["PATCH"]),
+        Route("/conversations/{id}", conversations.delete, methods=["DELETE"]),
+        Route("/conversations/{id}/export", conversations.export),
+        Route("/conversations/{id}/messages", conversations.add_message, methods=["POST"]),
+        Route("/conversations/{id}/answer", conversations.answer, methods=["POST"]),
+        Route("/conversations/{id}/answer", conversations.attach),
         Route("/tokenize", routes.tokenize, methods=["POST"]),
         Route("/tokenizer_info", routes.tokenizer_info),
         Route("/detokenize", routes.detokenize, methods=["POST"]),
@@ -60,6 +72,9 @@ def create_app(shelf: Shelf, settings: Settings, key: ServiceKey | None = None) 
             return path
         if path.startswith("/v1/requests/"):
             return f"/v1/requests/{{request_id}}/{'answer' if path.endswith('/answer') else 'cancel'}"
+        if path.startswith("/conversations/"):
+            what = path.rsplit("/", 1)[-1]
+            return "/conversations/{id}" + (f"/{what}" if what in ("export", "messages", "answer") else "")
         return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
 
     # On loopback no key is asked for, so only the names of this machine are answered to.

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,8 +20,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from qwenbox import __version__
+from qwenbox.archive import Archive
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
-from qwenbox.generation import AsyncReader, EventBatch, Generation
+from qwenbox.generation import AsyncReader, EventBatch
 from qwenbox.llm import LocalLLM, Prompt
 from qwenbox.server.attempts import Attempts, retry_count
 from qwenbox.server.shelf import Place, Shelf
@@ -47,6 +48,15 @@ MAX_IDS = 1_000_000
 _FIELD_NAME = r"[A-Za-z0-9_.-]{1,64}"
 
 
+class UnderWay(Protocol):
+    """An answer that may be told to end, or to come to its point."""
+
+    @property
+    def finished(self) -> bool: ...
+    def cancel(self) -> None: ...
+    def answer_now(self) -> None: ...
+
+
 class Running(NamedTuple):
     reader: AsyncReader
     prompt_tokens: int
@@ -69,12 +79,13 @@ class DetokenizeRequest(BaseModel):
 class Routes:
     """The handlers, over the models of a shelf."""
 
-    def __init__(self, shelf: Shelf, *, request_timeout: float, strict: bool) -> None:
+    def __init__(self, shelf: Shelf, archive: Archive, *, request_timeout: float, strict: bool) -> None:
         """`strict`: a field that no table knows is refused."""
         self._shelf = shelf
+        self._archive = archive
         self._request_timeout = request_timeout
         self._strict = strict
-        self._generations: weakref.WeakValueDictionary[str, Generation] = weakref.WeakValueDictionary()
+        self.under_way: weakref.WeakValueDictionary[str, UnderWay] = weakref.WeakValueDictionary()
         """By the id of the HTTP request."""
         self._attempts = Attempts()
 
@@ -86,12 +97,12 @@ class Routes:
 
     async def _answer(self, dialect: Dialect, request: Request) -> Response:
         body = await read_bytes(request)
-        call = dialect.read_request(self._checked(dialect, read_json(body)))
-        place, ignored = self._place(dialect, call)
+        call = dialect.read_request(self.checked(dialect, read_json(body)))
+        place, ignored = self.place_of(dialect, call)
         request_id = request.scope["state"]["request_id"]
         writer = dialect.writer(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
-        headers = _ignored_header(ignored)
-        begin = partial(self._begin, request, call, headers, dialect.chat)
+        headers = ignored_header(ignored)
+        begin = partial(self.begin, request, call, headers, dialect.chat)
         if call.stream:
 
             def failed(error: QwenboxError) -> bytes:
@@ -109,7 +120,7 @@ class Routes:
                     async with aclosing((await begin(llm)).reader.batches()) as batches:
                         async for batch in batches:
                             events += batch
-                            _raise_error(batch)
+                            raise_error(batch)
         finally:
             attempt.end()
         return JSONResponse(writer.completion(events), headers=headers)
@@ -151,12 +162,12 @@ class Routes:
                         yield head + frames
                         head = b""
                         reader.shortcut = shortcut
-                    _raise_error(batch)
+                    raise_error(batch)
                     if not frames:
                         yield b""
         yield b"".join([*map(frame, writer.end()), dialect.done])
 
-    async def _begin(self, request: Request, call: Any, headers: dict[str, str], chat: bool, llm: LocalLLM) -> Running:
+    async def begin(self, request: Request, call: Any, headers: dict[str, str], chat: bool, llm: LocalLLM) -> Running:
         """The request, running. Whoever gets the reader reads it to the end or closes its batches. `headers` get what was decided of thinking."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
         params = replace(call.params, attempt=retry_count(request), wait_seconds=None if call.stream else self._wait_seconds(request))
@@ -171,7 +182,7 @@ class Routes:
         if (thinking := prompts[0].thinking) is not None and thinking.stated:
             headers["x-qwenbox-thinking"] = thinking.header()
         reader = llm.reader(prompts, params, FIRST_SECONDS, sse.KEEP_ALIVE_SECONDS, chat=chat)
-        self._generations[request.scope["state"]["request_id"]] = reader.generation
+        self.under_way[request.scope["state"]["request_id"]] = reader.generation
         return Running(reader, sum(len(prompt.ids) for prompt in prompts))
 
     def _wait_seconds(self, request: Request) -> float:
@@ -179,14 +190,14 @@ class Routes:
         said = request.headers.get("x-stainless-read-timeout", "") or request.headers.get("x-stainless-timeout", "")
         return min(float(said) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", said) else CLIENT_SECONDS, self._request_timeout)
 
-    def _checked(self, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
+    def checked(self, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
         unknown = [name for name, value in body.items() if name not in dialect.fields and value is not None]
         if self._strict and unknown:
             name = unknown[0] if re.fullmatch(_FIELD_NAME, unknown[0]) else "the body"
             raise RequestError(f"{name}: there is no such field, and this service is strict.", param=name, code="unknown_parameter")
         return body
 
-    def _place(self, dialect: Dialect, call: Call) -> tuple[Place, tuple[str, ...]]:
+    def place_of(self, dialect: Dialect, call: Call) -> tuple[Place, tuple[str, ...]]:
         """The model that answers a call, and what of the call has no effect."""
         try:
             return self._shelf.place(call.model), call.ignored
@@ -207,9 +218,9 @@ class Routes:
         generation.answer_now()
         return JSONResponse({"id": request_id, "answering": True})
 
-    def _under_way(self, request: Request) -> tuple[str, Generation]:
+    def _under_way(self, request: Request) -> tuple[str, UnderWay]:
         request_id = request.path_params["request_id"]
-        generation = self._generations.get(request_id)
+        generation = self.under_way.get(request_id)
         if generation is None or generation.finished:
             raise NotFoundError(f"No answer is under way for the request {request_id[:64]!r}: it is over, or its x-request-id is another.")
         return request_id, generation
@@ -232,11 +243,11 @@ class Routes:
 
     async def count_tokens(self, request: Request) -> Response:
         """Anthropic's count of a prompt's tokens."""
-        call = anthropic_messages.read_prompt(self._checked(MESSAGES, await read_body(request)))
-        place, ignored = self._place(MESSAGES, call)
+        call = anthropic_messages.read_prompt(self.checked(MESSAGES, await read_body(request)))
+        place, ignored = self.place_of(MESSAGES, call)
         async with self._with_text(place.name) as llm:
             prompt = await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, call.params)
-        return JSONResponse({"input_tokens": len(prompt.ids)}, headers=_ignored_header(ignored))
+        return JSONResponse({"input_tokens": len(prompt.ids)}, headers=ignored_header(ignored))
 
     async def tokenizer_info(self, request: Request) -> Response:
         """What lm-evaluation-harness asks before it has texts encoded here."""
@@ -286,7 +297,9 @@ class Routes:
         return self._model_response(place)
 
     async def health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok", **self._state()})
+        failed = self._archive.error
+        kept: dict[str, Any] = {"on_disk": self._archive.path is not None} | ({"error": {"message": failed.message}} if failed else {})
+        return JSONResponse({"status": "ok" if failed is None else "degraded", **self._state(), "conversations": kept})
 
     async def ready(self, _: Request) -> Response:
         body, llm = self._state(), self._shelf.default.llm
@@ -388,13 +401,13 @@ def _plain_prompts(llm: LocalLLM, call: CompletionCall) -> list[Prompt]:
     return [llm.text_prompt(llm.encode_infill(prompt, call.suffix), call.params) for prompt in call.prompts]
 
 
-def _raise_error(batch: Sequence[tuple[int, Event]]) -> None:
+def raise_error(batch: Sequence[tuple[int, Event]]) -> None:
     for _, event in batch:
         if event.kind == "error":
             raise QwenboxError.from_wire(event.error or {})
 
 
-def _ignored_header(names: tuple[str, ...]) -> dict[str, str]:
+def ignored_header(names: tuple[str, ...]) -> dict[str, str]:
     """Tells a client which of its fields did nothing; names that a header cannot hold, and more than 32, are left out."""
     shown = [name for name in names if re.fullmatch(_FIELD_NAME, name)][:32]
     return {"x-qwenbox-ignored": ", ".join(shown)} if shown else {}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from qwenbox.archive import Archive
 from qwenbox.engine.slices import FRONT_SECONDS, ask_slice
 from qwenbox.errors import UsageError
 from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
@@ -43,11 +44,12 @@ class Service:
             source or Stock(settings, llm.metrics), llm, keep_alive=settings.keep_alive, max_waiting=max(settings.max_queue, 1), aliases=aliases
         )
         self.key: ServiceKey = service_key(settings)
+        self.archive = Archive(settings.data_dir if settings.archive else None)
         self._socket = _listen(settings.host, settings.port)
         self._host = settings.host
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            create_app(self.shelf, settings, self.key),
+            create_app(self.shelf, settings, self.archive, self.key),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -77,6 +79,7 @@ class Service:
             self._server.run(sockets=[self._socket])
         finally:
             self.shelf.close()
+            self.archive.close()
         return 130 if self._server.stopped_by == signal.SIGINT else 0
 
     def start(self) -> None:
