@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -210,7 +211,7 @@ class Answer:
             return "stopped"
         if last.finish_reason == "length":
             return "loop" if last.detail.get("stop_detail") == "loop" else "length"
-        return None if self._events else "empty"
+        return None if any(event.text for event in self._events) else "empty"
 
     @property
     def content(self) -> str:
@@ -422,7 +423,7 @@ def _joined(events: list[Event]) -> list[Event]:
     joined: list[Event] = []
     for event in events:
         if joined and joined[-1].kind == event.kind:
-            joined[-1] = Event(event.kind, joined[-1].text + event.text)
+            joined[-1] = replace(event, text=joined[-1].text + event.text)
         else:
             joined.append(event)
     return joined
