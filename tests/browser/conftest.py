@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from selenium import webdriver
@@ -24,6 +25,12 @@ QUIET = (
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[webdriver.Chrome]:
+    with open_chromium() as window:
+        yield window
+
+
+@contextmanager
+def open_chromium() -> Iterator[webdriver.Chrome]:
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
         message = "chromium and chromedriver are not on PATH; `apt-get install chromium chromium-driver`"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,8 @@ CHECKS = {
     "usage": "usage",
     "scores": "log-likelihoods",
 }
+ROWS = (*CLIENTS, "open-webui")
+"""Of the table; the last one is written by test_open_webui.py."""
 START, END = "<!-- written by tests/clients/test_clients.py -->", "<!-- end -->"
 CALLS = "".join(f'<tool_call>\n{{"name": "weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>\n' for city in ("Paris", "Rome"))
 ANSWERS = (
@@ -86,13 +88,13 @@ def running(tmp_path: Path) -> Iterator[tuple[str, ScriptedEngine]]:
     llm.close()
 
 
-def python_of(client: str) -> Path:
+def python_of(client: str, packages: Sequence[str]) -> Path:
     """The interpreter of the client's environment, which is made where there is none."""
     folder = ROOT / "build" / "clients" / client
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *CLIENTS[client]], check=True, timeout=900)
+        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, timeout=900)
         (folder / "ready").touch()
     return python
 
@@ -103,7 +105,7 @@ def test_an_unmodified_client_works(client: str, running: tuple[str, ScriptedEng
     url, engine = running
     script = Path(__file__).parent / f"with_{client.replace('-', '_')}.py"
     environment = child_environment(SERVICE_URL=url, NO_PROXY="*", OPENAI_API_KEY="none", LITELLM_LOCAL_MODEL_COST_MAP="True")
-    done = subprocess.run([python_of(client), script], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([python_of(client, CLIENTS[client]), script], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     wrong = {name: why for name, why in results.items() if why is not None}
@@ -123,7 +125,7 @@ def note(client: str, worked: set[str]) -> None:
     rows = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
     rows[client] = f"| `{client}` | {' | '.join('yes' if name in worked else '' for name in CHECKS)} |"
     title = [f"| Client | {' | '.join(CHECKS.values())} |", f"|---|{'---|' * len(CHECKS)}"]
-    after = f"{head}{START}\n{chr(10).join([*title, *(rows[name] for name in CLIENTS if name in rows)])}\n{END}{tail}"
+    after = f"{head}{START}\n{chr(10).join([*title, *(rows[name] for name in ROWS if name in rows)])}\n{END}{tail}"
     if after != before:
         page.write_text(after, "utf-8")
     assert after == before, f"docs/clients.md said something else of {client}; now it says what was seen"

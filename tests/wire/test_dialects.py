@@ -25,6 +25,8 @@ def test_the_document_is_the_tables():
         (TITLE, "title", 1000),
         ("### Task:\nGenerate 1-3 broad tags categorizing the main themes of the chat history, along with", "tags", 1000),
         ("### Task:\nSuggest 3-5 relevant follow-up questions or prompts that the user might naturally ask", "follow-ups", 1000),
+        ("### Task:\nGenerate a concise title summarizing the chat history.\n### Guidelines:", "title", 1000),
+        ("### Task:\nPredict 3-5 useful messages this user might naturally send next to advance their", "follow-ups", 1000),
         ("### Task:\nAnalyze the chat history to determine the necessity of generating search queries, in", "search queries", 0),
         ("Provide a concise, 5-word-or-less title for the conversation, using title case conventions.", "title", 1000),
     ],

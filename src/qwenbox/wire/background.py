@@ -24,10 +24,11 @@ def _job(name: str, beginning: str, *, waited_for: bool = False) -> Job:
 
 JOBS: Sequence[Job] = (
     # Open WebUI. Its answers from documents begin with "### Task:" too, so that alone says nothing.
-    _job("title", r"### Task:\s*Generate a concise, \d+-\d+ word title"),
+    _job("title", r"### Task:\s*Generate a concise(, \d+-\d+ word)? title "),
     _job("tags", r"### Task:\s*Generate \d+-\d+ broad tags"),
-    _job("follow-ups", r"### Task:\s*Suggest \d+-\d+ relevant follow-up questions"),
+    _job("follow-ups", r"### Task:\s*(Suggest \d+-\d+ relevant follow-up questions|Predict \d+-\d+ useful messages this user might)"),
     _job("search queries", r"### Task:\s*Analyze the chat history to determine the necessity of generating search queries", waited_for=True),
+    _job("summary", r"### Task:\s*Summarize the conversation history that will be compacted", waited_for=True),
     _job("image prompt", r"### Task:\s*Generate a detailed prompt for an? image generation task", waited_for=True),
     _job("completion while typing", r"### Task:\s*You are an autocompletion system\.", waited_for=True),
     _job("emoji", r"Your task is to reflect the speaker's likely facial expression through a fitting emoji\."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
@@ -108,10 +110,14 @@ class ChatMessage(BaseModel):
             content = "".join((part.text if part.type == "text" else part.refusal) or "" for part in self.content)
         else:
             content = self.content or ""
+        thought = self.reasoning_content if self.reasoning_content is not None else self.reasoning
+        if self.role == "assistant":
+            quoted, content = _without_quoted_thought(content)
+            thought = quoted if thought is None else thought
         return Message(
             role="system" if self.role == "developer" else self.role,
             content=content,
-            reasoning_content=self.reasoning_content if self.reasoning_content is not None else self.reasoning,
+            reasoning_content=thought,
             tool_calls=tuple(self.tool_calls or ()),
             tool_call_id=self.tool_call_id,
             name=self.name,
@@ -129,6 +135,19 @@ def _function_name(tool: Any) -> str | None:
     function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) else None
+
+
+_QUOTED_THOUGHT = re.compile(r'\s*<details type="reasoning"[^>]*>')
+
+
+def _without_quoted_thought(content: str) -> tuple[str | None, str]:
+    """The thought that content begins with as older versions of Open WebUI wrote it, and as it comes from those who copy from it; and the rest."""
+    opening = _QUOTED_THOUGHT.match(content)
+    if opening is None or (end := content.find("</details>", opening.end())) < 0:
+        return None, content
+    quote = content[opening.end() : end]
+    quote = quote[quote.find("</summary>") + len("</summary>") if "</summary>" in quote else 0 :].strip()
+    return html.unescape(re.sub(r"^(&gt;|>) ?", "", quote, flags=re.MULTILINE)), content[end + len("</details>") :].lstrip()
 
 
 class ChatRequest(FormFields, SamplingFields, ThinkingFields):
