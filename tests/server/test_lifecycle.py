@@ -136,7 +136,7 @@ def test_ready_and_health_tell_phase_bytes_time_and_reason(start):
         response = http.get("/ready")
         assert (response.status_code, response.headers["retry-after"]) == (503, "34")
         assert response.json() == told | {"error": {"message": reason.message}}
-        assert http.get("/health").json() == response.json() | {"status": "ok"}
+        assert http.get("/health").json() == response.json() | {"status": "ok", "conversations": {"on_disk": True}}
         running.engine.state_now = EngineState("ready", 1.0)
         assert http.get("/ready").json() == {"state": "ready", "progress": 1.0, "model": "tiny", "isa": "generic", "threads": 1}
 
