@@ -105,6 +105,7 @@ def test_an_answer_goes_on_when_its_reader_leaves_others_attach_and_it_is_stored
     eventually(lambda: len(client.message(id)["content"]) > 50)
     running.engine.pause()
     live = client.message(id)
+    assert client("GET", "")["conversations"][0]["running"] is True
     assert live["state"] == "running" and live["request_id"] and LONG.startswith(live["content"])
     eventually(lambda: len(stored(running, id)) > 20)
     assert LONG.startswith(stored(running, id))

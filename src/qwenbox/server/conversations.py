@@ -28,7 +28,7 @@ from qwenbox.server.routes import Routes, Running, ignored_header, raise_error, 
 from qwenbox.server.shelf import Lease, Place, Shelf
 from qwenbox.server.stream import EventResponse, Write
 from qwenbox.server.titles import Titles
-from qwenbox.types import Event, Message
+from qwenbox.types import Event, Message, Usage
 from qwenbox.wire import sse
 from qwenbox.wire.dialects import Dialect
 from qwenbox.wire.errors import validate
@@ -139,6 +139,7 @@ class Answer:
                 raise lease.waiting_error()
             self._running = await begin(llm)
             reader = self._running.reader
+            self._change()
             reader.shortcut = self._absorb_all  # no task has to wake for a token but those of streams
             if self._stopped:
                 reader.generation.cancel()
@@ -193,7 +194,7 @@ class Answer:
         if (last := self._last) is not None:
             known["why"] = last.detail.get("thinking")
             if last.usage is not None:
-                known["usage"] = {"prompt_tokens": last.usage.prompt_tokens, "completion_tokens": last.usage.completion_tokens}
+                known["usage"] = _usage(last.usage, last.timings or {})
         content, reasoning = self._text("content"), self._text("reasoning")
         try:
             await self._archive.do(lambda store: store.end_answer(self.message.id, content, reasoning, **known))
@@ -247,15 +248,18 @@ class Answer:
     async def frames(self, _: Write) -> AsyncGenerator[bytes]:
         """Chunks of a chat completion, from the beginning: what came before somebody looked comes in one piece. Before and after it, chunks
         without a choice name the message: how it is cancelled, and how it ended, once it is on the disk. Raises the error that ended it."""
-        frame, writer, seen = self._dialect.frame, self._writer(), 0
-        head = writer.start(0)
+        frame, writer, seen, started = self._dialect.frame, self._writer(), 0, False
+        empty = writer.start(0)[0]
         about = {"message": self.message.id, "parent": self.message.parent, "request_id": self._request_id}
-        yield b"".join(map(frame, [_beside(head[0], about), *head]))
+        yield frame(_beside(empty, about))
         while True:
-            changed, stored = self._changed, self._stored
+            changed, stored, chunks = self._changed, self._stored, []
+            if not started and self._running is not None:
+                started, chunks = True, writer.start(self._running.prompt_tokens)
             events, seen = _joined(self._events[seen:]), len(self._events)
-            if events:
-                yield b"".join(frame(chunk) for event in events for chunk in writer.chunks(0, event))
+            chunks += [chunk for event in events for chunk in writer.chunks(0, event)]
+            if chunks:
+                yield b"".join(map(frame, chunks))
             if stored is not None:
                 break
             try:
@@ -264,7 +268,7 @@ class Answer:
             except TimeoutError:
                 yield b""
         last = [] if self._last is None else writer.chunks(0, self._last)
-        yield b"".join(map(frame, [*last, _beside(head[0], stored)]))
+        yield b"".join(map(frame, [*last, _beside(empty, stored)]))
         if self._error is not None:
             raise self._error
         yield b"".join([*map(frame, writer.end()), self._dialect.done])
@@ -295,7 +299,8 @@ class Conversations:
         if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MAX_LISTED:
             raise RequestError(f"limit: a number from 1 to {MAX_LISTED}.", param="limit")
         found, more = await self._archive.do(lambda store: store.list(query, int(limit), before))
-        return JSONResponse({"conversations": [summary.body() for summary in found], "more": more})
+        listed = [summary.body() | ({"running": True} if summary.id in self._answers else {}) for summary in found]
+        return JSONResponse({"conversations": listed, "more": more})
 
     async def create(self, request: Request) -> Response:
         """Empty, or with messages: an export is taken back, and so is what a browser kept."""
@@ -364,7 +369,9 @@ class Conversations:
         conversation = await self._read(request)
         history = _history(conversation, asked.parent, asked.system)
         wanted = {name: value for name, value in body.items() if name not in ("parent", "system")}
-        wanted |= {"messages": history, "stream": True, "stream_options": {"include_usage": True}}
+        options = body.get("stream_options")
+        options = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        wanted |= {"messages": history, "stream": True, "stream_options": options}
         call = self._dialect.read_request(self._routes.checked(self._dialect, wanted))
         place, ignored = self._routes.place_of(self._dialect, call)
         if conversation.id in self._answers or conversation.id in self._beginning:
@@ -413,6 +420,12 @@ def _history(conversation: Conversation, parent: str, system: str | None) -> lis
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
+def _usage(usage: Usage, timings: Mapping[str, float]) -> dict[str, float]:
+    known = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+    seconds = timings.get("decode", 0.0)
+    return known | ({"tokens_per_second": round((usage.completion_tokens - 1) / seconds, 2)} if seconds > 0 and usage.completion_tokens > 1 else {})
+
+
 def _beside(chunk: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """A chunk that says something of the message and nothing of its text."""
     return {**chunk, "choices": [], "qwenbox": about}
@@ -423,7 +436,7 @@ def _joined(events: list[Event]) -> list[Event]:
     joined: list[Event] = []
     for event in events:
         if joined and joined[-1].kind == event.kind:
-            joined[-1] = replace(event, text=joined[-1].text + event.text)
+            joined[-1] = replace(event, text=joined[-1].text + event.text, ids=joined[-1].ids + event.ids)
         else:
             joined.append(event)
     return joined
