@@ -17,6 +17,7 @@ from qwenbox.settings import load_settings
 def pytest_configure() -> None:
     for name in ("MODEL_NAME", "GPU_MEMORY_UTIL", "LOG_LEVEL"):
         os.environ.pop(name, None)  # other programs are set by these too
+    os.environ["HF_HOME"] = "/nowhere"  # its models, which services list, are this machine's and not the tests'
     # A shell starts what runs behind it with Ctrl-C ignored, and programs that we start would inherit that: some tests press it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

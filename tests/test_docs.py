@@ -73,7 +73,7 @@ def test_the_tree_in_the_readme_names_every_file_once() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_catalogue_in_the_readme_is_the_catalogue(name: str) -> None:
-    named = re.findall(r"`(qwen[0-9.]+-[a-z0-9.-]+)`", text_of(ROOT / name))
+    named = re.findall(r"`(qwen[0-9.]+-[a-z0-9._-]+)`", text_of(ROOT / name))
     assert sorted(set(named)) == sorted(CATALOGUE)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwenbox.errors import UsageError
-from qwenbox.settings import Settings, describe, load_settings
+from qwenbox.settings import Settings, describe, is_stated, keep_setting, load_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,3 +113,27 @@ def test_the_key_does_not_show_in_the_representation() -> None:
 def test_the_document_and_the_table_agree() -> None:
     assert describe() in (ROOT / "docs" / "settings.md").read_text()
     assert all(f"`{entry.name}`" in describe() for entry in fields(Settings))
+
+
+def test_what_was_chosen_is_kept_and_gives_way_to_what_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QWENBOX_STATE_DIR", str(tmp_path / "state"))
+    assert not is_stated("model", tmp_path / "state")
+    keep_setting(tmp_path / "state", "model", "qwen3-8b")
+    keep_setting(tmp_path / "state", "port", "9000")
+    assert is_stated("model", tmp_path / "state")
+    assert (load_settings().model, load_settings().port) == ("qwen3-8b", 9000)
+    monkeypatch.setenv("QWENBOX_MODEL", "qwen3-4b")
+    assert load_settings().model == "qwen3-4b"
+    assert load_settings({"model": "x.gguf"}).model == "x.gguf"
+    monkeypatch.delenv("QWENBOX_MODEL")
+    keep_setting(tmp_path / "state", "model", None)
+    assert not is_stated("model", tmp_path / "state")
+    assert load_settings().port == 9000
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"modle": "x"}', '{"port": "many"}', '{"state_dir": "/"}'])
+def test_a_damaged_file_of_choices_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    monkeypatch.setenv("QWENBOX_STATE_DIR", str(tmp_path))
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(UsageError, match=r"settings\.json"):
+        load_settings()

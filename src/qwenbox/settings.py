@@ -1,15 +1,18 @@
 """Every knob, once: name, type, default, what it does, its environment variable. No other file reads the environment.
 
 The table is the dataclass `Settings` itself. A setting comes from the command line (`overrides`), else from its environment variable
-(`QWENBOX_` and the name in capitals; a few have a second, well-known one), else it has its default. docs/settings.md is `describe()`.
+(`QWENBOX_` and the name in capitals; a few have a second, well-known one), else from the file `settings.json` of `state_dir`, in which a service
+keeps what somebody chose, else it has its default. docs/settings.md is `describe()`.
 """
 
 # ruff: noqa: RUF009 - the defaults are immutable; `_setting` wraps `dataclasses.field`.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -22,6 +25,10 @@ from .errors import UsageError
 PREFIX = "QWENBOX_"
 TEST_PREFIX = "QWENBOX_TEST_"
 """Variables of the test suite; no settings."""
+
+KEPT_FILE = "settings.json"
+"""In `state_dir`."""
+_MAX_KEPT_BYTES = 1 << 20
 
 _SECRETS = ("api_key", "hub_token")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -51,6 +58,14 @@ def _xdg(variable: str, fallback: str) -> Callable[[], Path]:
         return (Path(base) if base.startswith("/") else Path.home() / fallback) / "qwenbox"
 
     return directory
+
+
+_state_home = _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def _huggingface_cache() -> Path:
+    home = os.environ.get("HF_HOME")
+    return (Path(home).expanduser() if home else _xdg("XDG_CACHE_HOME", ".cache")().with_name("huggingface")) / "hub"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +127,8 @@ class Settings:
         _xdg("XDG_CACHE_HOME", ".cache"), "Where pulled models are kept.", shown="`$XDG_CACHE_HOME/qwenbox`, else `~/.cache/qwenbox`"
     )
     state_dir: Path = _setting(
-        _xdg("XDG_STATE_HOME", ".local/state"),
-        "Where the service keeps the key that it made.",
+        _state_home,
+        "Where the service keeps the key that it made, and `settings.json`: what somebody chose.",
         shown="`$XDG_STATE_HOME/qwenbox`, else `~/.local/state/qwenbox`",
     )
     data_dir: Path = _setting(
@@ -122,6 +137,21 @@ class Settings:
         shown="`$XDG_DATA_HOME/qwenbox`, else `~/.local/share/qwenbox`",
     )
     archive: bool = _setting(True, "Keep the page's conversations on the disk; otherwise in memory, until the service ends.")
+    ollama_dir: Path | None = _setting(None, "Ollama's models, served in place; otherwise where it keeps them by itself.", also="OLLAMA_MODELS")
+    huggingface_dir: Path = _setting(
+        _huggingface_cache,
+        "The cache of Hugging Face, served in place.",
+        also="HF_HUB_CACHE",
+        shown="`$HF_HOME/hub`, else `~/.cache/huggingface/hub`",
+    )
+    modelscope_dir: Path = _setting(
+        lambda: Path.home() / ".cache" / "modelscope",
+        "The cache of ModelScope, served in place.",
+        also="MODELSCOPE_CACHE",
+        shown="`~/.cache/modelscope`",
+    )
+    lmstudio_dir: Path | None = _setting(None, "LM Studio's models, served in place; otherwise where it keeps them by itself.")
+    models_dir: Path | None = _setting(None, "A folder of your own with models: checkpoints, `.gguf` files, or folders of them.")
     offline: bool = _setting(False, "Never use the network to fetch a model.", also="HF_HUB_OFFLINE")
     hub_endpoint: str | None = _setting(
         None, "Address of a Hugging Face hub or mirror. Set, it is the only hub tried; otherwise the public one.", also="HF_ENDPOINT"
@@ -148,9 +178,10 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
         if variable.startswith(PREFIX) and not variable.startswith(TEST_PREFIX) and variable not in variables:
             raise UsageError(f"unknown environment variable {variable}{_nearest(variable, variables)}", param=variable)
 
-    values = {}
+    values: dict[str, Any] = {}
     hints = typing.get_type_hints(Settings)
-    for name, entry in table.items():
+    kept: Mapping[str, Any] = {}
+    for name, entry in sorted(table.items(), key=lambda item: item[0] != "state_dir"):
         if name in given:
             values[name] = _checked(name, given[name], hints[name], entry)
             continue
@@ -159,7 +190,47 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
             if variable and os.environ.get(variable):
                 values[name] = _checked(variable, os.environ[variable], hints[name], entry)
                 break
+        else:
+            if name in kept:
+                values[name] = _checked(f"{KEPT_FILE}, {name}", kept[name], hints[name], entry)
+        if name == "state_dir":
+            kept = kept_settings(values.get(name) or _state_home())
     return Settings(**values)
+
+
+def is_stated(name: str, state_dir: Path) -> bool:
+    """Whether the environment or the file of `state_dir` say the setting, which then is more than a default."""
+    entry = next(f for f in fields(Settings) if f.name == name)
+    return any(os.environ.get(variable or "") for variable in (PREFIX + name.upper(), entry.metadata["also"])) or name in kept_settings(state_dir)
+
+
+def kept_settings(state_dir: Path) -> Mapping[str, Any]:
+    """What was kept. Raises UsageError for a file that cannot be read as that."""
+    path = state_dir / KEPT_FILE
+    try:
+        with path.open("rb") as file:
+            kept = json.loads(file.read(_MAX_KEPT_BYTES))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); mend it, or delete it: then everything has its default again", param=KEPT_FILE) from None
+    names = [f.name for f in fields(Settings) if f.name != "state_dir"]
+    if not isinstance(kept, dict) or (unknown := [name for name in kept if name not in names]):
+        raise UsageError(f"{path} is not an object of settings" + (f": there is no {unknown[0][:40]!r}" if isinstance(kept, dict) else ""))
+    return kept
+
+
+def keep_setting(state_dir: Path, name: str, value: str | None) -> None:
+    """From the next start on the setting has this value where nothing else says it; None: its default. Raises UsageError."""
+    path = state_dir / KEPT_FILE
+    kept = {**kept_settings(state_dir), name: value}
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=state_dir, prefix=KEPT_FILE, delete=False) as draft:
+            draft.write(json.dumps({key: value for key, value in kept.items() if value is not None}, indent=1, ensure_ascii=False) + "\n")
+        os.replace(draft.name, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another place with QWENBOX_STATE_DIR.", param="state_dir") from None
 
 
 def child_environment(**changes: str) -> dict[str, str]:

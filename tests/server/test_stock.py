@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def test_a_context_length_beyond_another_models_window_becomes_its_window(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     window = context_window(GOLDEN / "qwen3")
     stock = Stock(Settings(model=str(GOLDEN / "qwen2_tied"), context_length=window + 1))
-    monkeypatch.setattr(Stock, "_path", lambda self, name: GOLDEN / ("qwen3" if name == "other" else "qwen2_tied"))
+    monkeypatch.setattr(Stock, "_known_path", lambda self, name: GOLDEN / ("qwen3" if name == "other" else "qwen2_tied"))
     with caplog.at_level(logging.WARNING):
         assert stock.need("other") == memory_need(GOLDEN / "qwen3", context_length=window)
     assert "context_length" in caplog.text

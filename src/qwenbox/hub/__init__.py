@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import NotFoundError
 from ..settings import Settings, load_settings
 from .catalogue import CATALOGUE, Entry, Repository
+from .disk import look
 from .pull import Phase, Progress, pull, pulled
 
 __all__ = ["CATALOGUE", "Entry", "Phase", "Progress", "find", "installed", "local", "pull", "pulled", "resolve"]
@@ -37,11 +38,17 @@ def local(model: str) -> Path | None:
 
 
 def resolve(model: str, settings: Settings | None = None, progress: Progress | None = None) -> Path:
-    """The file or directory of `model`: a path is taken as it is, a name of the catalogue is pulled unless it is in the cache.
+    """The file or directory of `model`: a path or a model of another program is taken as it is, a name of the catalogue is pulled unless it is here.
 
     Raises NotFoundError (no such path or name), DownloadError.
     """
     if (path := local(model)) is not None:
         return path
-    entry, settings = find(model), settings or load_settings()
+    settings = settings or load_settings()
+    for found in look(settings) if model not in CATALOGUE else ():
+        if found.name == model:
+            if found.problem is not None:
+                raise NotFoundError(f"{model} of {found.origin} is not whole: {found.problem}", param="model", code="model_not_found")
+            return found.path
+    entry = find(model)
     return pulled(entry, settings) or pull(entry, settings, progress)

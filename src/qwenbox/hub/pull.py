@@ -92,7 +92,7 @@ def _pull_packages(name: str, source: Packages, partial: Path, report: Progress)
 def _pull_repository(name: str, source: Repository, partial: Path, settings: Settings, report: Progress) -> Manifest:
     hub = first_reachable(hubs(settings))
     with open_client(hub) as client:
-        listing = announced(hub, client, source.name)
+        listing = announced(hub, client, source)
         total = sum(file.size for file in listing.files)
         wanted = {file.name for file in listing.files}
         for stale in [path for path in partial.iterdir() if path.name not in wanted]:
@@ -130,7 +130,7 @@ def _after(phase: Phase, done: int, total: int, report: Progress) -> Advance:
 
 
 def _model_path(entry: Entry, directory: Path) -> Path:
-    return directory / entry.source.file if isinstance(entry.source, Packages) else directory
+    return directory if entry.source.file is None else directory / entry.source.file
 
 
 def _is_intact(directory: Path, report: Progress) -> bool:

@@ -28,7 +28,7 @@ import httpx2
 
 from ..errors import DownloadError
 from ..settings import Settings, child_environment
-from .catalogue import Part
+from .catalogue import Part, Repository
 from .verify import MANIFEST, Advance, check_digest, git_digest_of, is_plain_name, sha256_of
 
 HUGGING_FACE = "https://huggingface.co"
@@ -213,12 +213,20 @@ class ModelScope:
         return f"{self.endpoint}/api/v1/models/{quote(repository)}/repo?Revision=master&FilePath={quote(file, safe='')}"
 
 
-def announced(hub: Hub, client: httpx2.Client, repository: str) -> Listing:
-    """What the hub says is in the repository, checked. Raises DownloadError."""
+def announced(hub: Hub, client: httpx2.Client, repository: Repository) -> Listing:
+    """What the hub says is in the repository, checked: of one that is there for a file, that file. Raises DownloadError."""
     try:
-        return hub.list(client, repository)
+        listing = hub.list(client, repository.name)
     except (KeyError, TypeError, AttributeError) as error:
         raise DownloadError(f"{hub.endpoint} answers with a listing of another form ({error!r}); is it a model hub?") from error
+    names = [file.name for file in listing.files]
+    if repository.file is not None:
+        if repository.file not in names:
+            raise DownloadError(f"{hub.endpoint} lists no {repository.file} in {repository.name}; there are {', '.join(names[:20]) or 'no models'}")
+        return Listing(listing.revision, tuple(file for file in listing.files if file.name == repository.file))
+    if "config.json" not in names:
+        raise DownloadError(f"{hub.endpoint} lists no config.json in this repository; it is not a model")
+    return listing
 
 
 def hubs(settings: Settings) -> list[Hub]:
@@ -349,8 +357,6 @@ def _checked_files(files: Iterator[tuple[Any, Any, Any, Any]], endpoint: str) ->
         if name.casefold() in chosen:
             raise DownloadError(f"{endpoint} lists {name} twice, in upper and lower case")
         chosen[name.casefold()] = RemoteFile(name, size, sha256, git_digest)
-    if "config.json" not in chosen:
-        raise DownloadError(f"{endpoint} lists no config.json in this repository; it is not a model")
     return tuple(chosen.values())
 
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from qwenbox.errors import ModelFormatError, NotFoundError, NumericalError, UsageError
+from qwenbox.errors import NotFoundError, NumericalError, UsageError
 from qwenbox.kernels.native import Native, NativeProgram, isa_best, isa_missing
 from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
 from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
@@ -274,11 +274,24 @@ class MemoryNeed(NamedTuple):
 def memory_need(path: Path, *, weights: str | None = None, context_length: int | None = None, kv_bytes: int | None = None) -> MemoryNeed:
     """What `load_model` would need, from the headers of the files. Raises what it raises."""
     config, tensors = _read(path)
-    form = _form(weights, tensors)
     positions = _positions(config, context_length)
-    network_costs = costs(Qwen(config, tensors, positions=positions), lambda tensor, role: rounded_kind(form, tensor, role))
     context = -(-positions // PAGE_TOKENS) * page_bytes(config)
-    return MemoryNeed(network_costs.weights_bytes, context if kv_bytes is None else kv_bytes, _RESERVE)
+    return MemoryNeed(_network_costs(config, tensors, weights).weights_bytes, context if kv_bytes is None else kv_bytes, _RESERVE)
+
+
+def stored_costs(path: Path, weights: str | None = None) -> Costs:
+    """What a token of the model costs, from the headers of the files. Raises what `load_model` raises."""
+    return _network_costs(*_read(path), weights)
+
+
+def _network_costs(config: ModelConfig, tensors: Mapping[str, Tensor], weights: str | None) -> Costs:
+    form = _form(weights, tensors)
+    return costs(Qwen(config, tensors, positions=1), lambda tensor, role: rounded_kind(form, tensor, role))
+
+
+def program_need() -> int:
+    """Bytes of a program beside weights and pages."""
+    return _RESERVE
 
 
 def context_window(path: Path) -> int:
@@ -292,8 +305,6 @@ def _read(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
         return from_hf(checkpoint.config), checkpoint.tensors
     if not path.exists():
         raise NotFoundError(f"{path} does not exist")
-    if path.suffix != ".gguf":
-        raise ModelFormatError(f"{path} is neither a directory nor a .gguf file")
     file = read_gguf(path)
     return from_gguf(file.metadata), file.tensors
 
@@ -316,7 +327,7 @@ def _warn_of_loss(weights: str | None, path: Path, tensors: Mapping[str, Tensor]
     awq = _is_awq(tensors)
     if weights is None and awq:
         _log.warning("%s: the head is rounded to int8; --weights stored keeps it as it is", path.name)
-    if weights in WEIGHTS and (path.suffix == ".gguf" or (awq and weights != "int4")):
+    if weights in WEIGHTS and (not path.is_dir() or (awq and weights != "int4")):
         _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", path.name, weights)
 
 
@@ -359,9 +370,11 @@ _SHAPES: Mapping[str, tuple[int, int, int, int, int, bool, tuple[int, int, int] 
     "1.7b": (2048, 6144, 28, 16, 8, True, None),
     "4b": (2560, 9728, 36, 32, 8, True, None),
     "8b": (4096, 12288, 36, 32, 8, False, None),
+    "14b": (5120, 17408, 40, 40, 8, False, None),
     "30b-a3b": (2048, 6144, 48, 32, 4, False, (128, 8, 768)),
+    "32b": (5120, 25600, 64, 64, 8, False, None),
 }
-"""Qwen3 as released."""
+"""Qwen3 as released, by the number of their weights."""
 
 SHAPES = tuple(_SHAPES)
 

@@ -1,9 +1,11 @@
-"""What a service can serve: the model that it was started with and the models of the catalogue that are in the cache; how they are opened."""
+"""What a service can serve: the model that it was started with, the models of the catalogue that are in the cache, and those of other programs on the
+disk; how they are opened."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -13,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from qwenbox.chat.chat import ChatFormat
 from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
 from qwenbox.errors import NotFoundError, UsageError
-from qwenbox.hub import CATALOGUE, find, installed, local, pulled, resolve
+from qwenbox.hub import CATALOGUE, find, installed, local, pull, pulled
 from qwenbox.llm import LocalLLM, default_thinking, model_name, open_chat
 from qwenbox.metrics import Metrics
+from qwenbox.server.others import Others
 from qwenbox.settings import Settings
 from qwenbox.types import PAGE_TOKENS
 
@@ -44,17 +47,33 @@ class Held(NamedTuple):
 class Stock:
     """The models that `settings` give. All of them are opened with the same settings, and share `metrics`."""
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
-        """Raises NotFoundError where the model of the settings has a name that no model has."""
-        self._settings = settings
+    def __init__(self, settings: Settings, metrics: Metrics | None = None, *, undecided: bool = False) -> None:
+        """Raises NotFoundError where the model of the settings has a name that no model has.
+
+        `undecided`: the model of the settings means nothing; somebody will set `default`. A model whose whole window does not fit into memory
+        then has a smaller one.
+        """
+        self.settings = settings
         self.metrics = metrics or Metrics()
-        self.default = model_name(settings.model) if local(settings.model) is not None else find(settings.model).name
+        self.others = Others(settings)
+        self.given: dict[str, Path] = {}
+        """Files and directories that somebody named, by the name of their model."""
+        self._shrinks = undecided
+        self.default = "" if undecided else self.name_of(settings.model)
+        if not undecided and self.others.found:
+            threading.Thread(target=self.others.judge, name="qwenbox-judge", daemon=True).start()
+
+    def name_of(self, model: str) -> str:
+        """The name under which the model is served: a path is remembered for it. Raises NotFoundError for what is neither path nor known name."""
+        if (path := local(model)) is not None:
+            self.given[model_name(model)] = path
+            return model_name(model)
+        return model if self.others.path(model) is not None else find(model).name
 
     def models(self) -> Mapping[str, StoredModel]:
         """What can be opened now without a network, by name."""
-        paths = installed(self._settings)
-        if (path := local(self._settings.model)) is not None:
-            paths = {self.default: path, **paths}
+        paths = {**self.given, **{name: path for name, path in installed(self.settings).items() if name not in self.given}}
+        paths |= {name: path for name, path in self.others.paths().items() if name not in paths}
         return {name: _stored(path) for name, path in paths.items()}
 
     def need(self, name: str) -> MemoryNeed:
@@ -62,9 +81,19 @@ class Stock:
         # Here and not at the top: a service of one model never asks.
         from qwenbox.model.load import memory_need
 
-        settings, path = self._settings, self._path(name)
+        settings, path = self.settings, self._known_path(name)
+        if path is None:
+            return self._need_of_entry(name)
         kv_bytes = None if settings.kv_gb is None else int(settings.kv_gb * 1e9)
         return memory_need(path, weights=settings.weights, context_length=self._context_length(name, path), kv_bytes=kv_bytes)
+
+    def _need_of_entry(self, name: str) -> MemoryNeed:
+        """Of a model that is not here yet."""
+        from qwenbox.model.choice import entry_need
+        from qwenbox.model.load import MemoryNeed, program_need
+
+        entry = find(name)
+        return MemoryNeed(0, 0, program_need()) if entry.shape is None else entry_need(entry)
 
     def free(self) -> int:
         from qwenbox.model.load import available_memory
@@ -86,13 +115,13 @@ class Stock:
         chat: Future[ChatFormat] = Future()
 
         def find_model(report: Report) -> EngineOptions:
-            path = resolve(self._settings.model, self._settings, report) if name == self.default else self._path(name)
+            path = self._known_path(name) or pull(find(name), self.settings, report)
             report("loading", 0, 0)
             chat.set_result(open_chat(path))
             where = {"model": str(path), "tokens": chat.result().tokenizer.table(), "memory_bytes": memory_bytes}
-            return replace(EngineOptions.from_settings(self._settings, **where), context_length=self._context_length(name, path))
+            return replace(EngineOptions.from_settings(self.settings, **where), context_length=self._context_length(name, path))
 
-        settings = self._settings
+        settings = self.settings
         return LocalLLM(
             WorkerEngine(find_model),
             chat,
@@ -105,7 +134,9 @@ class Stock:
 
     def _context_length(self, name: str, path: Path) -> int | None:
         """That of the settings, which are made for the default model: another one whose window is smaller has its window."""
-        asked = self._settings.context_length
+        asked = self.settings.context_length
+        if asked is None and self._shrinks and self.settings.kv_gb is None:
+            return self._room(path)
         if asked is None or name == self.default:
             return asked
         from qwenbox.model.load import context_window
@@ -117,12 +148,30 @@ class Stock:
             )
         return min(asked, window)
 
-    def _path(self, name: str) -> Path:
-        path = local(self._settings.model) if name == self.default else None
-        path = path or pulled(find(name), self._settings)
-        if path is None:
+    def _room(self, path: Path) -> int:
+        """Tokens of the model's window for which there is memory, but no less than a chosen model has to have."""
+        from qwenbox.model.choice import CONTEXT, MEMORY_SHARE
+        from qwenbox.model.load import available_memory, context_window, memory_need
+
+        window = context_window(path)
+        whole = memory_need(path, weights=self.settings.weights)
+        left = int(MEMORY_SHARE * available_memory()) - whole.weights - whole.program
+        return min(window, max(CONTEXT, window * left // whole.kv))
+
+    def _known_path(self, name: str) -> Path | None:
+        """None for the default where it has yet to be fetched. Raises NotFoundError for others that are not here."""
+        path = self.path(name)
+        if path is None and name != self.default:
             raise NotFoundError(f"{name} is not in the cache any more; `qwenbox pull {name}` fetches it.", code="model_not_found")
         return path
+
+    def path(self, name: str) -> Path | None:
+        """Where a model is that is on the disk. Raises NotFoundError for a name that no model has."""
+        if name in self.given:
+            return self.given[name]
+        if name in CATALOGUE or self.others.path(name) is None:
+            return pulled(find(name), self.settings)
+        return self.others.path(name)
 
 
 def read_aliases(pairs: Iterable[str], default: str) -> dict[str, str]:
