@@ -65,8 +65,8 @@ int main(int argc, char** argv) {
       const size_t half_page = size_t(kPageTokens) * shape.head_dim;
       const int pages = work.context / kPageTokens, width = shape.group * shape.head_dim;
       const int heads = int(kCache / 2 / (2 * half_page * pages));  // as many as the buffer holds
-      // A pass takes tens of milliseconds.
-      const int used = decode ? heads : int(8e9 / (4.0 * work.rows * width * work.context)) + 1;
+      // A pass takes tens of milliseconds, and as many heads on each thread.
+      const int used = decode ? heads : (int(8e9 / (4.0 * work.rows * width * work.context)) / threads + 1) * threads;
       std::vector<int32_t> table(static_cast<size_t>(pages));
       for (int i = 0; i < pages; ++i) table[i] = i;
       std::vector<float> q(size_t(work.rows) * width);
@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
         std::atomic<int> claimed{0};
         for (int t = 0; t < threads; ++t)
           pool.emplace_back([&] {
-            std::vector<float> out(q.size()), scratch(kernels->attention_scratch(work.rows, shape.group, shape.head_dim));
+            std::vector<float> out(q.size()), scratch(kernels->attention_scratch(work.rows, shape.group, shape.head_dim) + 15);
             for (int head; (head = claimed.fetch_add(1)) < used;) {
               AttentionTask task{};
               task.q = q.data();
@@ -95,7 +95,7 @@ int main(int argc, char** argv) {
               task.page_stride = 2 * half_page;
               task.keys = cache + size_t(head % heads) * pages * task.page_stride;
               task.values = task.keys + half_page;
-              task.scratch = scratch.data();
+              task.scratch = scratch.data() + (16 - reinterpret_cast<uintptr_t>(scratch.data()) / 4 % 16) % 16;  // a line of the cache
               kernels->attention(task);
             }
           });

@@ -160,21 +160,49 @@ QWENBOX_INLINE void each_pair(const F& f) {
     for (int t = 0; t < T; ++t) f(u, t);
 }
 
-// Scores of Q queries, [head_dim][Q], against T blocks of 16 tokens; lanes are tokens. scores[query][kBlockTokens]. The values of the same
-// tokens are on their way while this computes: the processor does not foresee pages.
-template <int Q, int T>
-void score_tile(const float* queries, const uint16_t* const* keys, ptrdiff_t values, int head_dim, float scale, float* scores) {
+// T blocks of keys of 16 tokens as they are stored. The values of the same tokens are on their way while they are read: the processor does
+// not foresee pages.
+template <int T>
+struct StoredKeys {
+  const uint16_t* block[T];
+  ptrdiff_t values;
+
+  StoredKeys(const uint16_t* const* blocks, ptrdiff_t to_values) : values(to_values) {
+    each_pair<1, T>([&](int, int t) { block[t] = blocks[t]; });
+  }
+  QWENBOX_INLINE void load_pairs(int i, Floats (&even)[T], Floats (&odd)[T]) const {
+    each_pair<1, T>([&](int, int t) {
+      load_bf16_pairs(block[t] + i * 16, even[t], odd[t]);
+      prefetch(block[t] + i * 16 + kNearKeys);
+      prefetch_far(block[t] + values + i * 16);
+    });
+  }
+};
+
+// The same after widen_keys(), [head_dim][T][16 tokens]; meanwhile the lines at `ahead`, `step` elements apart, go to L2.
+template <int T>
+struct WideKeys {
+  const float* keys;
+  const uint16_t* ahead;
+  int step;
+
+  QWENBOX_INLINE void load_pairs(int i, Floats (&even)[T], Floats (&odd)[T]) const {
+    each_pair<1, T>([&](int, int t) {
+      even[t] = load(keys + (i * T + t) * 16);
+      odd[t] = load(keys + ((i + 1) * T + t) * 16);
+    });
+    prefetch_far(ahead + i / 2 * step);
+  }
+};
+
+// Scores of Q queries, [head_dim][Q], against T blocks of 16 tokens; lanes are tokens. scores[query][kBlockTokens].
+template <int Q, int T, class Keys>
+void score_tile(const float* queries, const Keys keys, int head_dim, float scale, float* scores) {
   Floats acc[Q][T];
-  const uint16_t* key[T];
-  each_pair<1, T>([&](int, int t) { key[t] = keys[t]; });
   each_pair<Q, T>([&](int u, int t) { acc[u][t] = splat(0.0f); });
   for (int i = 0; i < head_dim; i += 2, queries += 2 * Q) {
     Floats even[T], odd[T];
-    each_pair<1, T>([&](int, int t) {
-      load_bf16_pairs(key[t] + i * 16, even[t], odd[t]);
-      prefetch(key[t] + i * 16 + kNearKeys);
-      prefetch_far(key[t] + values + i * 16);
-    });
+    keys.load_pairs(i, even, odd);
 #pragma GCC unroll 16
     for (int u = 0; u < Q; ++u) {
       const Floats q = splat(queries[u]);
@@ -187,6 +215,18 @@ void score_tile(const float* queries, const uint16_t* const* keys, ptrdiff_t val
     }
   }
   each_pair<Q, T>([&](int u, int t) { store(scores + u * kBlockTokens + t * 16, acc[u][t] * splat(scale)); });
+}
+
+template <int T>
+void widen_keys(const uint16_t* const* blocks, int head_dim, float* out) {
+  for (int i = 0; i < head_dim; i += 2)
+    each_pair<1, T>([&](int, int t) {
+      Floats even, odd;
+      load_bf16_pairs(blocks[t] + i * 16, even, odd);
+      prefetch(blocks[t] + i * 16 + kNearKeys);
+      store(out + (i * T + t) * 16, even);
+      store(out + ((i + 1) * T + t) * 16, odd);
+    });
 }
 
 // out[query][head_dim] += weights x values over the tokens [begin, end) of a block, for D blocks of 16 dimensions; lanes are dimensions.
@@ -223,13 +263,51 @@ void value_tile(const float* weights, const uint16_t* const* pages, const uint16
   each_pair<Q, D>([&](int u, int j) { store(out + u * head_dim + j * 16, acc[u][j]); });
 }
 
+// The same over the tokens before `end` after widen_values(), [token][D][16 dimensions]; meanwhile the lines at `ahead`, by page, `step`
+// elements apart, go to L2.
+template <int Q, int D>
+void wide_value_tile(const float* weights, const float* values, const uint16_t* const* ahead, int offset, int step, int end, int head_dim,
+                     float* out) {
+  Floats acc[Q][D];
+  each_pair<Q, D>([&](int u, int j) { acc[u][j] = load(out + u * head_dim + j * 16); });
+  const auto add = [&](int t) {
+    Floats v[D];
+    each_pair<1, D>([&](int, int j) { v[j] = load(values + (t * D + j) * 16); });
+#pragma GCC unroll 16
+    for (int u = 0; u < Q; ++u) {
+      const Floats weight = splat(weights[u * kBlockTokens + t]);
+      each_pair<1, D>([&](int, int j) { acc[u][j] = fma(weight, v[j], acc[u][j]); });
+    }
+  };
+  int t = 0;
+  for (; t + 2 <= end; t += 2) {
+    prefetch_far(ahead[t / kPageTokens] + offset + t % kPageTokens / 2 * step);
+    add(t), add(t + 1);
+  }
+  if (t < end) add(t);
+  each_pair<Q, D>([&](int u, int j) { store(out + u * head_dim + j * 16, acc[u][j]); });
+}
+
+template <int D>
+void widen_values(const uint16_t* const* pages, int offset, int end, float* out) {
+  for (int t = 0; t < end; t += 2) {
+    const uint16_t* const v = pages[t / kPageTokens] + offset + t % kPageTokens / 2 * 32;
+    each_pair<1, D>([&](int, int j) {
+      Floats even, odd;
+      load_bf16_pairs(v + j * 512, even, odd);
+      store(out + (t * D + j) * 16, even);
+      store(out + ((t + 1) * D + j) * 16, odd);
+    });
+  }
+}
+
 template <int Q>
 void score_queries(const float* queries, const uint16_t* const* keys, ptrdiff_t values, int blocks, int head_dim, float scale,
                    float* scores) {
   constexpr int T = tile_width(Q);
   int t = 0;
-  for (; t + T <= blocks; t += T) score_tile<Q, T>(queries, keys + t, values, head_dim, scale, scores + t * 16);
-  for (; t < blocks; ++t) score_tile<Q, 1>(queries, keys + t, values, head_dim, scale, scores + t * 16);
+  for (; t + T <= blocks; t += T) score_tile<Q, T>(queries, StoredKeys<T>(keys + t, values), head_dim, scale, scores + t * 16);
+  for (; t < blocks; ++t) score_tile<Q, 1>(queries, StoredKeys<1>(keys + t, values), head_dim, scale, scores + t * 16);
 }
 
 template <int Q>
@@ -255,10 +333,14 @@ constexpr TileTable<q...> tile_table(std::integer_sequence<int, q...>) {
 }
 using Tiles = decltype(tile_table(std::make_integer_sequence<int, kQueries>()));
 
+constexpr int kWidth = tile_width(kQueries);
+constexpr size_t wide_floats(int head_dim) { return size_t(kWidth) * 16 * size_t(head_dim < kBlockTokens ? kBlockTokens : head_dim); }
+
 // The query vectors of a task, rows ascending, and where its working memory stands.
 struct AttentionView {
   const AttentionTask& task;
   const int d, vectors;
+  float* const wide;                 // keys or values that several tiles share
   float* const queries;              // tiles of kQueries vectors, [head_dim][vectors of the tile] each
   float* const scores;               // [vector][kBlockTokens]
   float *const maxima, *const sums;  // of the blocks merged so far
@@ -267,7 +349,8 @@ struct AttentionView {
       : task(t),
         d(t.head_dim),
         vectors((t.row_end - t.row_begin) * t.group),
-        queries(t.scratch),
+        wide(t.scratch),
+        queries(wide + wide_floats(d)),
         scores(queries + size_t(vectors) * d),
         maxima(scores + size_t(vectors) * kBlockTokens),
         sums(maxima + vectors) {}
@@ -291,7 +374,7 @@ struct AttentionView {
 size_t attention_partial(int rows, int group, int head_dim) { return size_t(rows) * group * (size_t(head_dim) + 2); }
 
 size_t attention_scratch(int rows, int group, int head_dim) {
-  return size_t(rows) * group * (kBlockTokens + size_t(head_dim) + 2) + attention_partial(rows, group, head_dim);
+  return wide_floats(head_dim) + size_t(rows) * group * (kBlockTokens + size_t(head_dim) + 2) + attention_partial(rows, group, head_dim);
 }
 
 void pack_queries(const AttentionView& view) {
@@ -305,27 +388,78 @@ void pack_queries(const AttentionView& view) {
   }
 }
 
+// The pages of one block: blocks of 16 keys, values, and what the next block begins with.
+struct BlockPages {
+  static constexpr int kPages = kBlockTokens / kPageTokens;
+  const uint16_t *keys[2 * kPages], *values[kPages], *ahead[kPages];
+
+  BlockPages(const AttentionView& view, int block) {
+    const AttentionTask& task = view.task;
+    const int start = block * kBlockTokens, context = view.limit(view.vectors - 1);
+    for (int p = 0; p < kPages; ++p) {
+      const int here = start + p * kPageTokens, next = here + kBlockTokens;
+      if (here >= context) break;
+      keys[2 * p] = task.keys + size_t(task.pages[here / kPageTokens]) * task.page_stride;
+      keys[2 * p + 1] = keys[2 * p] + size_t(16) * view.d;
+      values[p] = keys[2 * p] + (task.values - task.keys);
+      ahead[p] = next < context ? task.keys + size_t(task.pages[next / kPageTokens]) * task.page_stride : values[p];
+    }
+  }
+};
+
+// So many of the vectors are whole tiles that share what is widened once; of a single tile none are.
+constexpr int sharing(int vectors) { return vectors < 2 * kQueries ? 0 : vectors / kQueries * kQueries; }
+
+void score_block(const AttentionView& view, const BlockPages& pages, int first, int block) {
+  const int d = view.d, begin = first / kQueries * kQueries, end = begin + sharing(view.vectors - begin);
+  const ptrdiff_t values = view.task.values - view.task.keys;
+  const int blocks = end > begin ? (view.visible(view.vectors - 1, block) + kPageTokens - 1) / kPageTokens * 2 : 0;
+  for (int t = 0; t < blocks; t += kWidth) {
+    widen_keys<kWidth>(pages.keys + t, d, view.wide);
+    for (int u = begin, n = 0; u < end; u += kQueries, ++n) {
+      if (view.visible(u + kQueries - 1, block) <= t * 16) continue;
+      const WideKeys<kWidth> keys{view.wide, pages.keys[t + (n < kWidth ? n : 0)] + values, n < kWidth ? 32 : 0};
+      score_tile<kQueries, kWidth>(view.queries + size_t(u) * d, keys, d, view.task.scale, view.scores + size_t(u) * kBlockTokens + t * 16);
+    }
+  }
+  for (int u = end; u < view.vectors; u += kQueries) {
+    const int count = view.tile(u);
+    Tiles::scores[count - 1](view.queries + size_t(u) * d, pages.keys, values, (view.visible(u + count - 1, block) + 15) / 16, d,
+                             view.task.scale, view.scores + size_t(u) * kBlockTokens);
+  }
+}
+
+void value_block(const AttentionView& view, const BlockPages& pages, int first, int block, float* partial) {
+  const int d = view.d, end = first + sharing(view.vectors - first);
+  const auto share = [&](auto width, int i) {
+    constexpr int D = decltype(width)::value;
+    widen_values<D>(pages.values, i * 32, view.visible(view.vectors - 1, block), view.wide);
+    for (int u = first, n = 0; u < end; u += kQueries, ++n)
+      wide_value_tile<kQueries, D>(view.scores + size_t(u) * kBlockTokens, view.wide, pages.ahead, (i / 16 + (n < D ? n : 0)) * 512,
+                                   n < D ? 32 : 0, view.visible(u, block), d, partial + size_t(u) * d + i);
+  };
+  int i = end > first ? 0 : d;
+  for (; i + 16 * kWidth <= d; i += 16 * kWidth) share(std::integral_constant<int, kWidth>(), i);
+  for (; i < d; i += 16) share(std::integral_constant<int, 1>(), i);
+
+  for (int u = first; u < view.vectors; u += kQueries) {
+    const int count = view.tile(u);
+    const int shared = view.visible(u, block);  // rows ascend, so the first query of a tile sees least
+    if (u >= end)
+      Tiles::values[count - 1](view.scores + size_t(u) * kBlockTokens, pages.values, pages.ahead, 0, shared, d, partial + size_t(u) * d);
+    for (int j = u + 1; j < u + count; ++j)
+      if (view.visible(j, block) > shared)
+        Tiles::values[0](view.scores + size_t(j) * kBlockTokens, pages.values, pages.ahead, shared, view.visible(j, block), d,
+                         partial + size_t(j) * d);
+  }
+}
+
 // (o, m, l) of one block for every vector that sees any of it: partial [vector][head_dim], [vector], [vector].
 void attend_block(const AttentionView& view, int block, float* partial) {
-  const AttentionTask& task = view.task;
-  const int d = view.d, vectors = view.vectors, context = view.limit(vectors - 1), start = block * kBlockTokens;
+  const int d = view.d, vectors = view.vectors, first = view.first(block);
   float *const maxima = partial + size_t(vectors) * d, *const sums = maxima + vectors;
-  constexpr int pages = kBlockTokens / kPageTokens;
-  const uint16_t *keys[2 * pages], *values[pages], *ahead[pages];
-  for (int p = 0; p < pages; ++p) {
-    const int here = start + p * kPageTokens, next = here + kBlockTokens;
-    if (here >= context) break;
-    keys[2 * p] = task.keys + size_t(task.pages[here / kPageTokens]) * task.page_stride;
-    keys[2 * p + 1] = keys[2 * p] + size_t(16) * d;
-    values[p] = keys[2 * p] + (task.values - task.keys);
-    ahead[p] = next < context ? task.keys + size_t(task.pages[next / kPageTokens]) * task.page_stride : values[p];
-  }
-  const int first = view.first(block);
-  for (int u = first / kQueries * kQueries; u < vectors; u += kQueries) {
-    const int count = view.tile(u);
-    Tiles::scores[count - 1](view.queries + size_t(u) * d, keys, task.values - task.keys, (view.visible(u + count - 1, block) + 15) / 16, d,
-                             task.scale, view.scores + size_t(u) * kBlockTokens);
-  }
+  const BlockPages pages(view, block);
+  score_block(view, pages, first, block);
 
   for (int u = first; u < vectors; ++u) {
     float* const s = view.scores + size_t(u) * kBlockTokens;
@@ -343,14 +477,7 @@ void attend_block(const AttentionView& view, int block, float* partial) {
     for (int i = 0; i < d; i += 16) store(partial + size_t(u) * d + i, splat(0.0f));
   }
 
-  for (int u = first; u < vectors; u += kQueries) {
-    const int count = view.tile(u);
-    const int shared = view.visible(u, block);  // rows ascend, so the first query of a tile sees least
-    Tiles::values[count - 1](view.scores + size_t(u) * kBlockTokens, values, ahead, 0, shared, d, partial + size_t(u) * d);
-    for (int j = u + 1; j < u + count; ++j)
-      if (view.visible(j, block) > shared)
-        Tiles::values[0](view.scores + size_t(j) * kBlockTokens, values, ahead, shared, view.visible(j, block), d, partial + size_t(j) * d);
-  }
+  value_block(view, pages, first, block, partial);
 }
 
 void begin_merge(const AttentionView& view) {
