@@ -59,6 +59,8 @@ MAX_COMPLETION_TOKENS = 16
 _INFILL = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 _AFTER_INFILL = (*_INFILL, "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
 READY_POLL_SECONDS = 0.05
+FRESH = 0.05
+"""Share of the newest token in the average time of one."""
 TICK_SECONDS = 10.0
 """How often a reader looks at the clock while nothing comes."""
 
@@ -126,6 +128,7 @@ class LocalLLM:
         self._request_seconds, self._queue_seconds = bound["e2e_request_latency_seconds"], bound["request_queue_time_seconds"]
         self._step_seconds = bound["step_seconds"]
         self._prefill_tokens, self._decode_tokens = (self.metrics["iteration_tokens_total"].labels(name, phase) for phase in ("prefill", "decode"))
+        self._token_seconds: float | None = None
         engine.watch(self.count_step)
 
     # --- people's methods ----------------------------------------------------------------------------------------------
@@ -403,6 +406,13 @@ class LocalLLM:
         for histogram, num_tokens in ((self._prefill_tokens, prefill_tokens), (self._decode_tokens, decode_tokens)):
             if num_tokens:
                 histogram.observe(num_tokens)
+        if decode_tokens == 1 and not prefill_tokens and seconds > 0.0:
+            self._token_seconds = seconds if self._token_seconds is None else self._token_seconds + FRESH * (seconds - self._token_seconds)
+
+    @property
+    def write_speed(self) -> float | None:
+        """Tokens a second of an answer that has the machine to itself, as it was of late; None before the first one."""
+        return None if self._token_seconds is None else 1.0 / self._token_seconds
 
     def count_end(self, event: Event, seconds: float) -> None:
         reason = event.finish_reason if event.kind == "finish" else "error"

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import WebDriverWait
 
 from qwenbox.engine.client import EngineState
 from qwenbox.errors import DownloadError, WorkerDiedError
 from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.settings import load_settings
+from qwenbox.types import Progress
 from tests.fakes import FakeEngine, FakeSource, Script, byte_chat, byte_tokenizer_ids
 
 pytestmark = pytest.mark.browser
@@ -52,7 +54,7 @@ class Page:
         return self.chromium.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.chromium, WAIT, poll_frequency=0.02).until(lambda _: condition())
+        WebDriverWait(self.chromium, WAIT, poll_frequency=0.02, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: condition())
 
     def say(self, text: str) -> None:
         self.find("#prompt").send_keys(text + Keys.ENTER)
@@ -151,7 +153,8 @@ def test_a_model_that_never_thinks_greys_the_choice_and_says_why(chromium: webdr
         page.open()
         page.script("localStorage.clear()")
         page.open()
-        page.wait(lambda: page.find("#depth").get_attribute("title") == "This model does not think.")
+        page.wait(lambda: page.find("#depth-why").text == "This model does not think.")
+        assert page.find("#depth-why").is_displayed()
         assert all(not choice.is_enabled() for choice in page.all("#depth input"))
         page.say("hello")
         page.wait(page.finished)
@@ -172,7 +175,7 @@ def test_a_person_sees_how_far_the_model_is_and_may_write_before_it_is_there(pag
     page.open()
     page.wait(lambda: fetching in page.find("#arrival-text").text)
     assert page.find("#arrival-part").get_property("value") == 0.25
-    assert "25 %" in page.find("#model-name").text
+    assert "25 %" in str(page.find("#model-state").get_property("textContent"))
     assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
     page.say("early")
     page.engine.state_now = EngineState("fetching", 0.25, DownloadError("the hub is ill"))
@@ -189,7 +192,7 @@ def test_a_page_whose_service_ended_still_says_why(page: Page) -> None:
     page.open()
     page.wait(lambda: "the digest is wrong" in page.find("#arrival-text").text)
     page.service.stop()
-    page.wait(lambda: "not reachable" in page.find("#model-name").text)
+    page.wait(lambda: "not reachable" in page.find("#model-state").text)
     assert "the digest is wrong" in page.find("#arrival-text").text
 
 
@@ -323,30 +326,96 @@ def test_a_person_chooses_among_the_models_and_sees_the_chosen_one_load(
         page.open()
         if language == "zh":
             page.find("#language").click()
-        page.wait(lambda: page.find("#model-choice").is_displayed())
-        assert [option.text for option in page.all("#model-choice option")] == [first, second]
         page.say("who?")
         page.wait(page.finished)
         assert page.answer() == f"I am {first}."
-        Select(page.find("#model-choice")).select_by_value(second)
-        page.wait(lambda: page.find("#model-name").text == asleep)
+        page.find("#model").click()
+        page.wait(lambda: [card.get_attribute("data-model") for card in page.all("#model-list .card")] == [first, second])
+        page.wait(lambda: "1.00 GB" in page.find(f'[data-model="{second}"] .facts').text)
+        assert page.script("return document.querySelector('#models').scrollWidth <= window.innerWidth")
+        page.find(f'[data-model="{second}"] label').click()
+        page.wait(lambda: page.find("#model-state").text == asleep)
+        page.find("#models .primary").click()
         assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
         source.first_state = EngineState("loading", 0.4)
         page.find("#new-chat").click()
         page.say("and you?")
-        page.wait(lambda: page.find("#model-name").text == loading and strip in page.find("#arrival-text").text)
+        page.wait(lambda: page.find("#model-state").get_property("textContent") == loading and strip in page.find("#arrival-text").text)
         source.engines[second].state_now = EngineState("ready", 1.0)
         page.wait(page.finished)
         assert page.answer() == f"I am {second}."
         page.wait(lambda: page.find(".dot").get_attribute("data-state") == "ready" and not page.find("#arrival").is_displayed())
         page.open()
-        page.wait(lambda: page.find("#model-choice").get_property("value") == second)
+        page.wait(lambda: page.find("#model-name").text == second)
         page.script("localStorage.clear()")
 
 
-def test_a_single_model_is_no_choice(page: Page) -> None:
-    assert not page.find("#model-choice").is_displayed()
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_person_sees_what_a_model_takes_and_how_fast_it_is(page: Page, language: str) -> None:
+    if language == "zh":
+        page.find("#language").click()
+    speed, window, kernels = {
+        "en": ("writes 50 tokens/s (measured)", "window of 4,096 tokens", "Kernels: generic, 1 threads"),
+        "zh": ("生成 50 token/秒（实测）", "窗口 4,096 token", "计算内核：generic，1 个线程"),
+    }[language]
+    page.engine.note_step(0.02, 0, 1)
+    page.find("#model").click()
+    page.wait(lambda: speed in page.find(".card .facts").text)
+    assert window in page.find(".card .facts").text and page.find("#models-machine").text == kernels
     assert page.find("#model-name").text == "fake-model"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_how_far_a_long_prompt_is_and_what_of_the_window_is_taken_stands_on_the_page(page: Page, look: Callable[..., None], language: str) -> None:
+    look(320)
+    if language == "zh":
+        page.find("#language").click()
+    reading, context, speed = {
+        "en": ("12,000 of 32,000 tokens read, about 48 s left", " of 4,096 tokens", "tokens, "),
+        "zh": ("已读 12,000 / 32,000 个 token，大约还需 48 秒", " / 4,096 token", "个 token，"),
+    }[language]
+    assert not page.find("#context").is_displayed()
+    page.engine.pause()
+    page.engine.script = Script("word " * 100)
+    page.engine.step_seconds = 0.002
+    page.say("a long book")
+    page.engine.wait_for(lambda engine: engine.num_running == 1)
+    page.engine.tell(Progress(12_000, 32_000, 0, 31.0, 47.6))
+    page.wait(lambda: page.find(".reading").text == reading)
+    assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.find(".reading progress").get_property("value") == 12_000
+    page.engine.resume()
+    page.wait(page.finished)
+    assert not page.all(".reading")
+    plan = page.engine.plans[0]
+    total = len(plan.prompt_ids) + 501
+    page.wait(lambda: page.find("#context").text == f"{total}{context}")
+    assert speed in page.find(".message.assistant .rate").text and "501" in page.find(".rate").text
+    page.script("localStorage.setItem('qwenbox.messages', JSON.stringify([{role: 'user', content: 'counted by the service'}]))")
+    page.open()
+    page.wait(lambda: page.find("#context").is_displayed() and page.find("#context").text != f"{total}{context}")
+
+
+def test_other_programs_are_told_how_to_connect_and_the_key_is_shown_only_on_demand(page: Page) -> None:
+    page.script("localStorage.setItem('qwenbox.settings', JSON.stringify({key: 'qk_a_secret_for_the_test'}))")
+    page.open()
+    grants = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": page.service.url}
+    page.chromium.execute_cdp_cmd("Browser.grantPermissions", grants)
+    page.find("#open-connect").click()
+    programs = [item.get_attribute("data-program") for item in page.all("#connect-list details")]
+    assert len(programs) == 9 and {"curl", "Claude Code", "Codex", "Dify", "Continue", "Open WebUI"} < set(programs)
+    for program in programs:
+        if not page.all(f'details[data-program="{program}"][open]'):
+            page.find(f'details[data-program="{program}"] summary').click()
+        shown = page.find(f'details[data-program="{program}"] code').text
+        assert page.service.url in shown and "secret" not in shown
+        page.find(f'details[data-program="{program}"] .copy').click()
+        page.wait(lambda: page.find("details[open] .copy").text == "Copied")
+        copied = str(page.chromium.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
+        assert "qk_a_secret_for_the_test" in copied and copied.splitlines()[0] in (shown.splitlines()[0], copied.splitlines()[0])
+    page.find("#connect-key").click()
+    assert "qk_a_secret_for_the_test" in page.find("details[open] code").text
+    page.script("localStorage.clear()")
 
 
 def test_a_key_signs_in_through_the_fragment_and_leaves_the_address(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path) -> None:

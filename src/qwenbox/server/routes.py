@@ -357,6 +357,8 @@ class Routes:
             state, stats, left = llm.engine.state(), llm.engine.stats(), place.seconds_left
             more["progress"] = state.progress
             more["thinking"] = llm.nature
+            if (speed := llm.write_speed) is not None:
+                more["speed"] = {"write": round(speed, 1), "measured": True}
             more["memory_bytes"] = shelf.held_bytes(place)
             more["requests_running"] = stats.running
             more["requests_waiting"] += stats.waiting

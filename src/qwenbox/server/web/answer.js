@@ -7,6 +7,7 @@ import { t } from "./i18n.js";
 import { drawAnswer } from "./message.js";
 import { model, state, watch, watchAgain } from "./service.js";
 import { settings } from "./settings.js";
+import { Pace, measureContext, showContext, showSpeed } from "./speed.js";
 
 let running = null; // AbortController
 let requestId = null; // its name at the service, once it has one
@@ -26,7 +27,7 @@ export function forget() {
   stop();
   messages.length = 0;
   keep();
-  $("speed").textContent = "";
+  showSpeed(0, null);
   draw();
 }
 
@@ -35,6 +36,7 @@ export function draw() {
   drawConversation();
   $("send").hidden = running !== null;
   $("stop").hidden = running === null;
+  if (!running) measureContext();
 }
 
 function retry() {
@@ -46,43 +48,54 @@ function retry() {
 function requestBody() {
   const history = messages.slice(0, -1).filter((message) => message.content).map(({ role, content }) => ({ role, content }));
   if (settings.system) history.unshift({ role: "system", content: settings.system });
-  const body = { messages: history, ...depthFields() };
+  const body = { messages: history, ...depthFields(), timings: true, return_progress: true };
   if (settings.model !== null && model()) body.model = model().id;
   if (settings.temperature !== "") body.temperature = Number(settings.temperature);
   if (settings.maxTokens !== "") body.max_tokens = Number(settings.maxTokens);
   return body;
 }
 
+/** What a chunk adds to a message. */
+function take(message, chunk, pace) {
+  message.progress = chunk.prompt_progress ?? null;
+  if (chunk.usage) {
+    const { total_tokens: tokens, completion_tokens: count } = chunk.usage;
+    pace.note(count);
+    Object.assign(message, { tokens, count, rate: message.rate ?? pace.rate });
+    showSpeed(count, pace.rate);
+    showContext(tokens);
+  }
+  const choice = chunk.choices[0];
+  if (!choice) return;
+  message.content += choice.delta.content ?? "";
+  message.reasoning += choice.delta.reasoning_content ?? "";
+  if (choice.finish_reason === "length") message.state = chunk.qwenbox?.stop_detail === "loop" ? "loop" : "length";
+  const { reason, source, ended } = chunk.qwenbox?.thinking ?? {};
+  if (ended) message.why = t(`ended${ended[0].toUpperCase()}${ended.slice(1)}`);
+  else if (reason && settings.depth === "auto" && source === "enable_thinking") message.why = reason;
+}
+
 async function answer() {
   const message = { role: "assistant", content: "", reasoning: "", state: "running" };
   messages.push(message);
   const mine = running = new AbortController();
-  $("speed").textContent = "";
+  showSpeed(0, null);
   toEnd();
   draw();
   if (state() !== "ready") watchAgain(300); // the request loads its model
   let frame = 0;
   const drawPart = () => { frame = 0; drawAnswer(lastNode(), message, true, requestId !== null); stick(); };
-  const began = performance.now();
+  const pace = new Pace();
   let first = 0;
   requestId = null;
   try {
     for await (const chunk of chat(requestBody(), mine.signal, (id) => { requestId = id; })) {
-      const choice = chunk.choices[0];
-      if (choice) {
-        message.content += choice.delta.content ?? "";
-        message.reasoning += choice.delta.reasoning_content ?? "";
-        if (choice.finish_reason === "length") message.state = chunk.qwenbox?.stop_detail === "loop" ? "loop" : "length";
-        if (choice.delta.reasoning_content) message.seconds = (performance.now() - (first || performance.now())) / 1000;
-        const { reason, source, ended } = chunk.qwenbox?.thinking ?? {};
-        if (ended) message.why = t(`ended${ended[0].toUpperCase()}${ended.slice(1)}`);
-        else if (reason && settings.depth === "auto" && source === "enable_thinking") message.why = reason;
-        if (!first && (message.content || message.reasoning)) {
-          first = performance.now();
-          if (state() !== "ready") watch();
-        }
+      take(message, chunk, pace);
+      if (!first && (message.content || message.reasoning)) {
+        first = performance.now();
+        if (state() !== "ready") watch();
       }
-      if (chunk.usage) showSpeed(chunk.usage.completion_tokens, (performance.now() - (first || began)) / 1000);
+      if (chunk.choices[0]?.delta.reasoning_content) message.seconds = (performance.now() - first) / 1000;
       frame ||= requestAnimationFrame(drawPart);
     }
     if (message.state === "running") message.state = message.content || message.reasoning ? undefined : "empty";
@@ -92,13 +105,11 @@ async function answer() {
     else message.state = { error: String(error), code: "lost" };
   }
   cancelAnimationFrame(frame);
+  message.progress = null;
+  message.rate = pace.rate;
   running = requestId = null;
   keep();
   draw();
-}
-
-function showSpeed(count, seconds) {
-  $("speed").textContent = seconds > 0 ? t("speed", { count, rate: (count / seconds).toFixed(1) }) : "";
 }
 
 $("conversation").addEventListener("click", ({ target }) => {

@@ -18,7 +18,7 @@ async function failure(response) {
 function progressOf(body) {
   return {
     state: body.state === "unloaded" && body.requests_waiting ? "queued" : body.state ?? "loading", progress: body.progress ?? null,
-    reason: body.error?.message ?? null, bytes: body.bytes ?? null, totalBytes: body.total_bytes ?? null, secondsLeft: body.seconds_left ?? null,
+    reason: body.error?.message ?? null, bytes: body.bytes ?? null, totalBytes: body.total_bytes ?? null, secondsLeft: body.seconds_left ?? null, isa: body.isa ?? null, threads: body.threads ?? null,
   };
 }
 
@@ -29,10 +29,13 @@ export async function ready() {
 }
 
 /** The models that can be asked and how far each is, the default one first. */
-export async function models() {
+export async function listModels() {
   const response = await fetch("v1/models", { headers: headers() });
   if (!response.ok) throw await failure(response);
-  return (await response.json()).data.map((model) => ({ id: model.id, thinking: model.qwenbox?.thinking ?? null, ...progressOf(model.qwenbox ?? {}) }));
+  return (await response.json()).data.map((model) => ({
+    id: model.id, window: model.max_model_len ?? null, thinking: model.qwenbox?.thinking ?? null, diskBytes: model.qwenbox?.size_bytes ?? null,
+    memoryBytes: model.qwenbox?.memory_bytes ?? null, needBytes: model.qwenbox?.need_bytes ?? null, speed: model.qwenbox?.speed ?? null, ...progressOf(model.qwenbox ?? {}),
+  }));
 }
 
 /** Ends the thinking of an answer that is under way; it has a name as long as it is. */
@@ -41,11 +44,24 @@ export async function answerNow(requestId) {
   if (!response.ok && response.status !== 404) throw await failure(response);
 }
 
+/** Has a model loaded, or its memory given back. */
+export async function setLoaded(id, loaded) {
+  const response = await fetch(`v1/models/${encodeURIComponent(id)}/${loaded ? "load" : "unload"}`, { method: "POST", headers: headers() });
+  if (!response.ok) throw await failure(response);
+}
+
+/** Tokens of a conversation, for a model that is loaded. */
+export async function countTokens(messages, model) {
+  const response = await fetch("tokenize", { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify({ messages, model }) });
+  if (!response.ok) throw await failure(response);
+  return (await response.json()).count;
+}
+
 /** Yields the data of each server-sent event; a stream that ends without [DONE] is an error. `named` gets the request's id. */
 export async function* chat(request, signal, named) {
   const response = await fetch("v1/chat/completions", {
     method: "POST", signal, headers: headers({ "Content-Type": "application/json" }),
-    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
+    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } }),
   });
   if (!response.ok) throw await failure(response);
   named(response.headers.get("x-request-id"));

@@ -9,7 +9,7 @@ const AUTO_SECONDS = 20; // of thinking, where nobody chose how much
 /** Which depths the model knows; it is asked for as people left it, whatever it is. */
 export function showDepth() {
   const nature = model()?.thinking;
-  $("depth").title = nature === "never" ? t("depthNever") : nature === "always" ? t("depthAlways") : t("depth");
+  $("depth-why").textContent = nature === "never" ? t("depthNever") : nature === "always" && settings.depth === "fast" ? t("depthAlways") : "";
   for (const choice of $("depth").querySelectorAll("input")) {
     choice.disabled = nature === "never";
     choice.checked = nature === "never" ? choice.value === "fast" : choice.value === settings.depth;
@@ -23,4 +23,7 @@ export function depthFields() {
   return { enable_thinking: settings.depth === "think" };
 }
 
-$("depth").addEventListener("change", (event) => change({ depth: event.target.value }));
+$("depth").addEventListener("change", (event) => {
+  change({ depth: event.target.value });
+  showDepth();
+});

@@ -1,8 +1,8 @@
 // Every sentence of the page, in both languages. A test holds the two tables against each other.
 export const texts = {
   en: {
-    newChat: "New chat", settings: "Settings", theme: "Colours", language: "Language", conversation: "Conversation", toBottom: "To the end",
-    themeAuto: "◐ Auto", themeLight: "◐ Light", themeDark: "◐ Dark", otherLanguage: "中文",
+    newChat: "New chat", settings: "Settings", themeIs: "Colours: {theme}", conversation: "Conversation", toBottom: "To the end",
+    themeAuto: "Auto", themeLight: "Light", themeDark: "Dark", otherLanguage: "中文",
     welcomeTitle: "A Qwen model of your own",
     welcomeText: "Everything runs on this machine. What you write here goes nowhere else.",
     promptLabel: "Your message", promptPlaceholder: "Write a message", send: "Send", stop: "Stop",
@@ -16,19 +16,26 @@ export const texts = {
     endedAnswer_now: "You asked for the answer.", endedLoop: "The thinking went in circles and was ended.", endedStop: "The thinking broke off.",
     wentInCircles: "The answer went in circles and was ended.",
     fetching: "fetching", verifying: "verifying", loading: "loading", restarting: "restarting", unreachable: "not reachable", failed: "failed", closed: "closed", locked: "locked",
-    chooseModel: "Model", unloaded: "loads when you write", queued: "waits for its turn", draining: "makes room",
+    chooseModel: "Model:", models: "Models", tools: "Tools", loaded: "in memory", load: "Load", unload: "Unload", unloaded: "loads when you write", queued: "waits for its turn", draining: "makes room",
     fetchingModel: "The model is being fetched", verifyingModel: "The model is being verified", loadingModel: "The model is being loaded", restartingModel: "The model is being started again",
     bytesOf: "{done} of {total} GB", secondsLeft: "about {count} s left", minutesLeft: "about {count} min left", comma: ", ", period: ". ",
     writeAlready: "You can write already: the answer comes when the model is there.", triedAgain: "The last attempt failed and is repeated: {reason}", unavailable: "The model cannot be had: {reason}",
+    inMemory: "{size} GB of memory", needsMemory: "needs {size} GB of memory", onDisk: "{size} GB on disk",
+    measuredSpeed: "writes {rate} tokens/s (measured)", predictedSpeed: "writes about {rate} tokens/s (predicted)", window: "window of {count} tokens",
+    thinksNever: "does not think", thinksAlways: "always thinks", thinksHybrid: "thinks where it is asked to", machine: "Kernels: {isa}, {threads} threads",
+    connect: "Connect", connectText: "Other programs reach this service at", showKey: "Show the key",
+    connectLocal: "The address is that of this machine. A program in a container needs host.docker.internal instead, and a service that listens there.",
     stopped: "stopped", cutShort: "The answer reached its longest length.", speed: "{count} tokens, {rate}/s",
+    reading: "Reading your message", readingOf: "{done} of {total} tokens read, {left}",
+    context: "How much of the model's window this conversation fills", contextFull: "The model's window is nearly full: a new chat starts with an empty one.", contextOf: "{used} of {window} tokens",
     errorLost: "The connection to the service was lost.", errorKey: "This service needs an API key. Enter it in the settings.", errorEmpty: "The model answered nothing.",
     badTemperature: "Temperature must be a number from 0 to 2.", badMaxTokens: "The longest answer must be a whole number above 0.",
     suggestion1: "Explain recursion to a twelve-year-old, with one example.", suggestion2: "Write a Python function that merges two sorted lists.",
     suggestion3: "Translate into Chinese: The meeting moves to Friday at ten.", suggestion4: "What should I check before I publish a small web service?",
   },
   zh: {
-    newChat: "新对话", settings: "设置", theme: "配色", language: "语言", conversation: "对话", toBottom: "到最新",
-    themeAuto: "◐ 自动", themeLight: "◐ 浅色", themeDark: "◐ 深色", otherLanguage: "English",
+    newChat: "新对话", settings: "设置", themeIs: "配色：{theme}", conversation: "对话", toBottom: "到最新",
+    themeAuto: "自动", themeLight: "浅色", themeDark: "深色", otherLanguage: "English",
     welcomeTitle: "属于你自己的 Qwen 模型",
     welcomeText: "一切都在这台机器上运行，你写的内容不会传到别处。",
     promptLabel: "你的消息", promptPlaceholder: "写点什么", send: "发送", stop: "停止",
@@ -42,11 +49,18 @@ export const texts = {
     endedAnswer_now: "你要求立即回答。", endedLoop: "思考陷入循环，已被结束。", endedStop: "思考中途停下了。",
     wentInCircles: "回答陷入循环，已被结束。",
     fetching: "下载中", verifying: "校验中", loading: "加载中", restarting: "重启中", unreachable: "连接不上", failed: "加载失败", closed: "已关闭", locked: "需要密钥",
-    chooseModel: "模型", unloaded: "提问时加载", queued: "排队中", draining: "正在让出内存",
+    chooseModel: "模型：", models: "模型", tools: "工具", loaded: "已加载", load: "加载", unload: "卸载", unloaded: "提问时加载", queued: "排队中", draining: "正在让出内存",
     fetchingModel: "正在下载模型", verifyingModel: "正在校验模型", loadingModel: "正在加载模型", restartingModel: "正在重新启动模型",
     bytesOf: "{done} / {total} GB", secondsLeft: "大约还需 {count} 秒", minutesLeft: "大约还需 {count} 分钟", comma: "，", period: "。",
     writeAlready: "现在就可以提问，模型就绪后会回答。", triedAgain: "上一次尝试失败，正在重试：{reason}", unavailable: "模型无法使用：{reason}",
+    inMemory: "占用内存 {size} GB", needsMemory: "需要内存 {size} GB", onDisk: "磁盘上 {size} GB",
+    measuredSpeed: "生成 {rate} token/秒（实测）", predictedSpeed: "生成约 {rate} token/秒（估计）", window: "窗口 {count} token",
+    thinksNever: "不会思考", thinksAlways: "总会思考", thinksHybrid: "按需思考", machine: "计算内核：{isa}，{threads} 个线程",
+    connect: "接入", connectText: "其他程序通过这个地址使用本服务：", showKey: "显示密钥",
+    connectLocal: "这是本机的地址。容器里的程序要改用 host.docker.internal，并让服务监听那里。",
     stopped: "已停止", cutShort: "回答达到了最大长度。", speed: "{count} 个 token，{rate}/秒",
+    reading: "正在阅读你的消息", readingOf: "已读 {done} / {total} 个 token，{left}",
+    context: "这个对话占用了模型窗口的多少", contextFull: "模型的窗口快满了：新对话会从空窗口开始。", contextOf: "{used} / {window} token",
     errorLost: "与服务的连接中断了。", errorKey: "这个服务需要 API 密钥，请在设置中填写。", errorEmpty: "模型没有给出内容。",
     badTemperature: "温度必须是 0 到 2 之间的数。", badMaxTokens: "最长回答必须是大于 0 的整数。",
     suggestion1: "用一个例子向十二岁的孩子解释递归。", suggestion2: "写一个 Python 函数，合并两个有序列表。",
@@ -64,6 +78,16 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
 }
 
+/** A number as people of this language write it. */
+export function number(value, digits = 0) {
+  return new Intl.NumberFormat(document.documentElement.lang, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+}
+
+/** Seconds to come, as roughly as people want to know. */
+export function timeLeft(seconds) {
+  return seconds < 90 ? t("secondsLeft", { count: Math.ceil(seconds) }) : t("minutesLeft", { count: Math.round(seconds / 60) });
+}
+
 /** Chooses the language and writes its sentences into every element that names one. */
 export function setLanguage(name) {
   language = name in texts ? name : "en";
@@ -72,6 +96,6 @@ export function setLanguage(name) {
   for (const node of document.querySelectorAll("[data-i18n-placeholder]")) node.placeholder = t(node.dataset.i18nPlaceholder);
   for (const node of document.querySelectorAll("[data-i18n-label]")) {
     node.setAttribute("aria-label", t(node.dataset.i18nLabel));
-    node.title = t(node.dataset.i18nLabel);
+    if (node.tagName === "BUTTON") node.title = t(node.dataset.i18nLabel);
   }
 }

@@ -1,5 +1,5 @@
 // Colours and language.
-import { $ } from "./dom.js";
+import { $, el } from "./dom.js";
 import { currentLanguage, setLanguage, t } from "./i18n.js";
 import { change, settings } from "./settings.js";
 
@@ -13,8 +13,11 @@ export function applyLook() {
   if (settings.theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = settings.theme;
   setLanguage(settings.language ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"));
-  $("theme").textContent = t(`theme${settings.theme[0].toUpperCase()}${settings.theme.slice(1)}`);
+  const theme = t(`theme${settings.theme[0].toUpperCase()}${settings.theme.slice(1)}`);
+  $("theme").replaceChildren("◐ ", el("span", {}, theme));
+  $("theme").ariaLabel = $("theme").title = t("themeIs", { theme });
   $("language").textContent = t("otherLanguage");
+  $("language").lang = currentLanguage() === "en" ? "zh-CN" : "en";
   for (const redraw of redraws) redraw();
 }
 

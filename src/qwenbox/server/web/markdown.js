@@ -85,9 +85,14 @@ function renderBlocks(text, depth) {
 function codeBlock(lines, [, indent, marks, language]) {
   const closed = lines.length > 1 && lines.at(-1).trim().startsWith(marks) && lines.at(-1).trim().replaceAll(marks[0], "") === "";
   const body = lines.slice(1, closed ? -1 : undefined).map((line) => (line.startsWith(indent) ? line.slice(indent.length) : line)).join("\n");
+  return codeNode(body, language);
+}
+
+/** Code with its colours and a button that copies it, or what `source` gives. */
+export function codeNode(text, language, source = () => text) {
   const code = el("code");
-  highlight(code, body, language);
-  return el("div", { class: "code" }, el("div", { class: "code-head" }, el("span", {}, language), copyButton(() => body)), el("pre", { tabindex: 0 }, code));
+  highlight(code, text, language);
+  return el("div", { class: "code" }, el("div", { class: "code-head" }, el("span", {}, language), copyButton(source)), el("pre", { tabindex: 0 }, code));
 }
 
 /** A button that copies what `text()` gives, and says so. */
@@ -105,10 +110,12 @@ export function copyButton(text) {
 function copyBySelection(text) {
   const area = el("textarea", { readonly: true, class: "copy-area" });
   area.value = text;
-  document.body.append(area);
+  const focused = document.activeElement;
+  (document.querySelector("dialog[open]") ?? document.body).append(area); // what lies behind a dialog cannot be selected
   area.select();
   document.execCommand("copy");
   area.remove();
+  focused?.focus();
 }
 
 function list(lines, depth) {

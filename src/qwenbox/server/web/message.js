@@ -1,7 +1,8 @@
-// One message: {role, content, reasoning, seconds, why, state}. `seconds` and `why` are of the thinking; `state` is undefined, "running", "stopped", "length",
-// "loop", "empty" or {error, code}. Its buttons have classes by which `answer.js` knows them.
+// One message: {role, content, reasoning, seconds, why, state, progress, count, rate, tokens}. `seconds` and `why` are of the thinking; `state` is undefined,
+// "running", "stopped", "length", "loop", "empty" or {error, code}; `progress` is the service's `prompt_progress` while the prompt is read; `count` tokens were
+// written, `rate` a second, and `tokens` are those of the whole conversation then. Its buttons have classes by which `answer.js` knows them.
 import { el } from "./dom.js";
-import { t } from "./i18n.js";
+import { number, t, timeLeft } from "./i18n.js";
 import { copyButton, render } from "./markdown.js";
 
 export function messageNode(message, last) {
@@ -22,7 +23,8 @@ export function drawAnswer(node, message, last, hurried = false) {
   if (message.reasoning) drawThoughts(node, message, live && !message.content, hurried);
   const answer = node.querySelector(":scope > .body");
   render(answer, message.content);
-  answer.classList.toggle("waiting", live && !message.content);
+  answer.classList.toggle("waiting", live && !message.content && !message.progress);
+  drawProgress(node, live && !message.content && !message.reasoning ? message.progress : null);
   node.setAttribute("aria-busy", String(live));
   node.querySelector(":scope > .actions")?.remove();
   node.querySelector(":scope > .problem")?.remove();
@@ -36,8 +38,22 @@ export function drawAnswer(node, message, last, hurried = false) {
   const actions = el("div", { class: "actions" });
   if (message.content) actions.append(copyButton(() => message.content));
   if (last && message.state?.error === undefined) actions.append(again());
-  actions.append(note);
+  if (note) actions.append(el("span", {}, note));
+  if (message.count && message.rate) actions.append(el("span", { class: "rate" }, t("speed", { count: number(message.count), rate: number(message.rate, 1) })));
   node.append(actions);
+}
+
+function drawProgress(node, progress) {
+  let box = node.querySelector(".reading");
+  if (!progress) return box?.remove();
+  if (!box) {
+    box = el("div", { class: "reading" }, el("progress", { "aria-label": t("reading") }), el("span"));
+    node.querySelector(":scope > .body").before(box);
+  }
+  const { processed, total, seconds_left: left } = progress;
+  box.firstChild.max = total;
+  box.firstChild.value = processed;
+  box.lastChild.textContent = t("readingOf", { done: number(processed), total: number(total), left: timeLeft(left) });
 }
 
 function drawThoughts(node, message, thinks, hurried) {

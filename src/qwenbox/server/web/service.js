@@ -1,14 +1,15 @@
 // The service and its models: which there are, which one answers, and how far it is.
-import { models, ready } from "./api.js";
-import { $, el } from "./dom.js";
-import { t } from "./i18n.js";
+import { ready, listModels } from "./api.js";
+import { $ } from "./dom.js";
+import { t, timeLeft } from "./i18n.js";
 import { change, settings } from "./settings.js";
 
 const WATCH_MS = 1000;
 const IDLE_MS = 15000;
 
-let installed = []; // what can be asked, the default model first
+let models = []; // what can be asked, the default model first
 let service = { state: "loading", progress: null };
+let machine = {};
 let timer = 0;
 const listeners = [];
 
@@ -16,17 +17,30 @@ const listeners = [];
 export function onService(changed) { listeners.push(changed); }
 
 /** The model that answers: the one that was chosen while it is there, else the default. */
-export function model() { return installed.find(({ id }) => id === settings.model) ?? installed[0] ?? null; }
+export function model() { return models.find(({ id }) => id === settings.model) ?? models[0] ?? null; }
+
+/** All that can be asked. */
+export function installed() { return models; }
+
+/** Another model answers from now on. */
+export function choose(id) {
+  change({ model: id });
+  watch();
+}
 
 /** How far the model that answers is. */
 export function state() { return service.state; }
+
+/** What runs the default model: its kernels and threads. */
+export function health() { return machine; }
 
 export async function watch() {
   clearTimeout(timer);
   try {
     const first = await ready();
-    if (first.state !== "failed") installed = await models();
-    service = model() === (installed[0] ?? null) ? first : model();
+    machine = { isa: first.isa, threads: first.threads };
+    if (first.state !== "failed") models = await listModels();
+    service = model() === (models[0] ?? null) ? first : model();
   } catch (error) {
     // A service that ends because its model cannot be had has said why before.
     const reason = ["failed", "unreachable"].includes(service.state) ? service.reason : null;
@@ -45,15 +59,11 @@ export function watchAgain(milliseconds) {
 
 export function showService() {
   const { state, progress } = service;
-  const choice = $("model-choice");
-  const names = installed.map(({ id }) => id);
-  choice.hidden = names.length < 2;
-  if (names.join() !== [...choice.options].map((option) => option.value).join()) choice.replaceChildren(...names.map((id) => el("option", { value: id }, id)));
-  choice.value = model()?.id ?? "";
   const arriving = ["fetching", "verifying", "loading", "restarting"].includes(state);
-  document.querySelector(".dot").dataset.state = state;
+  $("model").querySelector(".dot").dataset.state = state;
   const words = state === "ready" ? "" : arriving && progress ? `${t(state)} ${Math.floor(progress * 100)} %` : t(state);
-  $("model-name").textContent = [choice.hidden ? model()?.id : null, words].filter(Boolean).join(" · ");
+  $("model-name").textContent = model()?.id ?? "";
+  $("model-state").textContent = words;
   const text = arriving ? arrivalText() : state === "locked" ? t("errorKey") : service.reason ? t("unavailable", { reason: service.reason }) : "";
   $("arrival").hidden = !text;
   $("arrival-text").textContent = text;
@@ -67,11 +77,6 @@ function arrivalText() {
   const { state, bytes, totalBytes, secondsLeft: left, reason } = service;
   const parts = [t(`${state}Model`)];
   if (totalBytes) parts.push(t("bytesOf", { done: gigabytes(bytes), total: gigabytes(totalBytes) }));
-  if (left !== null) parts.push(left < 90 ? t("secondsLeft", { count: Math.ceil(left) }) : t("minutesLeft", { count: Math.round(left / 60) }));
+  if (left !== null) parts.push(timeLeft(left));
   return `${parts.join(t("comma"))}${t("period")}${reason ? t("triedAgain", { reason }) : t("writeAlready")}`;
 }
-
-$("model-choice").addEventListener("change", () => {
-  change({ model: $("model-choice").value });
-  watch();
-});
