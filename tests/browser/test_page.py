@@ -334,7 +334,7 @@ def test_a_person_chooses_among_the_models_and_sees_the_chosen_one_load(
         page.wait(lambda: "1.00 GB" in page.find(f'[data-model="{second}"] .facts').text)
         assert page.script("return document.querySelector('#models').scrollWidth <= window.innerWidth")
         page.find(f'[data-model="{second}"] label').click()
-        page.wait(lambda: page.find("#model-state").text == asleep)
+        page.wait(lambda: page.find("#model-state").get_property("textContent") == asleep)
         page.find("#models .primary").click()
         assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
         source.first_state = EngineState("loading", 0.4)
