@@ -18,7 +18,7 @@ LEVELS = [
     {"engine"},
     {"generation"},
     {"llm", "wire", "archive"},
-    {"evaluate"},
+    {"evaluate", "documents"},
     {"server"},
     {"cli"},
     {"__init__", "__main__"},

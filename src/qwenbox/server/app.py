@@ -16,6 +16,7 @@ from qwenbox.archive import Archive
 from qwenbox.errors import NotFoundError, QwenboxError, RequestError
 from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.conversations import Conversations
+from qwenbox.server.files import Files
 from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
 from qwenbox.server.pages import Pages
 from qwenbox.server.routes import Routes
@@ -53,6 +54,7 @@ def create_app(shelf: Shelf, settings: Settings, archive: Archive, key: ServiceK
         Route("/conversations/{id}/messages", conversations.add_message, methods=["POST"]),
         Route("/conversations/{id}/answer", conversations.answer, methods=["POST"]),
         Route("/conversations/{id}/answer", conversations.attach),
+        Route("/files/text", Files(routes).text, methods=["POST"]),
         Route("/tokenize", routes.tokenize, methods=["POST"]),
         Route("/tokenizer_info", routes.tokenizer_info),
         Route("/detokenize", routes.detokenize, methods=["POST"]),

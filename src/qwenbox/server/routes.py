@@ -231,7 +231,7 @@ class Routes:
         asked = validate(TokenizeRequest, await read_body(request))
         if (asked.prompt is None) == (asked.messages is None):
             raise RequestError("prompt: exactly one of `prompt` and `messages` is needed.", param="prompt")
-        async with self._with_text(asked.model) as llm:
+        async with self.with_text(asked.model) as llm:
             if asked.messages is not None:
                 messages = [message.message() for message in asked.messages]
                 params = RequestParams(thinking=thinking_votes({"chat_template_kwargs": asked.chat_template_kwargs}))
@@ -245,13 +245,13 @@ class Routes:
         """Anthropic's count of a prompt's tokens."""
         call = anthropic_messages.read_prompt(self.checked(MESSAGES, await read_body(request)))
         place, ignored = self.place_of(MESSAGES, call)
-        async with self._with_text(place.name) as llm:
+        async with self.with_text(place.name) as llm:
             prompt = await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, call.params)
         return JSONResponse({"input_tokens": len(prompt.ids)}, headers=ignored_header(ignored))
 
     async def tokenizer_info(self, request: Request) -> Response:
         """What lm-evaluation-harness asks before it has texts encoded here."""
-        async with self._with_text(request.query_params.get("model")) as llm:
+        async with self.with_text(request.query_params.get("model")) as llm:
             tokenizer, template = llm.tokenizer, llm.chat_format.template.source
         names = {id: name for name, id in tokenizer.control_tokens.items()}
         end_of_text = names[tokenizer.eos_ids[-1]] if tokenizer.eos_ids else None
@@ -261,11 +261,11 @@ class Routes:
 
     async def detokenize(self, request: Request) -> Response:
         asked = validate(DetokenizeRequest, await read_body(request))
-        async with self._with_text(asked.model) as llm:
+        async with self.with_text(asked.model) as llm:
             return JSONResponse({"prompt": await asyncio.to_thread(llm.tokenizer.decode, asked.tokens)})
 
     @asynccontextmanager
-    async def _with_text(self, name: str | None) -> AsyncGenerator[LocalLLM]:
+    async def with_text(self, name: str | None) -> AsyncGenerator[LocalLLM]:
         """A model whose tokenizer is wanted. The default need not answer yet: it may be a long way off, and says so at once."""
         place = self._shelf.place(name)
         with self._shelf.lease(place) as lease:
@@ -377,20 +377,20 @@ async def read_body(request: Request) -> dict[str, Any]:
     return read_json(await read_bytes(request))
 
 
-async def read_bytes(request: Request) -> bytes:
+async def read_bytes(request: Request, most: int = MAX_BODY_BYTES) -> bytes:
     """The body of a request. What is too large is refused before it is read, or as soon as it is."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RequestError("Compressed bodies are not read.", status=415)
-    too_large = PayloadTooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    too_large = PayloadTooLargeError(f"The body is larger than {most} bytes.")
     length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
+    if not length.isdecimal() or int(length[:20]) > most:
         raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for piece in request.stream():
                 body += piece
-                if len(body) > MAX_BODY_BYTES:
+                if len(body) > most:
                     raise too_large
     except TimeoutError:
         raise RequestError(f"The body took longer than {BODY_SECONDS:g} seconds.", status=408) from None

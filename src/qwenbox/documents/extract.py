@@ -1,0 +1,239 @@
+"""The program of the child process that reads one file: bytes on stdin, one JSON object on stdout, {kind, text} or {error}.
+
+It knows no other part of the package and gets no environment. Before it looks at the first byte it gives up memory, processor time and every further
+descriptor: without one there is no file, no socket and no other program, whatever stands in the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pkgutil
+import re
+import resource
+import sys
+import zipfile
+import zlib
+from typing import Any
+from xml.parsers import expat
+
+MEMORY_BYTES = 768 * 1024 * 1024
+CPU_SECONDS = 60
+MAX_CHARACTERS = 8_000_000
+MAX_PAGES = 5_000
+MAX_ENTRIES = 4_096
+"""Of an archive."""
+MAX_XML_BYTES = 64 * 1024 * 1024
+MAX_XML_DEPTH = 256
+MAX_ODD_SHARE = 0.01
+"""Of characters that no text has: with more of them a file is none."""
+
+_ODD = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f\ufffd]")
+_WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+_STRICT_WORD = "http://purl.oclc.org/ooxml/wordprocessingml/main"
+_COMPATIBLE = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+
+
+class UnreadableError(Exception):
+    """Why a file is not read, as the end of a sentence that begins with its name."""
+
+
+def extract(data: bytes) -> tuple[str, str]:
+    """Kind and text of a file. What it is its bytes say, not its name."""
+    if not data.strip(b"\x00 \t\r\n"):
+        raise UnreadableError("it is empty.")
+    if b"%PDF-" in data[:1024]:
+        kind, text = "pdf", _pdf(data)
+    elif data.startswith(b"PK\x03\x04"):
+        kind, text = "docx", _docx(data)
+    elif data.startswith(b"\xd0\xcf\x11\xe0"):
+        raise UnreadableError("it is a file of an older Word, or protected by a password; save it as docx without one.")
+    else:
+        kind, text = "text", _text(data)
+    text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+    if len(text) > MAX_CHARACTERS:
+        raise UnreadableError(f"it has {len(text):,} characters; up to {MAX_CHARACTERS:,} are read.")
+    return kind, text
+
+
+# --- plain text ------------------------------------------------------------------------------------------------------
+
+
+def _text(data: bytes) -> str:
+    for encoding in _encodings(data):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if len(_ODD.findall(text)) <= MAX_ODD_SHARE * len(text):
+            return text.removeprefix("\ufeff")
+    raise UnreadableError("it is neither text nor a pdf or docx.")
+
+
+def _encodings(data: bytes) -> list[str]:
+    """How a text may be written, the likeliest first."""
+    if data.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
+        return ["utf-32"]
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ["utf-16"]
+    head = data[:4096]
+    zeros = [head[start::2].count(0) for start in (0, 1)]
+    if max(zeros) > len(head) // 8:  # one half of each Latin letter
+        return ["utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"]
+    return ["utf-8", "gb18030", "cp1252"]
+
+
+# --- pdf -------------------------------------------------------------------------------------------------------------
+
+
+def _pdf(data: bytes) -> str:
+    import pypdf
+    from pypdf.errors import DependencyError, PyPdfError
+
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise UnreadableError("it is protected by a password; save it without one.")
+        count = len(reader.pages)
+        if count > MAX_PAGES:
+            raise UnreadableError(f"it has {count:,} pages; up to {MAX_PAGES:,} are read.")
+        pages, length = [], 0
+        for page in reader.pages:
+            pages.append(page.extract_text().strip())
+            length += len(pages[-1])
+            if length > MAX_CHARACTERS:
+                raise UnreadableError(f"it has more than {MAX_CHARACTERS:,} characters.")
+    except DependencyError:
+        raise UnreadableError("it is encrypted in a way that is not read here; save it without encryption.") from None
+    except (PyPdfError, ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise UnreadableError(f"it is a damaged pdf ({type(error).__name__}).") from None
+    text = "\n\n".join(filter(None, pages))
+    if not text:
+        raise UnreadableError("its pages are pictures without text; a program that recognises text can add it.")
+    return text
+
+
+# --- docx ------------------------------------------------------------------------------------------------------------
+
+
+def _docx(data: bytes) -> str:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if len(entries) > MAX_ENTRIES:
+                raise UnreadableError(f"it is an archive of {len(entries):,} files, not a docx.")
+            found = next((entry for entry in entries if entry.filename == "word/document.xml"), None)
+            if found is None:
+                raise UnreadableError("it is an archive, but no docx.")
+            if found.flag_bits & 1:
+                raise UnreadableError("it is protected by a password; save it without one.")
+            with archive.open(found) as entry:
+                xml = entry.read(MAX_XML_BYTES + 1)  # what the archive says of its size nobody has to believe
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise UnreadableError(f"it is a damaged docx ({type(error).__name__}).") from None
+    if len(xml) > MAX_XML_BYTES:
+        raise UnreadableError(f"its text takes more than {MAX_XML_BYTES:,} bytes unpacked.")
+    return _Word().read(xml)
+
+
+class _Word:
+    """Text of a document's XML: paragraphs are lines, cells of a table stand between tabs."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._depth = self._skipped = self._cells = 0
+        self._in_text = False
+
+    def read(self, xml: bytes) -> str:
+        parser = expat.ParserCreate(namespace_separator=" ")
+        parser.buffer_text = True
+        parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = self._start, self._end, self._characters
+        parser.StartDoctypeDeclHandler = self._refuse  # with it go entities: none is ever declared, so none can grow or reach outside
+        try:
+            parser.Parse(xml, True)
+        except expat.ExpatError:
+            raise UnreadableError("it is a damaged docx (its XML is not well-formed).") from None
+        return re.sub(" *\t", "\t", re.sub("\n{3,}", "\n\n", "".join(self._pieces)))
+
+    def _refuse(self, *_: object) -> None:
+        raise UnreadableError("it declares types of its own, which no docx does.")
+
+    def _start(self, name: str, _: Any) -> None:
+        self._depth += 1
+        if self._depth > MAX_XML_DEPTH:
+            raise UnreadableError("its XML is nested too deep.")
+        space, _, tag = name.rpartition(" ")
+        if self._skipped or (space == _COMPATIBLE and tag == "Fallback"):  # the same text once more, for older programs
+            self._skipped += 1
+        elif space in (_WORD, _STRICT_WORD):
+            self._in_text = tag == "t"
+            self._cells += tag == "tc"
+            if tag in ("tab", "br", "cr"):
+                self._pieces.append("\t" if tag == "tab" else "\n")
+
+    def _end(self, name: str) -> None:
+        self._depth -= 1
+        if self._skipped:
+            self._skipped -= 1
+            return
+        self._in_text = False
+        space, _, tag = name.rpartition(" ")
+        if space not in (_WORD, _STRICT_WORD):
+            return
+        self._cells -= tag == "tc"
+        ending = {"p": " " if self._cells else "\n", "tc": "\t", "tr": "\n"}.get(tag)
+        if ending is not None:
+            self._pieces.append(ending)
+
+    def _characters(self, text: str) -> None:
+        if self._in_text and not self._skipped:
+            self._pieces.append(text)
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+def limit() -> None:
+    """Gives up what is not needed from now on. Every module that is wanted must be there already."""
+    os.nice(10)  # people's answers first
+    for what, most in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(what, (most, most))
+
+
+def load_modules() -> None:
+    """Loads what is otherwise loaded when a file asks for it, and lets the search for what is not installed end in memory."""
+    for package in ("pypdf", "encodings"):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module.name)
+    for absent in ("PIL", "fontTools", "brotli"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(absent)
+
+
+def main() -> None:
+    load_modules()
+    data = sys.stdin.buffer.read()
+    limit()
+    try:
+        kind, text = extract(data)
+        answer = {"kind": kind, "text": text.encode("utf-8", "replace").decode().replace("\x00", "")}
+    except UnreadableError as error:
+        answer = {"error": str(error)}
+    except MemoryError:
+        answer = {"error": "it takes too much memory to read."}
+    sys.stdout.write(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[1])
+    main()

@@ -1,0 +1,131 @@
+"""Files become text, in a process that a hostile one cannot use."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from qwenbox.documents import Document, read_document, reader
+from qwenbox.errors import RequestError
+from tests.documents.files import archive, assemble, docx, paragraph, pdf
+
+LINES = "\n".join(f"Line {number} of a page, as long as lines are." for number in range(40))
+CHINESE = "你好，世界。这是一个测试。\n第二行"
+
+
+def refused(name: str, data: bytes) -> str:
+    with pytest.raises(RequestError) as caught:
+        read_document(name, data)
+    assert caught.value.param == "file" and caught.value.message.startswith(name)
+    return caught.value.message
+
+
+def test_a_pdf_of_three_hundred_pages_is_read_whole():
+    text = read_document("book.pdf", pdf([f"Page {number}\n{LINES}" for number in range(300)])).text
+    assert [f"Page {number}\n" in text for number in range(300)] == [True] * 300
+    assert text.count("Line 39 of a page") == 300
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030"])
+def test_text_is_read_in_the_encodings_that_people_have(encoding):
+    assert read_document("notes.md", CHINESE.encode(encoding)) == Document("notes.md", "text", CHINESE)
+
+
+def test_western_text_and_text_without_a_mark_of_its_encoding_are_read():
+    assert read_document("a.txt", "Café olé, naïve, Straße\r\nend".encode("cp1252")).text == "Café olé, naïve, Straße\nend"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert read_document("a.txt", "Plain letters".encode(encoding)).text == "Plain letters"
+
+
+def test_a_docx_gives_its_paragraphs_and_tables_once():
+    compatible = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+    cells = "".join(f"<w:tc>{paragraph(text)}</w:tc>" for text in ("a", "b"))
+    twice = f"<mc:Choice>{paragraph('in a box')}</mc:Choice><mc:Fallback>{paragraph('in a box')}</mc:Fallback>"
+    body = (
+        f"{paragraph('First &amp; best')}<w:p><w:r><w:t>one</w:t><w:tab/><w:t>two</w:t><w:br/><w:t>three</w:t></w:r></w:p>"
+        f"<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p><w:tbl><w:tr>{cells}</w:tr><w:tr>{cells}</w:tr></w:tbl>"
+        f'<mc:AlternateContent xmlns:mc="{compatible}">{twice}</mc:AlternateContent>{paragraph("你好")}'
+    )
+    assert read_document("a.docx", docx(body)).text == "First & best\none\ttwo\nthree\n\na\tb\t\na\tb\t\nin a box\n你好"
+
+
+def test_what_a_file_is_its_bytes_say():
+    assert read_document("letter.txt", pdf(["Hello there"])) == Document("letter.txt", "pdf", "Hello there")
+    assert read_document("letter.pdf", b"Hello there").kind == "text"
+    assert "neither text" in refused("photo.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8)
+    assert "no docx" in refused("sheet.docx", archive({"xl/workbook.xml": b"<x/>"}))
+    assert "older Word" in refused("old.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("../../etc/passwd", "passwd"), ("C:\\a\\b.txt", "b.txt"), ("a\x00\u202etxt.md\n", "atxt.md"), ("", "file")]
+)
+def test_a_name_is_only_shown(name, shown):
+    assert read_document(name, b"text").name == shown
+
+
+def test_empty_and_protected_files_say_what_they_are():
+    for data in (b"", b" \n\n", b"\x00" * 50):
+        assert "empty" in refused("a.txt", data)
+    assert "pictures" in refused("scan.pdf", pdf([""]))
+    locked = f"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O ({'x' * 32}) /U ({'y' * 32}) >> /ID [(a) (a)]"
+    assert "password" in refused("locked.pdf", pdf(["secret"], trailer=locked))
+
+
+ENTITIES = "".join(f'<!ENTITY {chr(98 + depth)} "{f"&{chr(97 + depth)};" * 10}">' for depth in range(9))
+BOMBS = {
+    "zip.docx": lambda: docx(paragraph("a" * 100_000_000)),
+    "entities.docx": lambda: docx(paragraph("&j;"), head=f'<!DOCTYPE z [<!ENTITY a "aaaaaaaaaa">{ENTITIES}]>'),
+    "outside.docx": lambda: docx(paragraph("&x;"), head='<!DOCTYPE z [<!ENTITY x SYSTEM "file:///etc/passwd">]>'),
+    "deep.docx": lambda: docx("<w:p>" * 100_000 + "</w:p>" * 100_000),
+    "slip.docx": lambda: docx(paragraph("x"), name="../../word/document.xml"),
+    "files.docx": lambda: archive({f"{number}": b"" for number in range(5000)}),
+    "damaged.docx": lambda: docx(paragraph("x"))[:-60],
+    "stream.pdf": lambda: pdf(["x"], stream=b" " * 100_000_000),
+    "pages.pdf": lambda: pdf(["x"] * 6000),
+    "circle.pdf": lambda: assemble([b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 5 /Kids [2 0 R] >>"]),
+    "reference.pdf": lambda: assemble([b"<< /Type /Catalog /Pages 2 0 R >>", b"2 0 R"]),
+    "nested.pdf": lambda: assemble([b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Kids " + b"[" * 200_000 + b" >>"]),
+    "damaged.pdf": lambda: pdf(["x"])[:300],
+    "letters.txt": lambda: b"word " * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_costs_seconds_and_is_refused(name):
+    data = BOMBS[name]()
+    began = time.monotonic()
+    assert refused(name, data)
+    assert time.monotonic() - began < 30
+
+
+def test_what_never_ends_is_ended(monkeypatch):
+    monkeypatch.setattr(reader, "DEADLINE_SECONDS", 2.0)
+    slow = pdf(["x"] * 2000, stream=b"BT /F1 11 Tf " + b"(a) Tj 0 -1 Td " * 20_000 + b" ET")
+    assert "longer than 2 seconds" in refused("slow.pdf", slow)
+
+
+def test_the_process_can_open_nothing(monkeypatch, tmp_path: Path):
+    """Instead of the program one that tries, under the limits of the real one."""
+    program = tmp_path / "extract.py"
+    source = Path(reader.extract.__file__).read_text("utf-8")
+    tries = """
+def extract(data):
+    import socket
+    told = []
+    for name, act in (
+        ("file", lambda: open("/etc/passwd")), ("write", lambda: open("/tmp/x", "w")), ("socket", lambda: socket.socket()),
+        ("pipe", lambda: os.pipe()), ("memory", lambda: bytearray(MEMORY_BYTES)),
+    ):
+        try:
+            act()
+            told.append(name)
+        except (OSError, MemoryError):
+            pass
+    return "text", "could: " + ", ".join(told)
+"""
+    program.write_text(source.replace("\nif __name__ ==", f"{tries}\nif __name__ ==").replace("import os\n", "import os\nimport socket\n"), "utf-8")
+    monkeypatch.setattr(reader.extract, "__file__", str(program))
+    assert read_document("a.txt", b"x").text == "could: "
