@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from bench import synth
+from qwenbox.errors import ModelFormatError
 from qwenbox.kernels import quants
 from qwenbox.llm import open_chat
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf
@@ -47,6 +49,7 @@ CONFIGS = {
     "biased": replace(DENSE, architecture="qwen2", qk_norm=False, qkv_bias=True),
     "mixture": replace(DENSE, architecture="qwen3_moe", experts=Experts(4, 2, 256, True, 0, (0, 1))),
 }
+INFINITY = b"\x00\x7c"
 FORMS = (*synth.GGUF_FORMS, *synth.DIRECTORY_FORMS)
 SMALL: dict[str, Any] = {"context_length": 64, "num_pages": 4, "threads": 1, "max_batch_tokens": 64}
 
@@ -113,6 +116,27 @@ def test_matrices_written_as_awq_are_those_that_rounding_on_load_makes(tmp_path:
         tensor = stored[slot.stored_name(0)]
         assert isinstance(tensor, AwqTensor)
         np.testing.assert_array_equal(unpack(tensor).data, quants.round_tensor(file.tensors[slot.stored_name(1)], "int4").data)
+
+
+def test_a_gguf_file_with_a_scale_that_is_not_finite_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:
+    path = made(tmp_path, "q4_k_m")
+    stored = bytearray(path.read_bytes())
+    at = stored.index(read_gguf(path).tensors["blk.1.attn_q.weight"].data[-144:].tobytes())
+    stored[at : at + 2] = INFINITY
+    path.write_bytes(stored)
+    with pytest.raises(ModelFormatError, match=r"^blk\.1\.attn_q\.weight \(q4_k\) .*NaN or infinite"):
+        load_model(path, **SMALL)
+
+
+def test_an_awq_checkpoint_with_a_scale_that_is_not_finite_is_refused_by_the_name_of_its_tensor(tmp_path: Path) -> None:
+    path = made(tmp_path, "awq") / "model.safetensors"
+    stored = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(stored[:8], "little")
+    at = start + json.loads(stored[8:start])["model.layers.1.self_attn.q_proj.scales"]["data_offsets"][1] - 2
+    stored[at : at + 2] = INFINITY
+    path.write_bytes(stored)
+    with pytest.raises(ModelFormatError, match=r"^model\.layers\.1\.self_attn\.q_proj\.weight \(int4\) .*NaN or infinite"):
+        load_model(path.parent, **SMALL)
 
 
 def test_the_layers_with_more_bits_are_those_of_llama_cpp() -> None:

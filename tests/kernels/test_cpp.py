@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,10 @@ from qwenbox.kernels.native import isa_missing
 pytestmark = pytest.mark.usefixtures("build_folder")
 
 ROOT = Path(__file__).resolve().parents[2]
+TILES = isa_missing("avx512vnni") is None
+"""The amx variant runs, with tiles of the processor or trapped ones; its vectors are the processor's."""
+TRAPPED = TILES and isa_missing("amx") is not None
+AMD64 = platform.machine() == "x86_64"
 AARCH64 = [
     "-DCMAKE_SYSTEM_NAME=Linux",
     "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
@@ -57,19 +63,78 @@ def variants_that_agree(*command: str | Path) -> list[str]:
 
 def test_every_variant_of_this_processor_equals_the_scalar_twin() -> None:
     require("c++")
-    assert variants_that_agree(build("native"))[-1] == "generic"
+    variants = variants_that_agree(build("native"))
+    assert variants[-1] == "generic"
+    assert (variants[0] == "amx") == TILES
 
 
-def require_avx512() -> None:
-    """Tiles are emulated, but the amx variant's vectors are not."""
-    if missing := isa_missing("avx512vnni"):
-        pytest.skip(f"the amx variant cannot run here, even with emulated tiles: {missing}")
-
-
-def test_products_by_emulated_tiles_equal_the_scalar_twin() -> None:
+@pytest.mark.skipif(not TILES, reason="the amx variant cannot run here, even with trapped tiles")
+def test_each_tile_instruction_does_what_the_manual_says() -> None:
+    """Where the processor has them, this says whether the trap does what the processor does."""
     require("c++")
-    require_avx512()
-    assert variants_that_agree(build("native", target="test_linear_amx"), "amx") == ["amx"]
+    assert run(build("native", target="test_amx_trap")).endswith(" passed, 0 failed\n")
+
+
+RULES = {
+    "no configuration": "tilezero %tmm0 breaks a rule: a tile is configured",
+    "palette": "palette 0 or 1",
+    "start row": "from row 0 on",
+    "reserved": "reserved bytes",
+    "rows": "at most 16 rows of 64 bytes",
+    "bytes": "at most 16 rows of 64 bytes",
+    "rows without bytes": "at most 16 rows of 64 bytes",
+    "nine tiles": "eight tiles",
+    "depth": "the shapes of a product fit",
+    "heights": "the shapes of a product fit",
+    "widths": "the shapes of a product fit",
+    "parts of words": "whole words",
+    "no tile": "a tile is configured",
+    "twice": "tdpbssd %tmm1,%tmm0,%tmm0 breaks a rule: a product has three tiles",
+}
+
+
+@pytest.mark.skipif(not TRAPPED, reason="tiles are the processor's here, or missing")
+def test_what_would_be_a_fault_of_tiles_ends_the_program_and_says_why() -> None:
+    require("c++")
+    program = build("native", target="test_amx_trap")
+    for rule, said in RULES.items():
+        broken = subprocess.run([str(program), "fault", rule], capture_output=True, text=True)
+        assert broken.returncode == -signal.SIGABRT, rule
+        assert said in broken.stderr
+    assert subprocess.run([str(program), "fault", "no instruction"], capture_output=True).returncode == -signal.SIGILL
+
+
+MEMORY = ("(%rax)", "0x40(%rsp)", "0(%rbp)", "-0x80(%r12,%r14,8)", "0x12345678(%r13,%r12,1)", "(%r8,%r15,2)", "0x10(,%rdx,4)", "-0x1000(%rbx,%rbp,1)")
+
+
+@pytest.mark.skipif(not AMD64, reason="tile instructions are x86's")
+def test_the_trap_reads_every_tile_instruction_that_the_compiler_wrote(tmp_path: Path) -> None:
+    require("c++", "objdump")
+    program = build("native", target="test_amx_trap", others=("qwenbox_native_trapped",))
+    products = [f"{name} %tmm{a},%tmm{a ^ 1},%tmm{a ^ 3}" for name in ("tdpbssd", "tdpbsud", "tdpbusd", "tdpbuud", "tdpbf16ps") for a in range(8)]
+    moves = [f"{name} {at},%tmm{i}" for name in ("tileloadd", "tileloaddt1") for i, at in enumerate(MEMORY)]
+    stores = [f"tilestored %tmm{i},{at}" for i, at in enumerate(MEMORY)]
+    others = ["tilerelease", *(f"tilezero %tmm{i}" for i in range(8))]
+    configurations = [f"{name} {at}" for name in ("ldtilecfg", "sttilecfg") for at in (*MEMORY, "0x123(%rip)")]
+    source, forms = tmp_path / "forms.s", tmp_path / "forms.o"
+    source.write_text("\n".join([*products, *moves, *stores, *others, *configurations, ""]))
+    run("c++", "-c", source, "-o", forms)
+    written = tile_instructions(forms)
+    assert len(written) == len({*products, *moves, *stores, *others, *configurations})
+    compiled = tile_instructions(program.parent / "libqwenbox_native_trapped.so")
+    assert {text.split()[0] for text in compiled.values()} >= {"ldtilecfg", "tilezero", "tileloadd", "tilestored", "tdpbssd", "tdpbsud", "tdpbf16ps"}
+    expected = written | compiled
+    read = subprocess.run(
+        [str(program), "decode"], input="\n".join([*expected, "90", "c4 e2 fb 4b 1c 20"]), capture_output=True, text=True, check=True
+    )
+    assert read.stdout.splitlines() == [*expected.values(), "unknown", "unknown"]
+
+
+def tile_instructions(program: Path) -> dict[str, str]:
+    """Bytes of each tile instruction in the machine code, and how objdump writes it."""
+    lines = (line.split("\t") for line in run("objdump", "-dw", program).splitlines())
+    found = ((words[1].strip(), words[2].split("#")[0].strip()) for words in lines if len(words) == 3)
+    return {code: text for code, text in found if "tmm" in text or "tile" in text.split()[0]}
 
 
 def test_packed_panels_equal_the_scalar_twin() -> None:
@@ -93,11 +158,9 @@ def test_an_arm_processor_packs_the_same_panels() -> None:
 @pytest.mark.long
 def test_the_kernels_stay_inside_their_memory_and_the_language() -> None:
     require("c++")
-    tiles = isa_missing("avx512vnni") is None  # emulated ones: what a real one touches, no sanitizer sees
-    program = build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON", target="test_linear_amx" if tiles else "test_linear")
-    variants = variants_that_agree(program, "quick")
+    variants = variants_that_agree(build("cpp-sanitize", "-DQWENBOX_SANITIZE=ON"), "quick")
     assert variants[-1] == "generic"
-    assert not tiles or variants[0] == "amx"
+    assert (variants[0] == "amx") == TILES  # trapped ones: what a real one touches, no sanitizer sees
 
 
 @pytest.mark.long

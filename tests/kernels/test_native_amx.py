@@ -1,36 +1,40 @@
-"""The whole runtime with the amx variant over emulated tiles: every number is that of avx512vnni."""
+"""The whole runtime as it is shipped, with tiles of the processor or trapped ones (tests/cpp/amx_trap.h): numbers are those of avx512vnni."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from qwenbox.kernels import native
+from qwenbox.errors import UsageError
+from qwenbox.kernels import ceiling, native
 from qwenbox.types import TENSOR_KINDS, Batch, Span
 from tests.kernels.networks import Tiny, assert_equal, compiled
-from tests.kernels.test_cpp import build, require, require_avx512
+from tests.kernels.test_cpp import TILES, build, require
 
 QUANTISED = tuple(kind for kind in TENSOR_KINDS if kind not in ("f32", "f16", "bf16"))
 
 
 @pytest.fixture
-def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def _tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not TILES:
+        pytest.skip(f"the amx variant cannot run here, even with trapped tiles: {native.isa_missing('avx512vnni')}")
     require("c++")
-    require_avx512()
-    program = build("native", target="test_linear_amx", others=("qwenbox_native_amx",))
-    library = native.open_library(program.parent / "libqwenbox_native_amx.so")
-    monkeypatch.setattr(native, "library", lambda: library)
+    program = build("native", target="test_amx_trap", others=("qwenbox_native_trapped",))
+    library = native.open_library(program.parent / "libqwenbox_native_trapped.so")
+    for module in (native, ceiling):
+        monkeypatch.setattr(module, "library", lambda: library)
+    monkeypatch.setattr(ceiling, "_library", ceiling._library.__wrapped__)  # it remembers the first
 
 
 def steps() -> list[Batch]:
-    """Two prompts of 100 and 23 tokens, in one step; then the end of the first beside one token of the second."""
+    """Two prompts of 100 and 23 tokens, in one step; then 17 tokens behind the first beside one token of the second."""
     ids = np.arange(123, dtype=np.int32) * 7 % 90
     first, second = np.arange(4, dtype=np.int32), np.arange(4, 6, dtype=np.int32)
     prompts = Batch(ids, [Span(0, 100, 0, first), Span(100, 23, 0, second)], np.array([0, 99, 100, 122], np.int32))
-    return [prompts, Batch(ids[:6], [Span(0, 5, 100, first), Span(5, 1, 23, second)], np.array([4, 5], np.int32))]
+    return [prompts, Batch(ids[:18], [Span(0, 17, 100, first), Span(17, 1, 23, second)], np.arange(18, dtype=np.int32))]
 
 
-@pytest.mark.usefixtures("_emulated")
+@pytest.mark.usefixtures("_tiles")
 @pytest.mark.parametrize("experts", [0, 4])
 def test_a_network_of_all_quantised_kinds_gives_the_bits_of_avx512vnni(experts: int) -> None:
     assert native.isa_best() == "amx"
@@ -41,6 +45,14 @@ def test_a_network_of_all_quantised_kinds_gives_the_bits_of_avx512vnni(experts: 
         assert_equal(amx.run(batch), vectors.run(batch))
 
 
+@pytest.mark.usefixtures("_tiles")
+def test_ceilings_of_tiles_have_a_rate() -> None:
+    for kind in ceiling.KINDS:
+        assert ceiling.methods(kind)[0] == "amx"
+        for feed in ceiling.FEEDS:
+            assert ceiling.rate("amx", kind, feed, threads=2, seconds=0.002) > 1e6
+
+
 def test_a_variant_that_is_missing_says_why() -> None:
     for isa in native.isa_available():
         assert native.isa_missing(isa) is None
@@ -49,3 +61,5 @@ def test_a_variant_that_is_missing_says_why() -> None:
         reason = native.isa_missing("amx")
         assert reason is not None
         assert "the processor" in reason or "the system" in reason
+        with pytest.raises(UsageError, match=f"'amx' is not available: {reason}; this machine has {native.isa_best()}"):
+            native.Native(isa="amx")

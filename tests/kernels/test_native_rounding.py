@@ -9,7 +9,7 @@ import pytest
 
 from qwenbox.errors import ModelFormatError
 from qwenbox.kernels import quants
-from qwenbox.types import TENSOR_KINDS, FloatArray, RoundedTensor, Tensor, tensor_nbytes
+from qwenbox.types import TENSOR_KINDS, AwqTensor, FloatArray, RoundedTensor, Tensor, tensor_nbytes
 from tests.kernels.networks import Steps, compiled, rows_batch
 
 _SCALES = {"q4_1": (0, 2), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)}
@@ -71,3 +71,32 @@ def test_what_cannot_be_rounded_is_named(rounding: Callable[[Tensor, str], objec
     bad[1, 128] = -value
     with pytest.raises(ModelFormatError, match=f"w .*{named}"):
         rounding(floats(bad), to)
+
+
+NOT_FINITE = (0x7C00, 0xFC00, 0x7E00, 0x7C01)
+"""Bits of fp16: the infinities, and numbers that are none."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TENSOR_KINDS if kind not in ("f32", "f16", "bf16")])
+def test_a_stored_scale_that_is_not_finite_is_refused_by_the_name_of_its_tensor(kind: str) -> None:
+    tensor = finite_blocks(kind, (67, 300))
+    blocks = tensor.data.reshape(-1, TENSOR_KINDS[kind].block_bytes)
+    for at in _SCALES.get(kind, (0,)):
+        place = blocks[-1, at : at + 2]
+        place[:] = np.array([0x7BFF], "<u2").view(np.uint8)
+        numbers(tensor)
+        for bits in NOT_FINITE:
+            place[:] = np.array([bits], "<u2").view(np.uint8)
+            with pytest.raises(ModelFormatError, match=rf"^w \({kind}\) holds a scale that is NaN or infinite"):
+                numbers(tensor)
+        place[:] = 0
+
+
+@pytest.mark.parametrize("bits", NOT_FINITE)
+def test_a_scale_of_awq_that_is_not_finite_is_refused_by_the_name_of_its_tensor(bits: int) -> None:
+    scales = np.ones((2, 72), np.uint16)
+    tensor = AwqTensor("w", "int4", (72, 256), np.empty(0, np.uint8), np.zeros((256, 9), np.uint32), np.zeros((2, 9), np.uint32), scales)
+    numbers(tensor)
+    scales[1, 71] = bits
+    with pytest.raises(ModelFormatError, match=r"^w \(int4\) holds a scale that is NaN or infinite"):
+        numbers(tensor)

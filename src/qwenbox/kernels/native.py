@@ -194,7 +194,7 @@ class Native:
     def __init__(self, *, threads: int | None = None, isa: str | None = None, intake: Intake | None = None) -> None:
         available = isa_available()
         if isa is not None and isa not in available:
-            raise UsageError(f"instruction set {isa!r} is not available; this machine has {', '.join(available)}")
+            raise UsageError(f"instruction set {isa!r} is not available: {isa_missing(isa)}; this machine has {', '.join(available)}")
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be at least 1, not {threads}")
         self.isa = isa or available[0]
@@ -228,7 +228,7 @@ class Native:
             raise _failure()
         for index, (tensor, parts) in enumerate(zip(stored, arrays, strict=True)):
             if isinstance(tensor, AwqTensor):
-                self._pack_awq(handle, index, tensor.name, *parts)
+                self._pack_awq(handle, index, tensor, *parts)
             else:
                 self._pack(handle, index, tensor, first.kind, parts[0])
         weight = _Weight(handle, n, k)
@@ -246,24 +246,23 @@ class Native:
             last = first - (-len(part) // _PANEL)
             code = TENSOR_KINDS[tensor.kind].code
             problem = library().qw_weight_pack(self._alive(), handle, index, first, last, code, self._stored(part))
-            if problem > 0:
-                raise (not_finite, too_large)[problem - 1](tensor, kind)
             if problem:
-                raise _failure()
+                raise (_failure() if problem < 0 else (not_finite, too_large)[problem - 1](tensor, kind))
             self._intake.consumed(part)
 
-    def _pack_awq(self, handle: int, index: int, name: str, qweight: AnyArray, qzeros: AnyArray, scales: AnyArray) -> None:
+    def _pack_awq(self, handle: int, index: int, tensor: AwqTensor, qweight: AnyArray, qzeros: AnyArray, scales: AnyArray) -> None:
         """All groups of inputs of one matrix, a slice at a time."""
         groups, rows = scales.shape
         if qweight.shape != (groups * _AWQ_GROUP, rows // 8) or qzeros.shape != (groups, rows // 8):
-            raise ValueError(f"{name}: words of {qweight.shape}, zeros of {qzeros.shape} and scales of {scales.shape} do not fit each other")
+            raise ValueError(f"{tensor.name}: words of {qweight.shape}, zeros of {qzeros.shape} and scales of {scales.shape} do not fit each other")
         step = max(1, _SLICE // (_AWQ_GROUP * qweight.shape[1] * 4))
         for first in range(0, groups, step):
             last = min(first + step, groups)
             part = qweight[first * _AWQ_GROUP : last * _AWQ_GROUP]
             stored, others = self._stored(part), (_address(qzeros), _address(scales))
-            if library().qw_weight_pack_awq(self._alive(), handle, index, first, last, stored, *others) < 0:
-                raise _failure()
+            problem = library().qw_weight_pack_awq(self._alive(), handle, index, first, last, stored, *others)
+            if problem:
+                raise (_failure() if problem < 0 else not_finite(tensor, tensor.kind))
             self._intake.consumed(part)
         self._intake.consumed(qzeros)
         self._intake.consumed(scales)

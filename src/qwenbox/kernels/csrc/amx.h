@@ -1,6 +1,6 @@
 // The tile registers of AMX: eight matrices of up to 16 rows of 64 bytes. Tiles are template arguments because they are part of the
 // instructions. Written in assembly, with the memory that is touched as operands: GCC 12's intrinsics let stores that fill a tile's memory
-// or its configuration sink below the instruction that reads them. Tests replace this file's operations by tests/cpp/amx_emulated.h.
+// or its configuration sink below the instruction that reads them.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -13,16 +13,6 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16];
   uint8_t rows[16];
 };
-
-}  // namespace
-}  // namespace qwenbox
-
-#ifdef QWENBOX_EMULATE_AMX
-#include "amx_emulated.h"
-#else
-
-namespace qwenbox {
-namespace {
 
 inline void load_config(const TileConfig& config) { asm volatile("ldtilecfg %0" ::"m"(config)); }
 inline void store_config(TileConfig& config) { asm volatile("sttilecfg %0" : "=m"(config)); }
@@ -54,13 +44,6 @@ template <int c, int a, int b>
 inline __attribute__((always_inline)) void tile_dot_bf16() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(c), "i"(a), "i"(b));
 }
-
-}  // namespace
-}  // namespace qwenbox
-#endif
-
-namespace qwenbox {
-namespace {
 
 // Makes `config` this thread's. What the thread has is asked for, not remembered: another library may have used the tiles in between.
 inline void ensure_config(const TileConfig& config) {

@@ -64,7 +64,7 @@ qw_runtime* qw_runtime_new(int32_t threads, const char* isa) {
     if (!kernels)
       throw std::runtime_error("instruction set " + std::string(isa) + " is not available; this machine has " + qw_isa_available());
 #if defined(__x86_64__)
-    if (kernels == &qwenbox::kernels_amx() && qwenbox::has_amx()) qwenbox::measure_tile_crossovers();
+    if (kernels == &qwenbox::kernels_amx()) qwenbox::measure_tile_crossovers();
 #endif
     return new qw_runtime(threads, *kernels);
   });
@@ -83,10 +83,7 @@ int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32
 
 int32_t qw_weight_pack_awq(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const qw_stored* qweight,
                            const uint32_t* qzeros, const uint16_t* scales) {
-  return guarded(-1, *runtime, [&] {
-    runtime->pack_awq(weight, index, first, last, *qweight, qzeros, scales);
-    return 0;
-  });
+  return guarded(-1, *runtime, [&] { return int32_t(runtime->pack_awq(weight, index, first, last, *qweight, qzeros, scales)); });
 }
 
 int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n) {

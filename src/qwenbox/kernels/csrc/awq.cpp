@@ -37,9 +37,11 @@ void pack_words(const Bytes16 (&low)[4], const Bytes16 (&high)[4], uint8_t* quad
 
 }  // namespace
 
-void pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes) {
+bool pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes) {
   constexpr int together = 16;  // words: a line of each input, two panels
   const int words = n / 8;
+  bool good = true;
+  for (int i = 0; i < n; ++i) good &= finite_f16(scales[i]);
   for (int begin = 0; begin < words; begin += together) {
     const int count = std::min(together, words - begin);
     const auto panel = [&](int word) { return dst + size_t((begin + word) / 8) * panel_bytes; };
@@ -62,6 +64,7 @@ void pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint
       for (int i = 0; i < 8; ++i) write(at + 128 + 2 * kOrder[i], int16_t(-int(qzeros[begin + word] >> 4 * i & 15)));
     }
   }
+  return good;
 }
 
 }  // namespace qwenbox

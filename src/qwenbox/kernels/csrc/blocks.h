@@ -65,6 +65,8 @@ inline float from_f16(uint16_t h) {
   return value;
 }
 
+inline bool finite_f16(uint16_t h) { return (h & 0x7C00) != 0x7C00; }
+
 // Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to the nearest even integer.
 constexpr float kRounder = 12582912.0f;
 
@@ -83,6 +85,14 @@ struct Numbers {
   uint8_t sub_min[4];   // q4_k q5_k
   int zero;             // int4
 };
+
+template <Kind kind>
+inline bool finite(const Numbers& numbers) {
+  constexpr bool has_m = kind == Kind::q4_1 || kind == Kind::q4_k || kind == Kind::q5_k;
+  bool good = true;
+  for (int j = 0; j < (raw_block(kind).inputs == 32 ? 4 : 1); ++j) good &= finite_f16(numbers.d[j]) && (!has_m || finite_f16(numbers.m[j]));
+  return good;
+}
 
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint16_t Shorts8 __attribute__((vector_size(16)));

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "ceiling.h"
-#include "kernels.h"
+#include "processor.h"
 
 namespace qwenbox::ceiling {
 namespace {
@@ -15,6 +15,8 @@ struct alignas(64) TileConfig {
   uint16_t column_bytes[16];
   uint8_t rows[16];
 };
+
+bool available() { return !processor().amx; }
 
 void enter() {
   TileConfig config;
@@ -91,7 +93,7 @@ double bf16_fed(Operands& o, long blocks) {
 
 }  // namespace
 
-const Method amx_int8{"amx", 0, has_amx, enter, leave, int8_registers, int8_fed};
-const Method amx_bf16{"amx", 1, has_amx, enter, leave, bf16_registers, bf16_fed};
+const Method amx_int8{"amx", 0, available, enter, leave, int8_registers, int8_fed};
+const Method amx_bf16{"amx", 1, available, enter, leave, bf16_registers, bf16_fed};
 
 }  // namespace qwenbox::ceiling

@@ -49,6 +49,7 @@ struct Activations {
   int8_t* codes;      // [rows/16][k/64][16][64]
   RowGroup* members;  // [rows/16][groups][16]
   // For variants that multiply many rows from unsigned codes, else null: codes + 128 as [k/64][rows | 1][64], scales as [groups][rows | 1].
+  // Odd, so that the lines of a row fall into different sets of the caches.
   uint8_t* raised = nullptr;
   float* scales = nullptr;
 };
@@ -56,6 +57,11 @@ struct Activations {
 static inline size_t member_index(int groups, size_t row, int g) { return (row / 16 * size_t(groups) + size_t(g)) * 16 + row % 16; }
 static inline size_t code_index(int groups, size_t row, int g) { return (row / 16 * size_t(groups) + size_t(g)) * 2048 + row % 16 * 64; }
 constexpr int kCodesHalf = 1024;
+// The same where they are raised: its scale; its first 64 codes, the other 64 are raised_half() further.
+static inline size_t raised_rows(const Activations& a) { return size_t(a.rows) | 1; }
+static inline size_t scale_index(const Activations& a, size_t row, int g) { return size_t(g) * raised_rows(a) + row; }
+static inline size_t raised_index(const Activations& a, size_t row, int g) { return (size_t(g) * 2 * raised_rows(a) + row) * 64; }
+static inline size_t raised_half(const Activations& a) { return raised_rows(a) * 64; }
 
 struct AttentionTask {  // one kv head of one span, for the query rows [row_begin, row_end) of the span
   const float* q;       // [row][q_stride], the first query head of this kv head at q
@@ -127,8 +133,6 @@ const Kernels* const* available_kernels();
 const Kernels* find_kernels(const char* name);  // nullptr if unknown or unavailable
 // Why this machine does not run a variant, for a person; nullptr if it does.
 const char* missing_kernels(const char* name);
-// Whether the processor has AMX and the system has let this process use it.
-bool has_amx();
 
 // weight.cpp
 struct WeightLayout {
@@ -137,8 +141,9 @@ struct WeightLayout {
 };
 WeightLayout weight_layout(Kind kind, int n, int k);
 size_t raw_row_bytes(Kind kind, int k);
-// Packs panels [panel_begin, panel_end) of raw rows (as in the file) to dst (start of the whole weight). Channels past n are zero.
-void pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, int panel_end, uint8_t* dst);
+// Packs panels [panel_begin, panel_end) of raw rows (as in the file) to dst (start of the whole weight). Channels past n are zero. False
+// where a scale is NaN or infinite.
+bool pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, int panel_end, uint8_t* dst);
 // Row `row` of a packed weight, dequantised in the order of operations of the gguf package; Kernels::weight_row of every variant.
 void unpack_row(const Weight& w, int row, float* out);
 
@@ -149,7 +154,7 @@ Rounding round_rows(Kind kind, Kind to, int rows, int k, const uint8_t* raw, uin
 
 // awq.cpp
 // One group of AutoAWQ's words of eight outputs, qweight [128][n / 8], qzeros [n / 8], scales fp16 [n], to its place in every panel of
-// int4; `dst` is its place in the first.
-void pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes);
+// int4; `dst` is its place in the first. False where a scale is NaN or infinite.
+bool pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes);
 
 }  // namespace qwenbox

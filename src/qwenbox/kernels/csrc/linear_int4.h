@@ -33,11 +33,6 @@ struct alignas(64) Scratch {
   float acc[kChunk][kPanel];
 };
 
-inline size_t stride_of(const Activations& a) { return size_t(a.rows) | 1; }  // odd: lines of a row fall into different sets of the caches
-inline const uint8_t* raised_at(const Activations& a, int row, int g) {
-  return a.raised + (size_t(g) * 2 * stride_of(a) + size_t(row)) * 64;
-}
-
 void spread(const uint8_t* packed, Spread& out) {
   const uint16_t* const scales = reinterpret_cast<const uint16_t*>(packed + layout_of(Kind::int4).code_bytes());
   const __m512i fifteen = _mm512_set1_epi8(15), first_bytes = _mm512_set4_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0);
@@ -127,7 +122,6 @@ template <bool once>
 void chunk_of(const Weight& w, const Activations& a, int first, int rows, int panel, int begin, int end, bool fresh, float* out,
               size_t out_stride, Scratch& scratch) {
   const uint8_t* const packed = w.data + size_t(panel) * w.panel_bytes;
-  const size_t stride = stride_of(a);
   const int tiles = (rows + kTile - 1) / kTile, part = once ? (kPackedLines + tiles - 1) / tiles : kPackedPart;
   for (int g = begin; g < end; ++g) {
     const uint8_t* const source = packed + size_t(g) * kPacked;
@@ -142,8 +136,8 @@ void chunk_of(const Weight& w, const Activations& a, int first, int rows, int pa
       float* const acc = scratch.acc[row];
       ahead.packed = fetched;
       ahead.out = writes ? out + size_t(first + row) * out_stride + size_t(panel) * kPanel + 16 * (g + kPanel / 16 - end) : acc;
-      tile_of<once>(height, group, raised_at(a, first + row, g), 64 * stride, a.scales + size_t(g) * stride + size_t(first + row), acc,
-                    ahead);
+      const size_t at = size_t(first + row);
+      tile_of<once>(height, group, a.raised + raised_index(a, at, g), raised_half(a), a.scales + scale_index(a, at, g), acc, ahead);
       ahead.spread += 64 * kSpreadPart;
       if (fetches) fetched += 64 * part;
     }
@@ -196,13 +190,12 @@ void quantize_rows_raised(const float* x, size_t x_stride, int row_begin, int ro
   quantize_rows(x, x_stride, row_begin, row_end, out);
   if (!out.raised) return;
   const __m512i top_bits = _mm512_set1_epi8(int8_t(0x80));
-  const size_t stride = int4::stride_of(out);
   for (int row = row_begin; row < row_end; ++row)
     for (int g = 0; g < out.groups; ++g) {
-      out.scales[size_t(g) * stride + size_t(row)] = out.members[member_index(out.groups, size_t(row), g)].scale;
+      out.scales[scale_index(out, size_t(row), g)] = out.members[member_index(out.groups, size_t(row), g)].scale;
       for (int t = 0; t < 2; ++t)
         _mm512_store_si512(
-            out.raised + ((size_t(g) * 2 + size_t(t)) * stride + size_t(row)) * 64,
+            out.raised + raised_index(out, size_t(row), g) + size_t(t) * raised_half(out),
             _mm512_xor_si512(_mm512_load_si512(out.codes + code_index(out.groups, size_t(row), g) + t * kCodesHalf), top_bits));
     }
 }

@@ -77,8 +77,9 @@ Pool::Pool(int threads) : threads_(threads), generation_(current_generation()) {
   if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be between 1 and 1024, not " + std::to_string(threads));
   helpers_.reserve(threads - 1);
   starts_.reserve(threads - 1);
-  sigset_t all, before;  // signals belong to the threads of the host program
+  sigset_t all, before;  // signals belong to the threads of the host program, but for a thread's own faults, which handlers report
   sigfillset(&all);
+  for (int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   int error = 0;
   for (int i = 1; i < threads && !error; ++i) {

@@ -47,10 +47,10 @@ void copy_group(const Activations& from, size_t row, Activations& to, size_t to_
            from.codes + code_index(from.groups, row, g) + half * kCodesHalf, 64);
   to.members[member_index(to.groups, to_row, g)] = from.members[member_index(from.groups, row, g)];
   if (!to.raised) return;
-  const size_t stride = size_t(to.rows) | 1, from_stride = size_t(from.rows) | 1, at = size_t(g);
-  for (size_t half = 2 * at; half < 2 * at + 2; ++half)
-    memcpy(to.raised + (half * stride + to_row) * 64, from.raised + (half * from_stride + row) * 64, 64);
-  to.scales[at * stride + to_row] = from.scales[at * from_stride + row];
+  for (size_t half = 0; half < 2; ++half)
+    memcpy(to.raised + raised_index(to, to_row, g) + half * raised_half(to),
+           from.raised + raised_index(from, row, g) + half * raised_half(from), 64);
+  to.scales[scale_index(to, to_row, g)] = from.scales[scale_index(from, row, g)];
 }
 
 bool quantised(const Weight& weight) { return weight.kind > Kind::bf16; }
@@ -189,24 +189,28 @@ Rounding Runtime::pack_weight(int handle, int index, int first, int last, int ki
       if (found != Rounding::done) return result.store(found);
       raw = buffer;
     }
-    pack_panels(weight.kind, count, weight.k, raw, 0, 1, panels + size_t(first + panel) * weight.panel_bytes);
+    if (!pack_panels(weight.kind, count, weight.k, raw, 0, 1, panels + size_t(first + panel) * weight.panel_bytes))
+      result.store(Rounding::not_finite);
   });
   return result;
 }
 
-void Runtime::pack_awq(int handle, int index, int first, int last, const qw_stored& qweight, const uint32_t* qzeros,
-                       const uint16_t* scales) {
+Rounding Runtime::pack_awq(int handle, int index, int first, int last, const qw_stored& qweight, const uint32_t* qzeros,
+                           const uint16_t* scales) {
   const Weight& weight = matrix(handle, index);
   if (weight.kind != Kind::int4 || weight.n % 8 || weight.k % kGroup) fail("AutoAWQ's words are packed to int4 of whole words and groups");
   if (first < 0 || first >= last || last > weight.groups) fail("no such groups: " + std::to_string(first) + " to " + std::to_string(last));
   const size_t words = size_t(weight.n) / 8, group_bytes = 4 * kGroup * words;
   if (qweight.bytes != group_bytes * size_t(last - first)) fail("groups of AutoAWQ's words have the wrong number of bytes");
+  std::atomic<Rounding> result{Rounding::done};
   uint8_t* const panels = panels_of(handle, index);
   each_piece(qweight, group_bytes, [&](int, int64_t piece, const uint8_t* raw) {
     const size_t group = size_t(first + piece);
-    qwenbox::pack_awq(weight.n, reinterpret_cast<const uint32_t*>(raw), qzeros + group * words, scales + group * size_t(weight.n),
-                      panels + group * (weight.panel_bytes / size_t(weight.groups)), weight.panel_bytes);
+    if (!qwenbox::pack_awq(weight.n, reinterpret_cast<const uint32_t*>(raw), qzeros + group * words, scales + group * size_t(weight.n),
+                           panels + group * (weight.panel_bytes / size_t(weight.groups)), weight.panel_bytes))
+      result.store(Rounding::not_finite);
   });
+  return result;
 }
 
 int Runtime::add_vector(const float* data, int n) {

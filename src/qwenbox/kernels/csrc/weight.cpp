@@ -84,19 +84,22 @@ inline void pack_numbers(const Numbers& numbers, int c, uint8_t* sub, uint8_t* s
 }
 
 template <Kind kind>
-void pack_quantised(int channels, int groups, int row_blocks, const uint8_t* rows, size_t row_bytes, uint8_t* dst) {
+bool pack_quantised(int channels, int groups, int row_blocks, const uint8_t* rows, size_t row_bytes, uint8_t* dst) {
   constexpr Layout layout = layout_of(kind);
   alignas(64) uint8_t codes[kPanel][kGroup];
   std::memset(codes[0] + channels * kGroup, 0, size_t(kPanel - channels) * kGroup);
+  bool good = true;
   for (int g = 0; g < groups; ++g) {
     uint8_t *group = dst + group_offset(layout, g), *scales = dst + scale_offset(layout, g);
     for (int c = 0; c < channels; ++c) {
       Numbers numbers;
       read_group<kind>(rows + size_t(c) * row_bytes, row_blocks, g, codes[c], numbers);
+      good &= finite<kind>(numbers);
       pack_numbers<kind>(numbers, c, group + layout.code_bytes(), scales, g % layout.unit_groups == 0);
     }
     pack_codes<layout.bits>(codes, group);
   }
+  return good;
 }
 
 // Rows of plain numbers to [k][64 channels]; a cache line of each of the block's channels at a time.
@@ -139,11 +142,12 @@ WeightLayout weight_layout(Kind kind, int n, int k) {
   return out;
 }
 
-void pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, int panel_end, uint8_t* dst) {
+bool pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, int panel_end, uint8_t* dst) {
   const WeightLayout out = weight_layout(kind, n, k);
   const Layout layout = layout_of(kind);
   const size_t row_bytes = raw_row_bytes(kind, k);
   const int row_blocks = int(row_bytes / raw_block(kind).bytes);
+  bool good = true;
   for (int panel = panel_begin; panel < panel_end; ++panel) {
     const uint8_t* rows = raw + size_t(panel) * kPanel * row_bytes;
     uint8_t* base = dst + size_t(panel) * out.panel_bytes;
@@ -155,9 +159,10 @@ void pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, i
       else if constexpr (is_dense(constant))
         pack_dense<Shorts8, 2>(channels, k, rows, base);
       else
-        pack_quantised<constant>(channels, out.groups, row_blocks, rows, row_bytes, base);
+        good &= pack_quantised<constant>(channels, out.groups, row_blocks, rows, row_bytes, base);
     });
   }
+  return good;
 }
 
 void unpack_row(const Weight& w, int row, float* out) {
