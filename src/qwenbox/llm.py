@@ -245,7 +245,15 @@ class LocalLLM:
         return OverloadedError(f"The model is not ready: {state.name} ({state.progress:.0%}).{reason}", code="model_loading", retry_after=wait)
 
     def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> Prompt:
-        """The prompt of a conversation. It says to a hybrid model whether to think; for one that always thinks it ends the thought at once."""
+        """The prompt of a conversation, and the form of its answer. RequestError for what no model can be asked."""
+        chat = self.chat_format
+        ids, decision = self.chat_ids(messages, tools, params)
+        plain = chat.encode(messages, tools, **{**params.template_options, "enable_thinking": False}) if decision.unless_sure else ()
+        callable_ = [tool for tool in tools if not params.allowed_tools or tool["function"]["name"] in params.allowed_tools]
+        return Prompt(ids, decision, callable_, plain, constraint_plan(chat.tokenizer, callable_, params, in_tags=chat.calls_in_tags))
+
+    def chat_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> tuple[list[int], Decision]:
+        """Ids of a conversation's prompt. It says to a hybrid model whether to think; for one that always thinks it ends the thought at once."""
         chat = self.chat_format
         decision = decide(chat.nature, messages, tools, params.thinking, self._thinking, params.max_tokens or MAX_CHAT_TOKENS)
         has_form = params.output_format is not None or params.tool_choice not in ("auto", "none")
@@ -257,9 +265,7 @@ class LocalLLM:
             ids += chat.tokenizer.encode(NO_THOUGHT)
         if decision.on and has_form and not chat.starts_in_reasoning(ids):
             ids += chat.tokenizer.encode(f"{THINK}\n")  # as the model would; the form is for what follows the thought
-        plain = chat.encode(messages, tools, **{**params.template_options, "enable_thinking": False}) if decision.unless_sure else ()
-        callable_ = [tool for tool in tools if not params.allowed_tools or tool["function"]["name"] in params.allowed_tools]
-        return Prompt(ids, decision, callable_, plain, constraint_plan(chat.tokenizer, callable_, params))
+        return ids, decision
 
     def text_prompt(self, ids: Sequence[int], params: RequestParams) -> Prompt:
         """The prompt of a text that is carried on."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenbox.chat.stream import starts_in_reasoning
+from qwenbox.chat.structured import writes_tags
 from qwenbox.chat.template import ChatTemplate, encode_chat, template_for
 from qwenbox.chat.thinking import Nature, nature_of
 from qwenbox.chat.tokenizer import Tokenizer
@@ -74,6 +75,11 @@ class ChatFormat:
         if self.nature == "hybrid" and not thinks and self.defaults == FAMILY_DEFAULTS[self.family]:
             return NOT_THINKING.get(self.family, self.defaults)
         return self.defaults
+
+    @property
+    def calls_in_tags(self) -> bool:
+        """The model writes tool calls in the tags of Qwen3-Coder, not as JSON."""
+        return writes_tags(self.template.source)
 
     def close(self) -> None:
         self.template.close()

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 from qwenbox.types import Event, ToolCallPiece
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+FUNCTION, FUNCTION_END = "<function=", "</function>"
+PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
 MAX_SPACE = 32
 """Blank characters that are held back, to be dropped where a call follows them."""
 MAX_NAME = 256
@@ -126,9 +128,9 @@ class ToolScanner:
         held = self._held
         if held[0] == "{":
             self._call = _JsonCall()
-        elif held.startswith(_FUNCTION):
+        elif held.startswith(FUNCTION):
             self._call = _TagCall(self._tools)
-        elif _FUNCTION.startswith(held):
+        elif FUNCTION.startswith(held):
             return False
         else:
             raise BrokenCallError("a call is a JSON object, or <function=...>")
@@ -380,13 +382,10 @@ class _JsonCall:
 
 # --- tags ----------------------------------------------------------------------------------------------------------
 
-_FUNCTION, _FUNCTION_END = "<function=", "</function>"
-_PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
-
 
 class _TagCall:
-    """`<function=NAME>` with `<parameter=KEY>` inside: no escapes, so a value ends at the first `</parameter>`; one line end at either side is not
-    part of it. A value becomes what the tool declares, where it is that, else a string."""
+    """`<function=NAME>` with `<parameter=KEY>` inside: no escapes, so a value ends at the first `</parameter>` that does not stand inside a string
+    of a JSON value; one line end at either side is not part of it. A value becomes what the tool declares, where it is that, else a string."""
 
     def __init__(self, tools: Mapping[str, Mapping[str, Collection[str]]]) -> None:
         self.name: str | None = None
@@ -396,6 +395,7 @@ class _TagCall:
         self._state: Literal["tag", "line", "value"] = "tag"
         self._types: Collection[str] = ()
         self._text: list[str] = []  # of a value that is no string
+        self._reader = JsonReader()  # of that value, as far as it is JSON
         self._keys: set[str] = set()
 
     def feed(self, text: str) -> tuple[int, str]:
@@ -413,15 +413,15 @@ class _TagCall:
         return at, "".join(out)
 
     def _tag(self, text: str, at: int, out: list[str]) -> int:
-        tag = _FUNCTION if self.name is None else _PARAMETER
+        tag = FUNCTION if self.name is None else PARAMETER
         rest = text[at : at + len(tag) + MAX_NAME + 1]
-        if self.name is not None and rest.startswith(_FUNCTION_END):
+        if self.name is not None and rest.startswith(FUNCTION_END):
             out.append("}" if self._keys else "{}")
             self.done = True
-            return at + len(_FUNCTION_END)
+            return at + len(FUNCTION_END)
         end = rest.find(">")
         if not rest.startswith(tag) or (end < 0 and len(rest) > len(tag) + MAX_NAME):
-            if not tag.startswith(rest) and not (self.name is not None and _FUNCTION_END.startswith(rest)):
+            if not tag.startswith(rest) and not (self.name is not None and FUNCTION_END.startswith(rest)):
                 self.error = f"something else where a call has {tag}"
             return at
         if end < 0:
@@ -435,7 +435,7 @@ class _TagCall:
             out.append(f"{', ' if self._keys else '{'}{json.dumps(name, ensure_ascii=False)}: ")
             self._keys.add(name)
             self._types = self._tools.get(self.name, {}).get(name, ("string",))
-            self._text = []
+            self._text, self._reader = [], JsonReader()
             out += ['"'] if self._is_text else []
             self._state = "line"
         return at + end + 1
@@ -445,10 +445,15 @@ class _TagCall:
         return tuple(self._types) == ("string",)
 
     def _value(self, text: str, at: int, out: list[str]) -> int:
-        found = text.find(_PARAMETER_END, at)
+        if not self._is_text:
+            start, at = at, self._reader.feed(text, at)
+            self._text.append(text[start:at])
+            if at == len(text) and not self._reader.done:
+                return at
+        found = text.find(PARAMETER_END, at)
         if found < 0:
-            tail = text[at:][-len(_PARAMETER_END) :]
-            end = len(text) - max(_common(tail, _PARAMETER_END), _common(tail, "\n" + _PARAMETER_END))
+            tail = text[at:][-len(PARAMETER_END) :]
+            end = len(text) - max(_common(tail, PARAMETER_END), _common(tail, "\n" + PARAMETER_END))
         else:
             end = found - (found > at and text[found - 1] == "\n")
         if self._is_text:
@@ -457,9 +462,9 @@ class _TagCall:
             self._text.append(text[at:end])
         if found < 0:
             return end
-        out.append('"' if self._is_text else _converted("".join(self._text), self._types))
+        out.append('"' if self._is_text else _converted("".join(self._text).removesuffix("\n" if end == found else ""), self._types))
         self._state = "tag"
-        return found + len(_PARAMETER_END)
+        return found + len(PARAMETER_END)
 
 
 def _converted(text: str, types: Collection[str]) -> str:
@@ -487,13 +492,14 @@ def _parameter_types(function: Mapping[str, Any]) -> Mapping[str, Collection[str
     """The types that a tool declares for each of its parameters; every type for one that is declared without."""
     parameters = function.get("parameters")
     properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-    return {str(key): _types(schema) for key, schema in properties.items()} if isinstance(properties, Mapping) else {}
+    return {str(key): types_of(schema) for key, schema in properties.items()} if isinstance(properties, Mapping) else {}
 
 
 _EVERY_TYPE = ("boolean", "integer", "number", "string", "array", "object", "null")
 
 
-def _types(schema: Any) -> Collection[str]:
+def types_of(schema: Any) -> Collection[str]:
+    """The types of JSON that a schema's instances may have, as far as it says so by itself; every type where it does not."""
     if not isinstance(schema, Mapping):
         return _EVERY_TYPE
     declared = schema.get("type")
@@ -501,8 +507,11 @@ def _types(schema: Any) -> Collection[str]:
         return (declared,)
     if isinstance(declared, list):
         return tuple(kind for kind in declared if isinstance(kind, str))
-    values = schema.get("enum")
-    return ("string",) if isinstance(values, list) and all(isinstance(value, str) for value in values) else _EVERY_TYPE
+    for key in ("anyOf", "oneOf"):
+        if isinstance(branches := schema.get(key), list):
+            return tuple(dict.fromkeys(kind for branch in branches for kind in types_of(branch)))
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    return ("string",) if isinstance(values, list) and values and all(isinstance(value, str) for value in values) else _EVERY_TYPE
 
 
 # --- text ----------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Grammars:
         self._compiled: OrderedDict[str, _Compilation] = OrderedDict()
 
     def warm(self) -> Future[LLTokenizer]:
-        """Gets ready for the first grammar: for an idle moment, because it holds the interpreter for a quarter of a second."""
+        """Gets ready for the first grammar: for an idle moment, because it holds the interpreter for almost half a second."""
         if self._tokenizer is None:
             self._tokenizer = self._compiler.submit(_tokenizer, self._table)
         return self._tokenizer

@@ -31,6 +31,8 @@ from qwenbox.engine.slices import ask_slice
 from qwenbox.errors import EngineError, QwenboxError, RequestError
 from qwenbox.types import GenerationPlan, SequenceOutput
 
+FIRST_IDLE_SECONDS = 0.05
+"""Nobody asks for so long after loading: what a first form needs is made while no answer waits for it."""
 BEAT_SECONDS = 1.0
 """An idle worker says so this often."""
 LONG_STEP_SECONDS = 0.5
@@ -71,10 +73,12 @@ class Worker:
         engine = self._engine
         ready = select.poll()
         ready.register(self._bell, select.POLLIN)
+        idle = FIRST_IDLE_SECONDS
         while True:
             ready.register(self._channel, select.POLLOUT if self._channel.pending else 0)
-            if not ready.poll(0 if engine.has_work else BEAT_SECONDS * 1000) and not engine.has_work:
+            if not ready.poll(0 if engine.has_work else idle * 1000) and not engine.has_work:
                 engine.warm()
+                idle = BEAT_SECONDS
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
             while self._inbox:

@@ -235,7 +235,7 @@ class Routes:
             if asked.messages is not None:
                 messages = [message.message() for message in asked.messages]
                 params = RequestParams(thinking=thinking_votes({"chat_template_kwargs": asked.chat_template_kwargs}))
-                ids = (await asyncio.to_thread(llm.chat_prompt, messages, (), params)).ids
+                ids, _ = await asyncio.to_thread(llm.chat_ids, messages, (), params)
             else:
                 ids = await asyncio.to_thread(llm.encode_prompt, asked.prompt or "")
             info = llm.engine.info()
@@ -246,8 +246,8 @@ class Routes:
         call = anthropic_messages.read_prompt(self.checked(MESSAGES, await read_body(request)))
         place, ignored = self.place_of(MESSAGES, call)
         async with self.with_text(place.name) as llm:
-            prompt = await asyncio.to_thread(llm.chat_prompt, call.messages, call.tools, call.params)
-        return JSONResponse({"input_tokens": len(prompt.ids)}, headers=ignored_header(ignored))
+            ids, _ = await asyncio.to_thread(llm.chat_ids, call.messages, call.tools, call.params)
+        return JSONResponse({"input_tokens": len(ids)}, headers=ignored_header(ignored))
 
     async def tokenizer_info(self, request: Request) -> Response:
         """What lm-evaluation-harness asks before it has texts encoded here."""
