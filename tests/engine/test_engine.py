@@ -13,7 +13,7 @@ from qwenbox.engine.engine import Engine
 from qwenbox.errors import ContextLengthError, QwenboxError, RequestError
 from qwenbox.kernels.program import Interrupted, SampleResult, SampleRow
 from qwenbox.types import Batch, FloatArray, GenerationPlan, SamplingParams
-from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
+from tests.engine.fakes import OPS, VOCAB, Answer, FakeModel, plan
 
 
 def run(engine: Engine, plans: Iterable[GenerationPlan], *, after_step: Callable[[dict[str, Answer]], None] | None = None) -> dict[str, Answer]:
@@ -107,6 +107,29 @@ def test_decoding_streams_advance_in_every_step_while_a_long_prompt_runs() -> No
         assert all(len(output.ids) == 1 for output in outputs.values())
         assert model.batches[-1].num_tokens == 64
     assert steps == math.ceil(3000 / (64 - 8))
+
+
+def test_a_prompt_that_finds_most_of_itself_when_a_slice_is_through_runs_once() -> None:
+    model = FakeModel()
+    model.slice_tokens = 512  # so that a slice is a whole prompt
+    ticks = [0.0]  # that pass while answers run, so that a slice is always through before its step
+    model.before_run = lambda batch: ticks.append(ticks[-1] + (1e-4 if batch.num_tokens < 8 else 0.0))
+    engine = Engine(model, step_seconds=1e-3, clock=lambda: ticks[-1])
+    first, answering = plan("first", 100, 4), plan("answering", 3, 40)
+    second = plan("second", first.prompt_ids[:90], 4)
+    answers = {one.request_id: Answer() for one in (answering, first, second)}
+    engine.add(answering)
+    engine.step()
+    engine.add(first)
+    engine.add(second)
+    pauses = iter([True, *[False] * OPS, True])  # the slice of the first, which then is through, and that of the second
+    model.pauses = lambda: next(pauses, False)
+    engine.step()
+    while engine.has_work:
+        for output in engine.step():
+            answers[output.request_id].feed(output)
+        engine.check_integrity()
+    assert answers["second"].same_as(alone(second))
 
 
 def test_prompts_run_in_order_of_arrival() -> None:

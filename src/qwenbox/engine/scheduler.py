@@ -105,17 +105,20 @@ class Scheduler:
         if not 0 < len(short) < len(runs) or self._clock.predict(work) <= self._step_seconds:
             return runs
         if sum(run.length for run in short) <= self.max_logits:
-            self._cut([run for run in runs if run.sequence.num_missing > PAGE_TOKENS])
+            self._cut(runs)
         return short
 
     def next_slice(self) -> Slice | None:
         """What prompts still lack when a slice is through before its step is over, as the next one."""
         runs, _ = self._fill([sequence for sequence in self.running if sequence.num_missing > PAGE_TOKENS], self.max_batch_tokens, answering=True)
-        if runs:
-            self._cut(runs)
+        self._cut(runs)
         return self.slice
 
     def _cut(self, runs: list[Run]) -> None:
+        """Makes the slice of those that lack more than a page. A page that was found on the way has made the others answers of the next step."""
+        runs = [run for run in runs if run.sequence.num_missing > PAGE_TOKENS]
+        if not runs:
+            return
         batch = self.batch(runs)
         self.slice = Slice(runs, Batch(batch.ids.copy(), batch.spans, batch.logits_rows))
 
