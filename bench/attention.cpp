@@ -92,9 +92,8 @@ int main(int argc, char** argv) {
               task.head_dim = shape.head_dim;
               task.scale = float(1 / std::sqrt(double(shape.head_dim)));
               task.pages = table.data();
-              task.page_stride = 2 * half_page;
-              task.keys = cache + size_t(head % heads) * pages * task.page_stride;
-              task.values = task.keys + half_page;
+              // As in a model of as many heads, all layers together, as fit the cache.
+              task.kv = {cache + size_t(head % heads) * kPageCluster * 2 * half_page, 2 * half_page, heads * kPageCluster * 2 * half_page};
               task.scratch = scratch.data() + (16 - reinterpret_cast<uintptr_t>(scratch.data()) / 4 % 16) % 16;  // a line of the cache
               kernels->attention(task);
             }

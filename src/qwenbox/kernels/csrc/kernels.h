@@ -63,6 +63,18 @@ static inline size_t scale_index(const Activations& a, size_t row, int g) { retu
 static inline size_t raised_index(const Activations& a, size_t row, int g) { return (size_t(g) * 2 * raised_rows(a) + row) * 64; }
 static inline size_t raised_half(const Activations& a) { return raised_rows(a) * 64; }
 
+// Keys and values of one layer and kv head. Each page is [keys, values][kPageTokens][head_dim]; pages with neighbouring ids lie side by
+// side, then come those of the next head and layer. So a cache that fills takes memory from the system a little at a time, not a huge page
+// for every head of every layer at once, which stops everybody for as long as the system needs to clear them.
+constexpr int kPageCluster = 8;
+struct KvPages {
+  uint16_t* first;
+  size_t page_stride, cluster_stride;   // elements
+  uint16_t* operator[](int id) const {  // its keys; its values follow
+    return first + size_t(id / kPageCluster) * cluster_stride + size_t(id % kPageCluster) * page_stride;
+  }
+};
+
 struct AttentionTask {  // one kv head of one span, for the query rows [row_begin, row_end) of the span
   const float* q;       // [row][q_stride], the first query head of this kv head at q
   float* out;           // same layout as q
@@ -72,9 +84,7 @@ struct AttentionTask {  // one kv head of one span, for the query rows [row_begi
   int group, head_dim;  // query heads a kv head
   float scale;
   const int32_t* pages;  // page ids covering [0, position + row_end)
-  const uint16_t* keys;  // base of this (layer, kv head) in page 0; page p sits at keys + p * page_stride (elements)
-  const uint16_t* values;
-  size_t page_stride;
+  KvPages kv;
   float* scratch;  // attention_scratch() floats
 };
 

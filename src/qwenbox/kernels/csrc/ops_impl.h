@@ -396,13 +396,14 @@ struct BlockPages {
   BlockPages(const AttentionView& view, int block) {
     const AttentionTask& task = view.task;
     const int start = block * kBlockTokens, context = view.limit(view.vectors - 1);
+    const size_t half_page = size_t(kPageTokens) * size_t(view.d);
     for (int p = 0; p < kPages; ++p) {
       const int here = start + p * kPageTokens, next = here + kBlockTokens;
       if (here >= context) break;
-      keys[2 * p] = task.keys + size_t(task.pages[here / kPageTokens]) * task.page_stride;
+      keys[2 * p] = task.kv[task.pages[here / kPageTokens]];
       keys[2 * p + 1] = keys[2 * p] + size_t(16) * view.d;
-      values[p] = keys[2 * p] + (task.values - task.keys);
-      ahead[p] = next < context ? task.keys + size_t(task.pages[next / kPageTokens]) * task.page_stride : values[p];
+      values[p] = keys[2 * p] + half_page;
+      ahead[p] = next < context ? task.kv[task.pages[next / kPageTokens]] : values[p];
     }
   }
 };
@@ -412,7 +413,7 @@ constexpr int sharing(int vectors) { return vectors < 2 * kQueries ? 0 : vectors
 
 void score_block(const AttentionView& view, const BlockPages& pages, int first, int block) {
   const int d = view.d, begin = first / kQueries * kQueries, end = begin + sharing(view.vectors - begin);
-  const ptrdiff_t values = view.task.values - view.task.keys;
+  const ptrdiff_t values = ptrdiff_t(kPageTokens) * d;  // of a page, behind its keys
   const int blocks = end > begin ? (view.visible(view.vectors - 1, block) + kPageTokens - 1) / kPageTokens * 2 : 0;
   for (int t = 0; t < blocks; t += kWidth) {
     widen_keys<kWidth>(pages.keys + t, d, view.wide);

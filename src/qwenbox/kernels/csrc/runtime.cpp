@@ -246,6 +246,8 @@ const Rope& Runtime::rope(int handle) const {
   return ropes_[size_t(handle)];
 }
 
+static size_t page_elements(int head_dim) { return size_t(2) * kPageTokens * size_t(head_dim); }  // of one layer and kv head
+
 // --- compilation -------------------------------------------------------------------------------------------------
 
 Program::Program(Runtime& runtime, const qw_op* ops, int num_ops, const qw_value* values, int num_values, int max_tokens, int max_logits,
@@ -384,12 +386,11 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
                i, "attention: the widths are not those of the heads");
         if (pages_of) {
           const Step* const other = steps_.size() < pages_of->steps_.size() ? &pages_of->steps_[steps_.size()] : nullptr;
-          expect(other && other->kv && other->kv_heads == step.kv_heads && other->segment == d, i,
+          expect(other && other->code == Code::attention && other->kv_heads == step.kv_heads && other->segment == d, i,
                  "attention: the pages are of another program");
-          step.kv = other->kv;
-        } else {
-          step.kv = kv_arena_.array<uint16_t>(size_t(step.kv_heads) * size_t(num_pages_) * 2 * kPageTokens * size_t(d), "the KV cache");
         }
+        step.kv_begin = kv_cluster_;
+        kv_cluster_ += size_t(step.kv_heads) * kPageCluster * page_elements(d);
         break;
       }
       case QW_SILU_MUL:
@@ -417,6 +418,11 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
     steps_.push_back(std::move(step));
   }
   if (!done) fail("a program without output");
+  if (pages_of && pages_of->kv_cluster_ != kv_cluster_) fail("the pages are of a program with other layers");
+  if (pages_of)
+    kv_ = pages_of->kv_;
+  else if (kv_cluster_)
+    kv_ = kv_arena_.array<uint16_t>(round_up(size_t(num_pages_), kPageCluster) / kPageCluster * kv_cluster_, "the KV cache");
 
   buffer_floats_.assign(size_t(num_values), 0);
   for (int i = 0; i < num_values; ++i) {
@@ -763,18 +769,23 @@ void Program::plan_attention() {
   }
 }
 
+KvPages Program::pages(const Step& step, int head) const {
+  const size_t page = page_elements(step.segment);
+  return {kv_ + step.kv_begin + size_t(head) * kPageCluster * page, page, kv_cluster_};
+}
+
 // Keys and values of one kv head of a span go to their pages, those at positions [begin, end); a page whose first token is written starts
 // as zeros.
 void Program::store(const Step& step, const qw_span& span, int head, int begin, int end) {
   const int d = step.segment, first = std::max(begin, span.position), last = std::min(end, span.position + span.length);
-  const size_t width = size_t(step.inputs[1].width), half_page = size_t(kPageTokens) * size_t(d);
-  uint16_t* const base = step.kv + size_t(head) * size_t(num_pages_) * 2 * half_page;
+  const size_t width = size_t(step.inputs[1].width);
+  const KvPages kv = pages(step, head);
   for (int position = first; position < last; ++position) {
     const size_t from = size_t(span.start + position - span.position) * width + size_t(head) * size_t(d);
     const int at = position % kPageTokens;
-    uint16_t* const page = base + size_t(span.pages[position / kPageTokens]) * 2 * half_page;
-    if (at == 0) std::fill(page, page + 2 * half_page, uint16_t(0));
-    kernels_.store_kv(data(step.inputs[1]) + from, data(step.inputs[2]) + from, d, at, page, page + half_page);
+    uint16_t* const page = kv[span.pages[position / kPageTokens]];
+    if (at == 0) std::fill(page, page + page_elements(d), uint16_t(0));
+    kernels_.store_kv(data(step.inputs[1]) + from, data(step.inputs[2]) + from, d, at, page, page + page_elements(d) / 2);
   }
 }
 
@@ -783,22 +794,21 @@ void Program::copy_page(int from, int to, int num_tokens) {
   if (std::min(from, to) < 0 || std::max(from, to) >= num_pages_ || from == to || num_tokens < 1 || num_tokens > kPageTokens)
     fail("page " + text(from) + " of " + text(num_pages_) + " cannot give " + text(num_tokens) + " tokens to page " + text(to));
   for (const Step& step : steps_) {
-    if (!step.kv) continue;
-    const size_t half_page = size_t(kPageTokens) * size_t(step.segment);
+    if (step.code != Code::attention) continue;
+    const size_t elements = page_elements(step.segment);
     const std::vector<float> zeros(size_t(step.segment));
     for (int head = 0; head < step.kv_heads; ++head) {
-      uint16_t* const base = step.kv + size_t(head) * size_t(num_pages_) * 2 * half_page;
-      uint16_t* const page = base + size_t(to) * 2 * half_page;
-      std::copy_n(base + size_t(from) * 2 * half_page, 2 * half_page, page);
+      const KvPages kv = pages(step, head);
+      uint16_t* const page = kv[to];
+      std::copy_n(kv[from], elements, page);
       for (int at = num_tokens; at < kPageTokens; ++at)
-        kernels_.store_kv(zeros.data(), zeros.data(), step.segment, at, page, page + half_page);
+        kernels_.store_kv(zeros.data(), zeros.data(), step.segment, at, page, page + elements / 2);
     }
   }
 }
 
 void Program::attend(const Step& step) {
   const int d = step.segment, group = step.heads / step.kv_heads, kv_heads = step.kv_heads;
-  const size_t half_page = size_t(kPageTokens) * size_t(d);
   if (store_first_)
     for (int s = 0; s < batch_->num_spans; ++s) {
       const qw_span& span = batch_->spans[s];
@@ -829,9 +839,7 @@ void Program::attend(const Step& step) {
       task.head_dim = d;
       task.scale = float(1.0 / std::sqrt(double(d)));
       task.pages = span.pages;
-      task.page_stride = 2 * half_page;
-      task.keys = step.kv + size_t(head) * size_t(num_pages_) * task.page_stride;
-      task.values = task.keys + half_page;
+      task.kv = pages(step, head);
       task.scratch = attention_scratch_[size_t(worker)];
       if (!rows.partials) {
         kernels_.attention(task);

@@ -138,7 +138,7 @@ class Program {
     Moe moe;
     int segment = 0;  // length of a normalised segment, or head_dim
     int heads = 0, kv_heads = 0;
-    uint16_t* kv = nullptr;
+    size_t kv_begin = 0;  // of the layer in a cluster of pages, elements
     float eps = 0;
   };
   struct Input {  // rows of float32, and the same rows rounded, where a quantised matrix reads them
@@ -189,6 +189,7 @@ class Program {
   void run_row(const Step& step, size_t row);
   void attend(const Step& step);
   void plan_attention();
+  KvPages pages(const Step& step, int head) const;
   void store(const Step& step, const qw_span& span, int head, int begin, int end);
   void multiply(const float* gate, const float* up, size_t n, float* out);
   void moe(const Step& step);
@@ -204,6 +205,8 @@ class Program {
   int num_logits_ = 0;     // of a row
   int max_positions_ = 0;  // positions are below this
   Arena arena_, kv_arena_;
+  uint16_t* kv_ = nullptr;  // [clusters][kv_cluster_]
+  size_t kv_cluster_ = 0;   // elements of kPageCluster pages of all layers and heads
   std::shared_ptr<Sketch> sketch_;
   std::vector<Step> steps_;
   std::vector<float*> buffers_;
