@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from contextlib import contextmanager
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
+
+from qwenbox.server.titles import Titles
 
 QUIET = (
     "--headless=new",
@@ -47,6 +50,13 @@ def open_chromium() -> Iterator[webdriver.Chrome]:
         yield window
     finally:
         window.quit()
+
+
+@pytest.fixture(autouse=True)
+def own_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test's conversations are its own, and only a test of titles has the engine asked for them."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(Titles, "ask", lambda *_: None)
 
 
 @pytest.fixture

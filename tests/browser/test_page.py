@@ -234,6 +234,7 @@ def test_the_conversation_survives_a_reload_and_a_new_chat_forgets_it(page: Page
     page.wait(page.finished)
     said = page.answer()
     page.open()
+    page.wait(lambda: page.all(".message.assistant") and page.finished())
     assert page.answer() == said and page.find(".message.user .body").text == "remember me"
     page.find("#new-chat").click()
     assert page.all(".message") == [] and page.find("#welcome").is_displayed()

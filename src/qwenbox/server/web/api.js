@@ -57,14 +57,50 @@ export async function countTokens(messages, model) {
   return (await response.json()).count;
 }
 
-/** Yields the data of each server-sent event; a stream that ends without [DONE] is an error. `named` gets the request's id. */
-export async function* chat(request, signal, named) {
-  const response = await fetch("v1/chat/completions", {
-    method: "POST", signal, headers: headers({ "Content-Type": "application/json" }),
-    body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true, continuous_usage_stats: true } }),
-  });
+/** Ends an answer; what there is of it is kept. */
+export async function cancelRequest(requestId) { await ask("POST", `v1/requests/${encodeURIComponent(requestId)}/cancel`); }
+
+// --- conversations ------------------------------------------------------------------------------
+
+async function ask(method, path, body) {
+  const response = await fetch(path, { method, headers: headers(body ? { "Content-Type": "application/json" } : {}), body: body && JSON.stringify(body) });
   if (!response.ok) throw await failure(response);
-  named(response.headers.get("x-request-id"));
+  return response.json();
+}
+
+/** The conversations that have every word of `query`, the last used first, those after the conversation `before`: {conversations, more}. */
+export function listConversations(query, before) {
+  const asked = new URLSearchParams(Object.entries({ query, before }).filter(([, value]) => value));
+  return ask("GET", `conversations${asked.size ? `?${asked}` : ""}`);
+}
+
+export function createConversation(content = {}) { return ask("POST", "conversations", content); }
+export function getConversation(id) { return ask("GET", `conversations/${id}`); }
+export function changeConversation(id, values) { return ask("PATCH", `conversations/${id}`, values); }
+export function deleteConversation(id) { return ask("DELETE", `conversations/${id}`); }
+
+/** A conversation as a file: {name, blob}. */
+export async function exportConversation(id, format) {
+  const response = await fetch(`conversations/${id}/export?format=${format}`, { headers: headers() });
+  if (!response.ok) throw await failure(response);
+  const name = decodeURIComponent(response.headers.get("content-disposition").split("filename*=UTF-8''")[1]);
+  return { name, blob: await response.blob() };
+}
+
+/** Adds a question; it is on the service's disk when this returns it. */
+export function addMessage(id, parent, content) { return ask("POST", `conversations/${id}/messages`, { parent, content }); }
+
+/** Begins an answer and yields its chunks. */
+export async function* askAnswer(id, body, signal) {
+  yield* chunks(await fetch(`conversations/${id}/answer`, { method: "POST", signal, headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body) }));
+}
+
+/** Yields the chunks of the answer that is under way, from its beginning. */
+export async function* attachAnswer(id, signal) { yield* chunks(await fetch(`conversations/${id}/answer`, { signal, headers: headers() })); }
+
+/** The data of each server-sent event; a stream that ends without [DONE] is an error. */
+async function* chunks(response) {
+  if (!response.ok) throw await failure(response);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let buffer = "";
   for (;;) {

@@ -1,24 +1,26 @@
 // One message: {role, content, reasoning, seconds, why, state, progress, count, rate, tokens}. `seconds` and `why` are of the thinking; `state` is undefined,
 // "running", "stopped", "length", "loop", "empty" or {error, code}; `progress` is the service's `prompt_progress` while the prompt is read; `count` tokens were
-// written, `rate` a second, and `tokens` are those of the whole conversation then. Its buttons have classes by which `answer.js` knows them.
+// written, `rate` a second, and `tokens` are those of the whole conversation then. `why` is what the service says of the thinking, or a text. Its buttons have classes by which `answer.js` and `branches.js` know them.
 import { el } from "./dom.js";
 import { number, t, timeLeft } from "./i18n.js";
 import { copyButton, render } from "./markdown.js";
 
-export function messageNode(message, last) {
+/** `place`: {at, of}, among the messages beside which it stands. */
+export function messageNode(message, last, place) {
   const body = el("div", { class: "body" });
   const node = el("li", { class: `message ${message.role}`, "data-role": message.role }, body);
   if (message.role === "user") {
     body.textContent = message.content;
-    node.append(el("div", { class: "actions" }, copyButton(() => message.content)));
+    if (message.state?.error !== undefined) node.append(problem(message.state, true));
+    else node.append(el("div", { class: "actions" }, ...arrows(place), el("button", { type: "button", class: "edit" }, t("edit")), copyButton(() => message.content)));
   } else {
-    drawAnswer(node, message, last);
+    drawAnswer(node, message, last, { place });
   }
   return node;
 }
 
 /** Draws an answer in its present state: thoughts, text, what went wrong, what can be done with it. `hurried`: its thinking can be ended. */
-export function drawAnswer(node, message, last, hurried = false) {
+export function drawAnswer(node, message, last, { hurried = false, place = null } = {}) {
   const live = message.state === "running";
   if (message.reasoning) drawThoughts(node, message, live && !message.content, hurried);
   const answer = node.querySelector(":scope > .body");
@@ -29,18 +31,35 @@ export function drawAnswer(node, message, last, hurried = false) {
   node.querySelector(":scope > .actions")?.remove();
   node.querySelector(":scope > .problem")?.remove();
   if (live) return;
-  const again = () => el("button", { type: "button", class: "again" }, t("again"));
-  if (message.state?.error !== undefined) {
-    const text = message.state.code === "lost" ? t("errorLost") : message.state.code === "key" ? t("errorKey") : message.state.error;
-    node.append(el("div", { class: "problem", role: "alert" }, el("span", {}, text), last ? again() : ""));
-  }
-  const note = { stopped: t("stopped"), length: t("cutShort"), loop: t("wentInCircles"), empty: t("errorEmpty") }[message.state] ?? "";
-  const actions = el("div", { class: "actions" });
+  if (message.state?.error !== undefined) node.append(problem(message.state, last));
+  const note = { stopped: t("stopped"), interrupted: t("interrupted"), length: t("cutShort"), loop: t("wentInCircles"), empty: t("errorEmpty") }[message.state] ?? "";
+  const actions = el("div", { class: "actions" }, ...arrows(place));
   if (message.content) actions.append(copyButton(() => message.content));
-  if (last && message.state?.error === undefined) actions.append(again());
+  if (message.state?.error === undefined) actions.append(again());
   if (note) actions.append(el("span", {}, note));
   if (message.count && message.rate) actions.append(el("span", { class: "rate" }, t("speed", { count: number(message.count), rate: number(message.rate, 1) })));
   node.append(actions);
+}
+
+function again() { return el("button", { type: "button", class: "again" }, t("again")); }
+
+function problem({ error, code }, last) {
+  const text = code === "lost" ? t("errorLost") : code === "key" ? t("errorKey") : error;
+  return el("div", { class: "problem", role: "alert" }, el("span", {}, text), last ? again() : "");
+}
+
+/** To the messages beside which this one stands. */
+function arrows(place) {
+  if (!place || place.of < 2) return [];
+  const arrow = (name, sign, disabled) => el("button", { type: "button", class: name, "aria-label": t(name), title: t(name), disabled }, sign);
+  return [arrow("earlier", "‹", place.at === 1), el("span", { class: "place" }, t("placeOf", place)), arrow("later", "›", place.at === place.of)];
+}
+
+/** Why it was thought so much, or no longer. */
+function whyText(why) {
+  if (typeof why !== "object") return why;
+  if (why.ended) return t(`ended${why.ended[0].toUpperCase()}${why.ended.slice(1)}`);
+  return why.depth === undefined ? "" : why.reason; // what a person chose needs no reason
 }
 
 function drawProgress(node, progress) {
@@ -65,7 +84,8 @@ function drawThoughts(node, message, thinks, hurried) {
   const [now, after] = message.seconds === undefined ? ["thinking", "thought"] : ["thinkingFor", "thoughtFor"];
   details.firstChild.textContent = t(thinks ? now : after, { count: message.seconds?.toFixed(message.seconds < 10 ? 1 : 0) });
   render(details.lastChild, message.reasoning);
-  if (message.why) details.lastChild.append(el("p", { class: "why" }, message.why));
+  const why = message.why ? whyText(message.why) : "";
+  if (why) details.lastChild.append(el("p", { class: "why" }, why));
   const button = node.querySelector(".hurry");
   if (!thinks) button?.remove();
   else if (!button && hurried) details.after(el("button", { type: "button", class: "hurry" }, t("answerNow")));

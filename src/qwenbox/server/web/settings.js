@@ -4,7 +4,7 @@ import { $ } from "./dom.js";
 import { t } from "./i18n.js";
 import { load, save } from "./store.js";
 
-export const settings = { system: "", temperature: "", maxTokens: "", key: "", model: null, depth: "auto", theme: "auto", language: null, ...load("settings", {}) };
+export const settings = { system: "", temperature: "", maxTokens: "", key: "", model: null, depth: "auto", theme: "auto", language: null, sidebar: true, ...load("settings", {}) };
 
 export function change(values) {
   Object.assign(settings, values);

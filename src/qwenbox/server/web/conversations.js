@@ -1,0 +1,181 @@
+// The conversations that the service keeps: listed beside the page, searched, opened, renamed, exported, deleted.
+import { changeConversation, deleteConversation, exportConversation, listConversations } from "./api.js";
+import { $, el } from "./dom.js";
+import { t } from "./i18n.js";
+import { change, settings } from "./settings.js";
+
+const FIND_MS = 200; // of silence before a search
+const TITLE_MS = [1500, 4000, 10000]; // after an answer its conversation may get a title
+const wide = matchMedia("(min-width: 900px)");
+
+let listed = [];
+let more = false;
+let opened = null; // the conversation on the screen
+let unfolded = null; // the one whose actions are shown
+let renaming = null;
+let problem = "";
+let open = () => {};
+let gone = () => {};
+let timers = [];
+
+/** `onOpen(id)` shows a conversation, `onGone(id)` is told of one that was deleted. */
+export function startConversations(onOpen, onGone) {
+  open = onOpen;
+  gone = onGone;
+  showSidebar(wide.matches && settings.sidebar);
+  refresh();
+}
+
+/** Marks the conversation that is on the screen; null: a new one. */
+export function markOpened(id) {
+  opened = id;
+  showConversations();
+}
+
+/** Asks the service again: something is new. With `titled` a title may follow. */
+export async function refresh(titled = false) {
+  timers.forEach(clearTimeout);
+  timers = titled ? TITLE_MS.map((milliseconds) => setTimeout(() => fetchList(), milliseconds)) : [];
+  await fetchList();
+}
+
+async function fetchList(before = null) {
+  const query = $("find").value.trim();
+  try {
+    const answer = await listConversations(query, before);
+    if (query !== $("find").value.trim()) return;
+    const known = new Set(before ? listed.map(({ id }) => id) : []);
+    listed = [...(before ? listed : []), ...answer.conversations.filter(({ id }) => !known.has(id))];
+    ({ more } = answer);
+    problem = "";
+  } catch (error) {
+    problem = error.status === 401 ? "" : error.message; // of a missing key the page says so elsewhere
+  }
+  showConversations();
+}
+
+export function showConversations() {
+  const query = $("find").value.trim();
+  $("find-status").textContent = problem || (query ? (listed.length ? t("found", { count: `${listed.length}${more ? "+" : ""}` }) : t("foundNothing")) : listed.length ? "" : t("noConversations"));
+  $("find-status").classList.toggle("error-text", problem !== "");
+  if (renaming) return; // nobody's words are drawn over
+  const list = $("history");
+  const focused = list.contains(document.activeElement) ? [document.activeElement.closest("li")?.dataset.id, document.activeElement.className] : null;
+  list.replaceChildren(...listed.map(item), ...(more ? [el("li", {}, el("button", { type: "button", class: "further", onclick: () => fetchList(listed.at(-1).id) }, t("showMore")))] : []));
+  if (focused) [...list.children].find(({ dataset }) => dataset.id === focused[0])?.querySelector(`.${focused[1]}`)?.focus();
+}
+
+function item({ id, title, snippet, running }) {
+  const name = title || t("newChat");
+  const actions = el("div", { class: "row", hidden: unfolded !== id },
+    el("button", { type: "button", class: "rename", onclick: () => rename(id) }, t("rename")),
+    el("button", { type: "button", class: "as-markdown", onclick: () => save(id, "markdown") }, "Markdown"),
+    el("button", { type: "button", class: "as-json", onclick: () => save(id, "json") }, "JSON"),
+    el("button", { type: "button", class: "remove", onclick: () => remove(id, name) }, t("remove")));
+  const line = el("div", { class: "line" },
+    el("button", { type: "button", class: "open", "aria-current": id === opened ? "true" : false, onclick: () => choose(id) },
+      el("span", { class: "name" }, name), running ? el("span", { class: "dot", title: t("answering"), role: "img", "aria-label": t("answering") }) : "", snippet ? el("span", { class: "snippet" }, snippet) : ""),
+    el("button", { type: "button", class: "menu", "aria-label": t("actionsOf", { title: name }), title: t("actionsOf", { title: name }), "aria-expanded": String(unfolded === id), onclick: () => unfold(id) }, "⋯"));
+  return el("li", { "data-id": id }, line, actions);
+}
+
+function choose(id) {
+  if (!wide.matches) showSidebar(false);
+  open(id);
+}
+
+function unfold(id) {
+  unfolded = unfolded === id ? null : id;
+  showConversations();
+}
+
+// --- what is done with one -----------------------------------------------------------------------
+
+function rename(id) {
+  const node = [...$("history").children].find(({ dataset }) => dataset.id === id);
+  const input = el("input", { class: "title", "aria-label": t("title"), maxlength: 200 });
+  input.value = listed.find((one) => one.id === id).title;
+  renaming = id;
+  const end = async (keep) => {
+    if (renaming !== id) return;
+    renaming = unfolded = null;
+    const title = input.value.trim();
+    const back = () => [...$("history").children].find(({ dataset }) => dataset.id === id)?.querySelector(".menu").focus();
+    showConversations();
+    back();
+    if (!keep || !title) return;
+    await attempt(() => changeConversation(id, { title }));
+    back();
+  };
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.isComposing && event.keyCode !== 229) end(true);
+    if (event.key === "Escape") { event.stopPropagation(); end(false); }
+  });
+  input.addEventListener("blur", () => end(true));
+  node.querySelector(".line").replaceChildren(input);
+  input.select();
+  input.focus();
+}
+
+async function save(id, form) {
+  await attempt(async () => {
+    const { name, blob } = await exportConversation(id, form);
+    const link = el("a", { href: URL.createObjectURL(blob), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  });
+}
+
+function remove(id, name) {
+  $("remove-text").textContent = t("removeText", { title: name });
+  const dialog = $("remove");
+  dialog.returnValue = "";
+  dialog.onclose = async () => {
+    if (dialog.returnValue !== "remove") return;
+    unfolded = null;
+    if (await attempt(() => deleteConversation(id))) gone(id);
+    $("find").focus();
+  };
+  dialog.showModal();
+}
+
+async function attempt(work) {
+  let failed = "";
+  try { await work(); } catch (error) { failed = error.message; }
+  await refresh();
+  if (failed) { problem = failed; showConversations(); }
+  return !failed;
+}
+
+// --- the sidebar --------------------------------------------------------------------------------
+
+function showSidebar(shown) {
+  $("sidebar").inert = !shown;
+  document.body.classList.toggle("with-sidebar", shown);
+  $("open-sidebar").setAttribute("aria-expanded", String(shown));
+  $("curtain").hidden = !shown || wide.matches;
+}
+
+function toggle() {
+  const shown = $("sidebar").inert;
+  showSidebar(shown);
+  if (wide.matches) change({ sidebar: shown });
+  if (shown) $("find").focus();
+}
+
+$("open-sidebar").addEventListener("click", toggle);
+$("curtain").addEventListener("click", toggle);
+wide.addEventListener("change", () => showSidebar(wide.matches && settings.sidebar));
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !wide.matches && !$("sidebar").inert && !document.querySelector("dialog[open]")) {
+    event.stopImmediatePropagation();
+    toggle();
+    $("open-sidebar").focus();
+  }
+}, { capture: true });
+let finding = 0;
+$("find").addEventListener("input", () => {
+  clearTimeout(finding);
+  finding = setTimeout(() => fetchList(), FIND_MS);
+});
+document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") refresh(); }); // another window may have changed them
