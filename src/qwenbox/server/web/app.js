@@ -5,7 +5,7 @@ import "./branches.js";
 import { focusComposer } from "./composer.js";
 import { showConnect } from "./connect.js";
 import { conversationId } from "./conversation.js";
-import { showConversations, startConversations } from "./conversations.js";
+import { refresh, showConversations, startConversations } from "./conversations.js";
 import { showDepth } from "./depth.js";
 import { $ } from "./dom.js";
 import { applyLook, onLook } from "./look.js";
@@ -30,6 +30,7 @@ async function takeOver() {
   });
   const { id } = await createConversation({ messages });
   forget("messages");
+  refresh();
   return id;
 }
 

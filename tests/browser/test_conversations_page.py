@@ -1,0 +1,227 @@
+"""The page's conversations in a real browser, over the real service: they outlive a reload, branch, are found, renamed, exported and deleted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.keys import Keys
+
+from qwenbox.llm import LocalLLM
+from qwenbox.server.serve import Service
+from qwenbox.server.titles import Titles
+from qwenbox.settings import load_settings
+from tests.browser.test_page import Page
+from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer_ids
+
+pytestmark = pytest.mark.browser
+LONG = "数到一百 counting " * 60
+make_titles = Titles.ask
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    engine = FakeEngine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path, own_data: None) -> Iterator[Page]:
+    settings = load_settings({"port": 0, "cache_dir": tmp_path})
+    with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
+        page = Page(chromium, service, engine)
+        page.open()
+        page.script("localStorage.clear(); sessionStorage.clear()")
+        page.open()
+        yield page
+
+
+def titles(page: Page) -> list[str]:
+    return [node.text for node in page.all("#history .name")]
+
+
+def said(page: Page) -> list[str]:
+    return [node.text for node in page.all(".message > .body")]
+
+
+def ask(page: Page, question: str, answer: str) -> None:
+    page.engine.script = Script(answer)
+    page.say(question)
+    page.wait(lambda: page.finished() and said(page)[-2:] == [question, answer])
+
+
+def action(page: Page, title: str, name: str) -> None:
+    node = next(node for node in page.all("#history li") if node.find_element("css selector", ".name").text == title)
+    node.find_element("css selector", ".menu").click()
+    page.wait(lambda: page.all(f"#history .row:not([hidden]) .{name}"))
+    page.find(f"#history .row:not([hidden]) .{name}").click()
+
+
+def test_a_reload_in_the_middle_of_an_answer_goes_on_live_and_stop_still_stops_it(page: Page) -> None:
+    page.engine.script, page.engine.step_seconds = Script(reply=lambda plan: byte_tokenizer_ids(LONG)), 0.002
+    page.say("count")
+    page.wait(lambda: len(page.answer()) > 20)
+    page.engine.pause()
+    page.open()
+    page.wait(lambda: page.all(".message.assistant") and len(page.answer()) > 20)
+    seen = page.answer()
+    assert not page.finished() and page.find("#stop").is_displayed()
+    page.engine.resume()
+    page.wait(lambda: len(page.answer()) > len(seen) + 20)
+    page.find("#stop").click()
+    page.wait(page.finished)
+    assert len(page.engine.plans) == 1 and page.engine.cancelled == [page.engine.plans[0].request_id]
+    assert "stopped" in page.find(".message.assistant .actions").text
+    shown = page.answer()
+    page.open()
+    page.wait(lambda: page.all(".message.assistant") and page.finished())
+    assert page.answer() == shown
+
+
+def test_an_answer_goes_on_while_another_conversation_is_read(page: Page) -> None:
+    ask(page, "first", "One.")
+    page.engine.script, page.engine.step_seconds = Script(reply=lambda plan: byte_tokenizer_ids(LONG)), 0.002
+    page.find("#new-chat").click()
+    page.say("count")
+    page.wait(lambda: len(page.all(".message.assistant")) == 1 and len(page.answer()) > 20)
+    page.wait(lambda: titles(page) == ["count", "first"] and page.all("#history .dot"))
+    page.all("#history .open")[1].click()
+    page.wait(lambda: said(page) == ["first", "One."])
+    page.wait(lambda: page.find("#send").is_displayed())
+    page.engine.wait_for(lambda engine: engine.num_running == 0)
+    page.all("#history .open")[0].click()
+    page.wait(lambda: said(page) == ["count", LONG.strip()])
+    assert page.engine.cancelled == []
+
+
+def test_an_edited_question_and_an_answer_made_again_are_branches_between_which_arrows_lead(page: Page) -> None:
+    ask(page, "two and two?", "Four.")
+    ask(page, "sure?", "Yes.")
+    page.engine.script = Script("Six.")
+    page.all(".edit")[0].click()
+    page.find(".edited textarea").clear()
+    page.find(".edited textarea").send_keys("three and three?" + Keys.ENTER)
+    page.wait(lambda: said(page) == ["three and three?", "Six."] and page.finished())
+    page.engine.script = Script("Half a dozen.")
+    page.find(".message.assistant .again").click()
+    page.wait(lambda: said(page) == ["three and three?", "Half a dozen."] and page.finished())
+    assert [node.text for node in page.all(".place")] == ["2 / 2", "2 / 2"]
+    page.all(".earlier")[1].send_keys(Keys.ENTER)
+    page.wait(lambda: said(page) == ["three and three?", "Six."])
+    page.all(".earlier")[0].send_keys(Keys.ENTER)
+    page.wait(lambda: said(page) == ["two and two?", "Four.", "sure?", "Yes."])
+    page.open()
+    page.wait(lambda: said(page) == ["two and two?", "Four.", "sure?", "Yes."])
+    page.all(".later")[0].click()
+    page.wait(lambda: said(page) == ["three and three?", "Half a dozen."])  # the newest of them
+    prompt = bytes(id for id in page.engine.plans[-1].prompt_ids if id < 256).decode()
+    assert "three and three?" in prompt and "two and two?" not in prompt
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_conversations_are_found_renamed_and_deleted(page: Page, language: str) -> None:
+    if language == "zh":
+        page.find("#language").click()
+    found, nothing = {"en": ("1 found", "Nothing found"), "zh": ("找到 1 个", "没有找到")}[language]
+    ask(page, "什么是递归？", "递归就是自己调用自己。")
+    page.find("#new-chat").click()
+    ask(page, "hello", "Hi.")
+    page.wait(lambda: titles(page) == ["hello", "什么是递归？"])
+    page.find("#find").send_keys("调用")
+    page.wait(lambda: page.find("#find-status").text == found and titles(page) == ["什么是递归？"])
+    assert "自己调用自己" in page.find("#history .snippet").text
+    page.find("#find").send_keys("x")
+    page.wait(lambda: page.find("#find-status").text == nothing and titles(page) == [])
+    page.find("#find").clear()
+    page.find("#find").send_keys(" ")
+    page.wait(lambda: len(titles(page)) == 2)
+    action(page, "hello", "rename")
+    page.find("#history input").send_keys(Keys.CONTROL + "a" + Keys.NULL + "Grüße 你好" + Keys.ENTER)
+    page.wait(lambda: titles(page)[0] == "Grüße 你好")
+    action(page, "Grüße 你好", "remove")
+    page.wait(lambda: page.find("#remove").is_displayed())
+    assert "Grüße 你好" in page.find("#remove-text").text
+    page.find("#remove [value=keep]").click()
+    assert len(titles(page)) == 2
+    page.find("#history .row:not([hidden]) .remove").click()
+    page.find("#remove [value=remove]").click()
+    page.wait(lambda: titles(page) == ["什么是递归？"])
+    page.wait(lambda: page.find("#welcome").is_displayed())  # it was the one on the screen
+
+
+def test_a_conversation_is_exported_and_taken_back(page: Page, tmp_path: Path) -> None:
+    folder = tmp_path / "downloads"
+    page.chromium.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+    ask(page, "what is 2/3?", "Two thirds. 三分之二")
+    page.wait(lambda: titles(page) == ["what is 2/3?"])
+    action(page, "what is 2/3?", "as-markdown")
+    page.find("#history .as-json").click()
+    markdown, exported = folder / "what is 2 3.md", folder / "what is 2 3.json"
+    page.wait(lambda: markdown.exists() and exported.exists())
+    assert markdown.read_text(encoding="utf-8").startswith("# what is 2/3?") and "Two thirds. 三分之二" in markdown.read_text(encoding="utf-8")
+    body = json.loads(exported.read_text(encoding="utf-8"))
+    assert [message["content"] for message in body["messages"]] == ["what is 2/3?", "Two thirds. 三分之二"]
+
+
+def test_what_this_browser_kept_before_is_taken_over_once(page: Page) -> None:
+    kept = [
+        {"role": "user", "content": "old"},
+        {"role": "assistant", "content": "times", "reasoning": "hm", "why": "It was short.", "state": "running"},
+    ]
+    page.script(f"localStorage.setItem('qwenbox.messages', {json.dumps(json.dumps(kept))})")
+    page.open()
+    page.wait(lambda: said(page) == ["old", "times"] and titles(page) == ["old"])
+    assert "interrupted" in page.find(".message.assistant .actions").text
+    page.open()
+    page.wait(lambda: said(page) == ["old", "times"])
+    assert titles(page) == ["old"] and page.script("return localStorage.getItem('qwenbox.messages')") is None
+
+
+def test_a_question_that_could_not_be_kept_says_so_stays_and_can_be_asked_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(str(page.service.archive.path)).parent
+    page.service.archive._thread.submit(page.service.archive._shut).result()
+    folder.rename(folder.with_name("away"))
+    folder.write_text("in the way")
+    page.say("precious")
+    page.wait(lambda: page.all(".problem"))
+    assert "--no-archive" in page.find(".problem").text and said(page) == ["precious"]
+    folder.unlink()
+    folder.with_name("away").rename(folder)
+    page.engine.script = Script("Kept.")
+    page.find(".problem .again").click()
+    page.wait(lambda: said(page) == ["precious", "Kept."] and page.finished())
+
+
+def test_a_title_comes_after_the_answer(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Titles, "ask", make_titles)
+    page.engine.script = Script(reply=lambda plan: [*byte_tokenizer_ids("Short Title" if plan.priority == 1000 else "Sure."), *plan.stop_ids[:1]])
+    page.say("a long question about nothing at all, in many words, so that it is cut somewhere")
+    page.wait(page.finished)
+    page.wait(lambda: titles(page) == ["Short Title"])
+
+
+def test_on_a_narrow_screen_the_list_is_a_drawer_for_keyboard_and_finger(page: Page, look: Callable[..., None]) -> None:
+    ask(page, "hello", "Hi.")
+    look(320)
+    page.open()
+    page.wait(lambda: said(page) == ["hello", "Hi."])
+    sidebar: Any = page.find("#sidebar")
+    assert not page.find("#find").is_displayed() and sidebar.get_property("inert")
+    assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
+    opener = page.find("#open-sidebar")
+    assert opener.accessible_name == "Conversations" and opener.get_attribute("aria-expanded") == "false"
+    opener.send_keys(Keys.ENTER)
+    page.wait(lambda: page.find("#find").is_displayed() and page.script("return document.activeElement.id") == "find")
+    page.script("document.activeElement.blur()")
+    page.find("body").send_keys(Keys.ESCAPE)
+    page.wait(lambda: not page.find("#find").is_displayed())
+    opener.click()
+    page.wait(lambda: page.find("#history .open").is_displayed())
+    assert page.find("#history .open").get_attribute("aria-current") == "true"
+    page.find("#history .open").click()
+    page.wait(lambda: not page.find("#find").is_displayed())
