@@ -156,6 +156,7 @@ function take(message, chunk, pace) {
     Object.assign(message, { id: chunk.qwenbox.message, content: "", reasoning: "", state: "running" });
     confirm(message);
     running.requestId = chunk.qwenbox.request_id;
+    refresh();
     if (running.stopped) stop();
   } else if (chunk.qwenbox) {
     const { state: how, error, seconds, why } = chunk.qwenbox; // how it ended, on the disk
@@ -169,7 +170,6 @@ async function follow(message, begin) {
   toEnd();
   draw();
   if (state() !== "ready") watchAgain(300); // the request loads its model
-  refresh();
   let frame = 0;
   const drawPart = () => { frame = 0; if (running === mine) { drawAnswer(lastNode(), message, true, { hurried: mine.requestId !== null }); stick(); } };
   const pace = new Pace();

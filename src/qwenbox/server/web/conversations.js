@@ -1,7 +1,7 @@
 // The conversations that the service keeps: listed beside the page, searched, opened, renamed, exported, deleted.
 import { changeConversation, deleteConversation, exportConversation, listConversations } from "./api.js";
 import { $, el } from "./dom.js";
-import { t } from "./i18n.js";
+import { currentLanguage, t } from "./i18n.js";
 import { change, settings } from "./settings.js";
 
 const FIND_MS = 200; // of silence before a search
@@ -14,6 +14,7 @@ let opened = null; // the conversation on the screen
 let unfolded = null; // the one whose actions are shown
 let renaming = null;
 let problem = "";
+let drawn = "";
 let open = () => {};
 let gone = () => {};
 let timers = [];
@@ -59,6 +60,9 @@ export function showConversations() {
   $("find-status").textContent = problem || (query ? (listed.length ? t("found", { count: `${listed.length}${more ? "+" : ""}` }) : t("foundNothing")) : listed.length ? "" : t("noConversations"));
   $("find-status").classList.toggle("error-text", problem !== "");
   if (renaming) return; // nobody's words are drawn over
+  const now = JSON.stringify([listed, more, opened, unfolded, currentLanguage()]);
+  if (now === drawn) return; // what a finger is just pressing stays
+  drawn = now;
   const list = $("history");
   const focused = list.contains(document.activeElement) ? [document.activeElement.closest("li")?.dataset.id, document.activeElement.className] : null;
   list.replaceChildren(...listed.map(item), ...(more ? [el("li", {}, el("button", { type: "button", class: "further", onclick: () => fetchList(listed.at(-1).id) }, t("showMore")))] : []));
@@ -96,6 +100,7 @@ function rename(id) {
   const input = el("input", { class: "title", "aria-label": t("title"), maxlength: 200 });
   input.value = listed.find((one) => one.id === id).title;
   renaming = id;
+  drawn = "";
   const end = async (keep) => {
     if (renaming !== id) return;
     renaming = unfolded = null;
@@ -108,7 +113,7 @@ function rename(id) {
     back();
   };
   input.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.isComposing && event.keyCode !== 229) end(true);
+    if (event.key === "Enter" && !event.isComposing && event.keyCode !== 229) { event.preventDefault(); end(true); } // it would press what gets the focus
     if (event.key === "Escape") { event.stopPropagation(); end(false); }
   });
   input.addEventListener("blur", () => end(true));
