@@ -121,6 +121,8 @@ struct Kernels {
   size_t (*attention_partial)(int rows, int group, int head_dim);
   // logits[i] -> exp(logits[i] - max), and log-sum-exp pieces for the sampler: returns max; *sum in float64, 16 lanes as the contract says
   float (*exp_sum)(const float* logits, int n, float* out_or_null, double* sum);
+  // One group of a panel of int8 as int4 with zeros, and what that loses (sketch.h): of each channel the largest error, then their norms.
+  void (*sketch_group)(const uint8_t* exact, int groups, uint8_t* small, uint16_t* errors);
   bool raised = false;  // whether linear() is faster with Activations::raised
   int panels = 1;       // that one call of linear() should have, if it can, when there are many rows
 };

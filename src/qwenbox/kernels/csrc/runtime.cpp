@@ -303,7 +303,7 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
         const Weight& head = *last.linears[0].weight;
         sketch_ = pages_of && pages_of->steps_.back().linears.size() == 1 && pages_of->steps_.back().linears[0].weight == &head
                       ? pages_of->sketch_
-                      : std::make_shared<Sketch>(head, arena_.allocate(Sketch::bytes(head), "the sketch of the head"), pool_);
+                      : std::make_shared<Sketch>(kernels_, head, arena_.allocate(Sketch::bytes(head), "the sketch of the head"), pool_);
         last.sketch = sketch_.get();
       }
       done = true;

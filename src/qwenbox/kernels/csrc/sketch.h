@@ -26,7 +26,7 @@ class Sketch {
   // Bytes of the sketch of a matrix.
   static size_t bytes(const Weight& exact);
   // Into `memory`, 64-byte aligned.
-  Sketch(const Weight& exact, uint8_t* memory, Pool& pool);
+  Sketch(const Kernels& kernels, const Weight& exact, uint8_t* memory, Pool& pool);
 
   // Bytes that were not read so far because of the sketch, less those of the sketch itself.
   int64_t spared_bytes() const { return spared_bytes_; }

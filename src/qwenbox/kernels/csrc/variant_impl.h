@@ -4,6 +4,7 @@
 #include QWENBOX_VECTORS
 #include "linear_impl.h"
 #include "ops_impl.h"
+#include "sketch_impl.h"
 // clang-format on
 
 namespace qwenbox {
@@ -30,7 +31,8 @@ constexpr Kernels make_kernels(const char* name) {
           attention_merge,
           attention_scratch,
           attention_partial,
-          exp_sum};
+          exp_sum,
+          sketch_group};
 }
 
 }  // namespace
