@@ -278,7 +278,7 @@ class LocalLLM:
     def encode_infill(self, prompt: str | Sequence[int], suffix: str) -> list[int]:
         """Ids of a prompt that asks for what stands between the two texts. RequestError where the model's tokenizer has no ids for that."""
         ids = self.tokenizer.control_tokens
-        if not ids.keys() >= set(_INFILL):
+        if not can_infill(self.tokenizer):
             raise RequestError(f"suffix: {self.name} fills in nothing: its tokenizer has no {_INFILL[0]}.", param="suffix")
         before, after, middle = (ids[name] for name in _INFILL)
         return [before, *self.encode_prompt(prompt), after, *self.tokenizer.encode(suffix), middle]
@@ -350,7 +350,7 @@ class LocalLLM:
             prompt_ids=tuple(prompt.ids),
             max_tokens=max_tokens,
             sampling=replace(defaults, **asked, logit_bias=dict(params.logit_bias), seed=seed % 2**64, choice=choice, logprobs=params.logprobs),
-            stop_ids=(() if params.ignore_eos else tuple(self.chat_format.eos_ids)) + params.stop_ids,
+            stop_ids=(() if params.ignore_eos else tuple(self.chat_format.eos_ids)) + params.stop_ids + self._special_stops(params.stop),
             min_tokens=min(params.min_tokens, max_tokens),
             prompt_logprobs=params.logprobs if params.echo else None,
             cache_salt=params.cache_salt,
@@ -372,6 +372,12 @@ class LocalLLM:
             constraint=prompt.form,
             progress=params.progress and choice == 0,
         )
+
+    def _special_stops(self, stop: Sequence[str]) -> tuple[int, ...]:
+        """Ids of the stop strings that are special tokens: answers never have their text, so it could not be found there."""
+        tokenizer = self.tokenizer
+        ids = (tokenizer.id_of(text) for text in stop)
+        return tuple(id for id in ids if id is not None and tokenizer.is_special(id))
 
     def _events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[Event]:
         return (event for _, event in self._indexed_events(prompts, params, chat=chat))
@@ -455,6 +461,11 @@ class LLM(LocalLLM):
         if not isinstance(self.engine, InProcessEngine):
             raise UsageError("Logits stay in the worker's process; use LLM(..., worker=False).")
         return self.engine.logits(self.encode_prompt(prompt))
+
+
+def can_infill(tokenizer: Tokenizer) -> bool:
+    """Whether a model with this tokenizer can be asked for what stands between two texts."""
+    return tokenizer.control_tokens.keys() >= set(_INFILL)
 
 
 def open_chat(path: Path) -> ChatFormat:

@@ -84,6 +84,7 @@ class Settings:
     )
     host: str = _setting("127.0.0.1", "Address that the service listens on.")
     port: int = _setting(8080, "Port that the service listens on; 0 takes a free one.", least=0, most=65535)
+    ollama: bool = _setting(False, "Listen on 127.0.0.1:11434 as well, where Ollama's clients look.")
     api_key: str | None = _setting(None, "Key that clients must send. Prefer `api_key_file`: a process's environment can be seen.")
     api_key_file: Path | None = _setting(None, "File whose first line is the key that clients must send.")
     isa: str | None = _setting(None, "Instruction-set variant of the kernels; otherwise the best that the machine has.")

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = {
     "openai": ("openai",),
     "anthropic": ("anthropic",),
+    "ollama": ("ollama",),
     "langchain-openai": ("langchain-openai",),
     "litellm": ("litellm", "tenacity", "mcp"),
     "qwen-agent": ("qwen-agent", "numpy", "soundfile", "python-dateutil", "tqdm"),

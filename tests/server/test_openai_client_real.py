@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -108,6 +109,28 @@ def test_a_gap_in_code_is_filled(real):
         filled = client.completions.create(**GREEDY, prompt="def add(a, b):\n    return ", suffix="\n\n\nprint(add(1, 2))\n", max_tokens=40)
     assert filled.choices[0].text.startswith("a + b\n")
     assert filled.choices[0].finish_reason == "stop"
+
+
+FIM_STOPS = ["<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|im_start|>"]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_continue_asks_of_ollama_while_one_types_fills_the_gap(real, raw):
+    """As its autocompletion writes it: Ollama's name of the model, and either a suffix, or, in older ones, the tokens themselves in a raw prompt."""
+    before, after = "def add(a, b):\n    return ", "\n\n\nprint(add(1, 2))\n"
+    options = {"temperature": 0.01, "num_predict": 40, "num_ctx": 8096, "stop": [*FIM_STOPS, "/src/", "#- coding: utf-8", "```"]}
+    body: Any = {"model": "qwen2.5-coder:0.5b", "options": options, "keep_alive": 1800, "stream": True}
+    body |= {"prompt": f"<|fim_prefix|>{before}<|fim_suffix|>{after}<|fim_middle|>", "raw": True} if raw else {"prompt": before, "suffix": after}
+    with httpx2.Client(base_url=real.service.url, timeout=120, trust_env=False) as http:
+        shown = http.post("/api/show", json={"name": "qwen2.5-coder:0.5b"}).json()
+        told = [json.loads(line) for line in http.post("/api/generate", json=body).text.splitlines()]
+    assert ".Suffix" in shown["template"]  # by which it knows that it may ask
+    assert all(re.fullmatch(r"(\S+)\s+((?:\".*\")|\S+)", line) for line in shown["parameters"].split("\n"))
+    text = "".join(line["response"] for line in told)
+    assert text.splitlines()[0] == "a + b"
+    assert told[-1]["done_reason"] == "stop"
+    assert told[-1]["eval_count"] < 40
+    assert 0 < told[-1]["prompt_eval_duration"] + told[-1]["eval_duration"] <= told[-1]["total_duration"]
 
 
 def test_the_same_question_in_every_dialect_has_the_same_answer(real):

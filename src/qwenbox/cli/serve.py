@@ -23,6 +23,9 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; otherwise 127.0.0.1, which only this machine reaches.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one. Otherwise 8080.")] = None,
+    ollama: Annotated[
+        bool | None, typer.Option("--ollama", help="Listen on 127.0.0.1:11434 as well, where Ollama's clients look; its API is on either port.")
+    ] = None,
     api_key: Annotated[str | None, typer.Option(help="Key that clients must send; other people see it in the list of processes.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File whose first line is the key that clients must send.")] = None,
     weights: Weights = None,
@@ -65,6 +68,7 @@ def serve(
         "keep_alive": keep_alive,
         "host": host,
         "port": port,
+        "ollama": ollama,
         "api_key": api_key,
         "api_key_file": api_key_file,
         "weights": weights,

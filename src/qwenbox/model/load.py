@@ -10,6 +10,7 @@ import math
 import os
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -292,6 +293,24 @@ def _network_costs(config: ModelConfig, tensors: Mapping[str, Tensor], weights: 
 def program_need() -> int:
     """Bytes of a program beside weights and pages."""
     return _RESERVE
+
+
+class ModelFacts(NamedTuple):
+    """What the headers of a model's files say."""
+
+    config: ModelConfig
+    parameters: int
+    kind: str
+    """Of most of them."""
+
+
+def model_facts(path: Path) -> ModelFacts:
+    """Raises what `load_model` raises."""
+    config, tensors = _read(path)
+    kinds: Counter[str] = Counter()
+    for tensor in tensors.values():
+        kinds[tensor.kind] += math.prod(tensor.shape)
+    return ModelFacts(config, kinds.total(), kinds.most_common(1)[0][0] if kinds else "")
 
 
 def context_window(path: Path) -> int:

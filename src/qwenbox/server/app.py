@@ -18,6 +18,7 @@ from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.conversations import Conversations
 from qwenbox.server.files import Files
 from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
+from qwenbox.server.ollama import OllamaRoutes
 from qwenbox.server.pages import Pages
 from qwenbox.server.routes import Routes
 from qwenbox.server.shelf import Shelf
@@ -33,6 +34,7 @@ PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 def create_app(shelf: Shelf, settings: Settings, archive: Archive, key: ServiceKey | None = None) -> Starlette:
     """The service over the models of `shelf` and the conversations of `archive`. `key` is `service_key(settings)` where the caller has it already."""
     routes, pages = Routes(shelf, archive, request_timeout=settings.request_timeout, strict=settings.strict), Pages()
+    ollama = OllamaRoutes(shelf, settings, pages)
     shown = REASONING_FIELDS if settings.reasoning_field == "both" else (settings.reasoning_field,)
     dialects = {**DIALECTS, "/v1/chat/completions": CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))}
     conversations = Conversations(archive, shelf, routes, dialects["/v1/chat/completions"], request_timeout=settings.request_timeout)
@@ -64,7 +66,16 @@ def create_app(shelf: Shelf, settings: Settings, archive: Archive, key: ServiceK
         Route("/readyz", routes.ready),
         Route("/version", routes.version),
         Route("/metrics", routes.metrics),
-        *(Route(path, pages.serve) for path in pages.paths),
+        Route("/api/tags", ollama.tags),
+        Route("/api/ps", ollama.ps),
+        Route("/api/show", ollama.show, methods=["POST"]),
+        Route("/api/pull", ollama.pull, methods=["POST"]),
+        Route("/api/delete", ollama.delete, methods=["DELETE"]),
+        Route("/api/embed", ollama.embed, methods=["POST"]),
+        Route("/api/embeddings", ollama.embed, methods=["POST"]),
+        Route("/api/version", ollama.version),
+        Route("/", ollama.root),
+        *(Route(path, pages.serve) for path in pages.paths if path != "/"),
     ]
     known = {route.path for route in table}
 

@@ -383,7 +383,7 @@ class Conversations:
             self._beginning.remove(conversation.id)
         request_id = request.scope["state"]["request_id"]
         answer = Answer(message, conversation.id, request_id, self._dialect, call, self._archive)
-        begin = partial(self._routes.begin, request, call, {}, True)
+        begin = partial(self._routes.begin, request, call, {})
         self._answers[conversation.id] = self._routes.under_way[request_id] = answer
         answer.task = asyncio.create_task(answer.write(self._shelf.lease(place, call.keep_alive), self._request_timeout, begin))
         answer.task.add_done_callback(partial(self._ended, answer, place if conversation.titled_by == "words" else None, call.messages))

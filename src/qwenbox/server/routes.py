@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
 import time
@@ -12,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +34,7 @@ from qwenbox.wire import anthropic_messages, openai_chat, sse
 from qwenbox.wire.background import as_background, background_job
 from qwenbox.wire.dialects import MESSAGES, Call, Dialect, Writer
 from qwenbox.wire.errors import error_headers, read_json, validate
+from qwenbox.wire.ollama import OllamaWriter
 from qwenbox.wire.openai_completions import CompletionCall
 from qwenbox.wire.thinking_fields import thinking_votes
 
@@ -45,6 +47,7 @@ CLIENT_SECONDS = 600.0
 FIRST_SECONDS = 1.0
 """How long a stream's head waits for its first event, so that an error which comes at once is a status and not an event."""
 MAX_IDS = 1_000_000
+Found = TypeVar("Found")
 _FIELD_NAME = r"[A-Za-z0-9_.-]{1,64}"
 
 
@@ -102,14 +105,16 @@ class Routes:
         request_id = request.scope["state"]["request_id"]
         writer = dialect.writer(call, id=uuid.uuid4().hex, model=place.name, created=int(time.time()))
         headers = ignored_header(ignored)
-        begin = partial(self.begin, request, call, headers, dialect.chat)
+        if isinstance(writer, OllamaWriter) and isinstance(call, openai_chat.ChatCall) and not call.messages:
+            return JSONResponse(writer.nothing(await self._load_or_unload(place, call.keep_alive)), headers=headers)
+        begin = partial(self.begin, request, call, headers)
         if call.stream:
 
             def failed(error: QwenboxError) -> bytes:
                 return b"".join(map(dialect.frame, writer.failure(error.to_wire(), request_id)))
 
             frames = partial(self._frames, dialect, place, call.keep_alive, begin, writer)
-            return EventResponse(frames, failed, headers, await self._attempts.begin(request, body), dialect.keep_alive)
+            return EventResponse(frames, failed, headers, await self._attempts.begin(request, body), dialect.keep_alive, dialect.media_type)
         events: EventBatch = []
         attempt = await self._attempts.begin(request, body)
         try:
@@ -117,13 +122,25 @@ class Routes:
                 with self._shelf.lease(place, call.keep_alive) as lease:
                     if (llm := await lease.ready(READY_SECONDS)) is None:
                         raise lease.waiting_error()
-                    async with aclosing((await begin(llm)).reader.batches()) as batches:
+                    reader, prompt_tokens = await begin(llm)
+                    writer.start(prompt_tokens)
+                    async with aclosing(reader.batches()) as batches:
                         async for batch in batches:
                             events += batch
                             raise_error(batch)
         finally:
             attempt.end()
         return JSONResponse(writer.completion(events), headers=headers)
+
+    async def _load_or_unload(self, place: Place, keep_alive: float | None) -> Literal["load", "unload"]:
+        """What a request of Ollama's dialect wants that says nothing."""
+        if keep_alive == 0:
+            await self._shelf.unload(place)
+            return "unload"
+        with self._shelf.lease(place, keep_alive) as lease:
+            if await lease.ready(READY_SECONDS) is None:
+                raise lease.waiting_error()
+        return "load"
 
     async def _frames(
         self,
@@ -165,12 +182,14 @@ class Routes:
                     raise_error(batch)
                     if not frames:
                         yield b""
-        yield b"".join([*map(frame, writer.end()), dialect.done])
+        if last := b"".join([*map(frame, writer.end()), dialect.done]):
+            yield last
 
-    async def begin(self, request: Request, call: Any, headers: dict[str, str], chat: bool, llm: LocalLLM) -> Running:
+    async def begin(self, request: Request, call: Any, headers: dict[str, str], llm: LocalLLM) -> Running:
         """The request, running. Whoever gets the reader reads it to the end or closes its batches. `headers` get what was decided of thinking."""
         # Off the loop: a long prompt takes a while to encode, and an unknown template runs in a process of its own.
         params = replace(call.params, attempt=retry_count(request), wait_seconds=None if call.stream else self._wait_seconds(request))
+        chat = not isinstance(call, CompletionCall)
         if chat:
             if (job := background_job(call.messages)) is not None:
                 params = as_background(params, job)
@@ -200,7 +219,7 @@ class Routes:
     def place_of(self, dialect: Dialect, call: Call) -> tuple[Place, tuple[str, ...]]:
         """The model that answers a call, and what of the call has no effect."""
         try:
-            return self._shelf.place(call.model), call.ignored
+            return first_found(dialect.names(call.model or ""), self._shelf.place), call.ignored
         except NotFoundError:
             if dialect.foreign_models is None or not (call.model or "").startswith(dialect.foreign_models):
                 raise
@@ -370,6 +389,14 @@ class Routes:
         anthropics = {"type": "model", "display_name": name, "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created))}
         openais = {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": length}
         return openais | anthropics | {"qwenbox": more}
+
+
+def first_found(names: Sequence[str], find: Callable[[str], Found]) -> Found:
+    """What is found by one of the names, the likeliest first. Raises the NotFoundError of the first."""
+    for name in names:
+        with contextlib.suppress(NotFoundError):
+            return find(name)
+    return find(names[0])
 
 
 async def read_body(request: Request) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.server.app import create_app
 from qwenbox.server.auth import ServiceKey, is_loopback, local_url, service_key
 from qwenbox.server.middleware import LogLines, log
+from qwenbox.server.ollama import PORT as OLLAMA_PORT
 from qwenbox.server.protocol import Protocol
 from qwenbox.server.shelf import Shelf, Source
 from qwenbox.server.stock import Stock, read_aliases
@@ -44,10 +45,10 @@ class Service:
             source or Stock(settings, llm.metrics), llm, keep_alive=settings.keep_alive, max_waiting=max(settings.max_queue, 1), aliases=aliases
         )
         self.key: ServiceKey = service_key(settings)
+        self._sockets = _listen_everywhere(settings)
         self.archive = Archive(settings.data_dir if settings.archive else None)
-        self._socket = _listen(settings.host, settings.port)
         self._host = settings.host
-        self.port: int = self._socket.getsockname()[1]
+        self.port: int = self._sockets[0].getsockname()[1]
         config = uvicorn.Config(
             create_app(self.shelf, settings, self.archive, self.key),
             http=Protocol,
@@ -76,7 +77,7 @@ class Service:
     def run(self) -> int:
         """Serves until SIGINT or SIGTERM. Returns the exit code of the process."""
         try:
-            self._server.run(sockets=[self._socket])
+            self._server.run(sockets=self._sockets)
         finally:
             self.shelf.close()
             self.archive.close()
@@ -176,10 +177,23 @@ def set_up_logging(level: str) -> None:
         logger.propagate = False
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen_everywhere(settings: Settings) -> list[socket.socket]:
+    """The service's own address first."""
+    own = _listen(settings.host, settings.port, "Choose another one with --port.", "port")
+    if not settings.ollama or own.getsockname()[1] == OLLAMA_PORT:
+        return [own]
+    try:
+        way_out = "Ollama's clients look there: end what has it, Ollama itself perhaps, or start without --ollama."
+        return [own, _listen("127.0.0.1", OLLAMA_PORT, way_out, "ollama")]
+    except UsageError:
+        own.close()
+        raise
+
+
+def _listen(host: str, port: int, way_out: str, param: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=host == "::")
     except OSError as error:
         place = "loopback" if is_loopback(host) else host
-        raise UsageError(f"Port {port} on {place} cannot be used: {error.strerror}. Choose another one with --port.", param="port") from None
+        raise UsageError(f"Port {port} on {place} cannot be used: {error.strerror}. {way_out}", param=param) from None

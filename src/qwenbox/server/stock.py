@@ -35,6 +35,8 @@ class StoredModel:
 
     size_bytes: int
     created: int
+    path: Path | None = None
+    """Its file or directory."""
 
 
 class Held(NamedTuple):
@@ -202,5 +204,5 @@ def _stored(path: Path) -> StoredModel:
     try:
         stats = [file.stat() for file in (path.iterdir() if path.is_dir() else (path,))]
     except OSError:
-        return StoredModel(0, 0)
-    return StoredModel(sum(stat.st_size for stat in stats), int(max((stat.st_mtime for stat in stats), default=0)))
+        return StoredModel(0, 0, path)
+    return StoredModel(sum(stat.st_size for stat in stats), int(max((stat.st_mtime for stat in stats), default=0)), path)

@@ -64,15 +64,13 @@ Write = Callable[[Callable[[], bytes]], bool]
 
 
 class EventResponse(Response):
-    """A response of server-sent events. Empty bytes among the `frames` stand for a silence and become a `keep_alive`.
+    """A response of events, one after the other. Empty bytes among the `frames` stand for a silence and become a `keep_alive`.
 
     `frames` is given a `Write` for what it has while the response waits for its next frame.
 
     The head goes out with the first frame, with what `headers` holds by then: an error that comes before it has a status of its own. A later one
     becomes a last event, which `failed` makes, and the stream ends.
     """
-
-    media_type = sse.MEDIA_TYPE
 
     def __init__(
         self,
@@ -81,8 +79,10 @@ class EventResponse(Response):
         headers: Mapping[str, str],
         attempt: Attempt,
         keep_alive: bytes = sse.KEEP_ALIVE,
+        media_type: str = sse.MEDIA_TYPE,
     ) -> None:
         self.status_code = 200
+        self.media_type = media_type
         self.background = None
         self._frames = frames
         self._failed = failed

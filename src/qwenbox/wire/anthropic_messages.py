@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from qwenbox.errors import RequestError
 from qwenbox.types import Event, Message, OutputFormat, Usage
 from qwenbox.wire.errors import error_body, validate
 from qwenbox.wire.form_fields import FORM_FIELDS, FormFields
-from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, ChosenTools, check_tools
+from qwenbox.wire.openai_chat import MAX_MESSAGES, MAX_TOOLS, ChatCall, ChosenTools, arguments_object, check_tools
 from qwenbox.wire.openai_fields import (
     HONOURED,
     MAX_NAME,
@@ -358,20 +357,11 @@ def _block(event: Event) -> dict[str, Any]:
 
 def _fill(block: dict[str, Any], text: str) -> None:
     if block["type"] == "tool_use":
-        block["input"] = _object(text)
+        block["input"] = arguments_object(text)
     elif block["type"] == "thinking":
         block |= {"thinking": text, "signature": SIGNATURE}
     else:
         block["text"] = text
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    """Arguments that the end of the answer cut off are no object."""
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _beside(event: Event) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from qwenbox.types import Event, RequestParams
-from qwenbox.wire import anthropic_messages, openai_chat, openai_completions, openai_responses, sse
+from qwenbox.wire import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses, sse
 from qwenbox.wire.openai_fields import FieldRow
 
 
@@ -28,7 +29,9 @@ class Call(Protocol):
 class Writer(Protocol):
     """Writes one response from its events, as one object or as chunks."""
 
-    def start(self, prompt_tokens: int) -> list[dict[str, Any]]: ...
+    def start(self, prompt_tokens: int) -> list[dict[str, Any]]:
+        """Called once, when the model has the prompt. The chunks are those that a stream begins with."""
+
     def chunks(self, index: int, event: Event) -> list[dict[str, Any]]: ...
     def end(self) -> list[dict[str, Any]]: ...
     def failure(self, error: Mapping[str, Any], request_id: str) -> list[dict[str, Any]]:
@@ -43,20 +46,21 @@ class Dialect(NamedTuple):
     """Makes a `Call`, or raises RequestError."""
     writer: Callable[..., Writer]
     """Of the call; with `id`, `model` and `created`."""
-    chat: bool = True
-    """False: the prompt is carried on as it is, with no chat format around it."""
     frame: Callable[[dict[str, Any]], bytes] = sse.typed_frame
+    media_type: str = sse.MEDIA_TYPE
+    """Of a stream."""
     keep_alive: bytes = sse.KEEP_ALIVE
+    """What a stream says in a silence."""
     done: bytes = b""
     """What ends a stream."""
     foreign_models: str | None = None
     """How the names begin for which the default model answers where there is no such model: clients that cannot be told another name send them."""
+    names: Callable[[str], Sequence[str]] = lambda name: (name,)
+    """What the model may be called here that a request names."""
 
 
 CHAT = Dialect(openai_chat.FIELDS, openai_chat.read_request, openai_chat.ChatWriter, frame=sse.frame, done=sse.DONE)
-COMPLETIONS = Dialect(
-    openai_completions.FIELDS, openai_completions.read_request, openai_completions.CompletionWriter, chat=False, frame=sse.frame, done=sse.DONE
-)
+COMPLETIONS = Dialect(openai_completions.FIELDS, openai_completions.read_request, openai_completions.CompletionWriter, frame=sse.frame, done=sse.DONE)
 RESPONSES = Dialect(openai_responses.FIELDS, openai_responses.read_request, openai_responses.ResponsesWriter)
 MESSAGES = Dialect(
     anthropic_messages.FIELDS,
@@ -65,12 +69,29 @@ MESSAGES = Dialect(
     keep_alive=sse.PING,
     foreign_models="claude-",
 )
+OLLAMA_CHAT = Dialect(
+    ollama.CHAT_FIELDS,
+    ollama.read_chat,
+    ollama.OllamaWriter,
+    frame=ollama.frame,
+    media_type=ollama.MEDIA_TYPE,
+    keep_alive=ollama.frame({"message": {"role": "assistant", "content": ""}, "done": False}),
+    names=ollama.model_names,
+)
+OLLAMA_GENERATE = OLLAMA_CHAT._replace(
+    fields=ollama.GENERATE_FIELDS,
+    read_request=ollama.read_generate,
+    writer=partial(ollama.OllamaWriter, generates=True),
+    keep_alive=ollama.frame({"response": "", "done": False}),
+)
 
 DIALECTS: Mapping[str, Dialect] = {
     "/v1/chat/completions": CHAT,
     "/v1/responses": RESPONSES,
     "/v1/completions": COMPLETIONS,
     "/v1/messages": MESSAGES,
+    "/api/chat": OLLAMA_CHAT,
+    "/api/generate": OLLAMA_GENERATE,
 }
 """By path."""
 
@@ -84,7 +105,6 @@ def describe() -> str:
             for treatment in ("honoured", "no effect")
         }
         lines += [f"## {path}", "", f"Honoured: {by_treatment['honoured']}.", "", f"Accepted without effect: {by_treatment['no effect']}.", ""]
-        lines += ["| Refused | Why |", "|---|---|"]
-        lines += [f"| `{name}` | {row.note} |" for name, row in dialect.fields.items() if row.treatment == "refused"]
-        lines.append("")
+        if refused := [f"| `{name}` | {row.note} |" for name, row in dialect.fields.items() if row.treatment == "refused"]:
+            lines += ["| Refused | Why |", "|---|---|", *refused, ""]
     return "\n".join(lines)

@@ -18,7 +18,9 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 ANTHROPIC_PATH = "/v1/messages"
-"""Below this path errors look as Anthropic's do, everywhere else as OpenAI's."""
+"""Below this path errors look as Anthropic's do."""
+OLLAMA_PATH = "/api/"
+"""Below this one as Ollama's, and everywhere else as OpenAI's."""
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -33,6 +35,8 @@ _ANTHROPIC_TYPES = {
 
 def error_body(error: Mapping[str, Any], path: str = "", request_id: str = "") -> dict[str, Any]:
     """`QwenboxError.to_wire()` as the dialect that is spoken at `path` writes an error."""
+    if path.startswith(OLLAMA_PATH):
+        return {"error": error["message"]}
     if not path.startswith(ANTHROPIC_PATH):
         return {"error": {"message": error["message"], "type": error["type"], "param": error["param"], "code": error["code"]}}
     status = error["status"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,31 @@ FIELDS: Mapping[str, FieldRow] = {
 }  # fmt: skip
 
 
+def checked_calls(calls: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """ValueError for calls of tools that are none."""
+    for call in calls or ():
+        function = call.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not isinstance(function.get("arguments", ""), (str, dict)):
+            raise ValueError('a tool call is {"type": "function", "function": {"name": ..., "arguments": ...}}')
+    return calls
+
+
+def checked_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """ValueError for tools that are no functions."""
+    for tool in tools or ():
+        function = tool.get("function")
+        if not isinstance(function, dict):
+            function = {}
+        name = function.get("name")
+        if tool.get("type") != "function" or not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
+            raise ValueError(
+                f'a tool is {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}, its name up to {MAX_NAME} characters'
+            )
+        if not isinstance(function.get("parameters") or {}, dict):
+            raise ValueError("the parameters of a tool are a JSON schema")
+    return tools
+
+
 class ContentPart(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
     type: Annotated[str, Field(max_length=64)]
@@ -86,18 +112,7 @@ class ChatMessage(BaseModel):
     tool_calls: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
-    @field_validator("tool_calls")
-    @classmethod
-    def _function_calls(cls, calls: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-        for call in calls or ():
-            function = call.get("function")
-            if (
-                not isinstance(function, dict)
-                or not isinstance(function.get("name"), str)
-                or not isinstance(function.get("arguments", ""), (str, dict))
-            ):
-                raise ValueError('a tool call is {"type": "function", "function": {"name": ..., "arguments": ...}}')
-        return calls
+    _calls = field_validator("tool_calls")(checked_calls)
 
     @model_validator(mode="after")
     def _has_content(self) -> ChatMessage:
@@ -163,21 +178,7 @@ class ChatRequest(FormFields, SamplingFields, ThinkingFields):
     continue_final_message: bool | None = None
     return_progress: bool | None = None
 
-    @field_validator("tools")
-    @classmethod
-    def _functions(cls, tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-        for tool in tools or ():
-            function = tool.get("function")
-            if not isinstance(function, dict):
-                function = {}
-            name = function.get("name")
-            if tool.get("type") != "function" or not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
-                raise ValueError(
-                    f'a tool is {{"type": "function", "function": {{"name": ..., "parameters": ...}}}}, its name up to {MAX_NAME} characters'
-                )
-            if not isinstance(function.get("parameters") or {}, dict):
-                raise ValueError("the parameters of a tool are a JSON schema")
-        return tools
+    _functions = field_validator("tools")(checked_tools)
 
     @field_validator("tool_choice")
     @classmethod
@@ -259,6 +260,15 @@ def check_tools(names: Sequence[str | None], choice: ChosenTools) -> None:
     wanted = choice.allowed or ((choice.how[1:],) if choice.how.startswith("=") else ())
     if not set(wanted) <= set(names) or (choice.how == "required" and not names):
         raise RequestError("tool_choice: there is no such tool.", param="tool_choice")
+
+
+def arguments_object(arguments: str) -> dict[str, Any]:
+    """The arguments of a call as an object; what the end of an answer cut off is an empty one."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 class ChatWriter:
