@@ -248,7 +248,7 @@ def _flat(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_names(name: str) -> tuple[str, ...]:
-    """What a model may be called here whose name is written as Ollama writes it, the likeliest first: `qwen3:8b` is qwen3-8b, `mine` is mine:latest."""
+    """What a model may be called here whose name is written as Ollama writes it, the likeliest first: `qwen3:8b` is qwen3-8b, `x` is x:latest."""
     bare = name.removesuffix(LATEST).removeprefix("library/")
     return tuple(dict.fromkeys((name, tagged(name), bare, bare.replace(":", "-"), bare.replace(":", "-").lower())))
 
