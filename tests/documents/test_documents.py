@@ -15,10 +15,14 @@ LINES = "\n".join(f"Line {number} of a page, as long as lines are." for number i
 CHINESE = "你好，世界。这是一个测试。\n第二行"
 
 
-def refused(name: str, data: bytes) -> str:
+CODES = [f"file_{code}" for code in ("empty", "locked", "damaged", "pictures", "long", "hard", "unknown")]
+
+
+def refused(name: str, data: bytes, code: str | None = None) -> str:
     with pytest.raises(RequestError) as caught:
         read_document(name, data)
     assert caught.value.param == "file" and caught.value.message.startswith(name)
+    assert caught.value.error_code == f"file_{code}" if code else caught.value.error_code in CODES
     return caught.value.message
 
 
@@ -68,10 +72,10 @@ def test_a_name_is_only_shown(name, shown):
 
 def test_empty_and_protected_files_say_what_they_are():
     for data in (b"", b" \n\n", b"\x00" * 50):
-        assert "empty" in refused("a.txt", data)
-    assert "pictures" in refused("scan.pdf", pdf([""]))
+        assert "empty" in refused("a.txt", data, "empty")
+    assert "pictures" in refused("scan.pdf", pdf([""]), "pictures")
     locked = f"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O ({'x' * 32}) /U ({'y' * 32}) >> /ID [(a) (a)]"
-    assert "password" in refused("locked.pdf", pdf(["secret"], trailer=locked))
+    assert "password" in refused("locked.pdf", pdf(["secret"], trailer=locked), "locked")
 
 
 ENTITIES = "".join(f'<!ENTITY {chr(98 + depth)} "{f"&{chr(97 + depth)};" * 10}">' for depth in range(9))
@@ -98,7 +102,7 @@ def test_a_bomb_costs_seconds_and_is_refused(name):
     data = BOMBS[name]()
     began = time.monotonic()
     assert refused(name, data)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
 
 
 def test_what_never_ends_is_ended(monkeypatch):

@@ -31,7 +31,7 @@ def test_a_file_that_does_not_fit_says_both_numbers(shared):
 
 def test_what_cannot_be_read_is_a_400_that_says_why(shared):
     answer = send(shared, "a.txt", b"")
-    assert (answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["param"]) == (400, "unreadable_file", "file")
+    assert (answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["param"]) == (400, "file_empty", "file")
     assert answer.json()["error"]["message"] == "a.txt: it is empty."
 
 

@@ -1,4 +1,4 @@
-"""The program of the child process that reads one file: bytes on stdin, one JSON object on stdout, {kind, text} or {error}.
+"""The program of the child process that reads one file: bytes on stdin, one JSON object on stdout, {kind, text} or {error, code}.
 
 It knows no other part of the package and gets no environment. Before it looks at the first byte it gives up memory, processor time and every further
 descriptor: without one there is no file, no socket and no other program, whatever stands in the file.
@@ -38,24 +38,28 @@ _COMPATIBLE = "http://schemas.openxmlformats.org/markup-compatibility/2006"
 
 
 class UnreadableError(Exception):
-    """Why a file is not read, as the end of a sentence that begins with its name."""
+    """Why a file is not read, in a word for programs and as the end of a sentence that begins with its name."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 def extract(data: bytes) -> tuple[str, str]:
     """Kind and text of a file. What it is its bytes say, not its name."""
     if not data.strip(b"\x00 \t\r\n"):
-        raise UnreadableError("it is empty.")
+        raise UnreadableError("empty", "it is empty.")
     if b"%PDF-" in data[:1024]:
         kind, text = "pdf", _pdf(data)
     elif data.startswith(b"PK\x03\x04"):
         kind, text = "docx", _docx(data)
     elif data.startswith(b"\xd0\xcf\x11\xe0"):
-        raise UnreadableError("it is a file of an older Word, or protected by a password; save it as docx without one.")
+        raise UnreadableError("locked", "it is a file of an older Word, or protected by a password; save it as docx without one.")
     else:
         kind, text = "text", _text(data)
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
     if len(text) > MAX_CHARACTERS:
-        raise UnreadableError(f"it has {len(text):,} characters; up to {MAX_CHARACTERS:,} are read.")
+        raise UnreadableError("long", f"it has {len(text):,} characters; up to {MAX_CHARACTERS:,} are read.")
     return kind, text
 
 
@@ -70,7 +74,7 @@ def _text(data: bytes) -> str:
             continue
         if len(_ODD.findall(text)) <= MAX_ODD_SHARE * len(text):
             return text.removeprefix("\ufeff")
-    raise UnreadableError("it is neither text nor a pdf or docx.")
+    raise UnreadableError("unknown", "it is neither text nor a pdf or docx.")
 
 
 def _encodings(data: bytes) -> list[str]:
@@ -96,23 +100,23 @@ def _pdf(data: bytes) -> str:
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
-            raise UnreadableError("it is protected by a password; save it without one.")
+            raise UnreadableError("locked", "it is protected by a password; save it without one.")
         count = len(reader.pages)
         if count > MAX_PAGES:
-            raise UnreadableError(f"it has {count:,} pages; up to {MAX_PAGES:,} are read.")
+            raise UnreadableError("long", f"it has {count:,} pages; up to {MAX_PAGES:,} are read.")
         pages, length = [], 0
         for page in reader.pages:
             pages.append(page.extract_text().strip())
             length += len(pages[-1])
             if length > MAX_CHARACTERS:
-                raise UnreadableError(f"it has more than {MAX_CHARACTERS:,} characters.")
+                raise UnreadableError("long", f"it has more than {MAX_CHARACTERS:,} characters.")
     except DependencyError:
-        raise UnreadableError("it is encrypted in a way that is not read here; save it without encryption.") from None
+        raise UnreadableError("locked", "it is encrypted in a way that is not read here; save it without encryption.") from None
     except (PyPdfError, ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
-        raise UnreadableError(f"it is a damaged pdf ({type(error).__name__}).") from None
+        raise UnreadableError("damaged", f"it is a damaged pdf ({type(error).__name__}).") from None
     text = "\n\n".join(filter(None, pages))
     if not text:
-        raise UnreadableError("its pages are pictures without text; a program that recognises text can add it.")
+        raise UnreadableError("pictures", "its pages are pictures without text; a program that recognises text can add it.")
     return text
 
 
@@ -124,18 +128,18 @@ def _docx(data: bytes) -> str:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_ENTRIES:
-                raise UnreadableError(f"it is an archive of {len(entries):,} files, not a docx.")
+                raise UnreadableError("unknown", f"it is an archive of {len(entries):,} files, not a docx.")
             found = next((entry for entry in entries if entry.filename == "word/document.xml"), None)
             if found is None:
-                raise UnreadableError("it is an archive, but no docx.")
+                raise UnreadableError("unknown", "it is an archive, but no docx.")
             if found.flag_bits & 1:
-                raise UnreadableError("it is protected by a password; save it without one.")
+                raise UnreadableError("locked", "it is protected by a password; save it without one.")
             with archive.open(found) as entry:
                 xml = entry.read(MAX_XML_BYTES + 1)  # what the archive says of its size nobody has to believe
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnreadableError(f"it is a damaged docx ({type(error).__name__}).") from None
+        raise UnreadableError("damaged", f"it is a damaged docx ({type(error).__name__}).") from None
     if len(xml) > MAX_XML_BYTES:
-        raise UnreadableError(f"its text takes more than {MAX_XML_BYTES:,} bytes unpacked.")
+        raise UnreadableError("long", f"its text takes more than {MAX_XML_BYTES:,} bytes unpacked.")
     return _Word().read(xml)
 
 
@@ -155,16 +159,16 @@ class _Word:
         try:
             parser.Parse(xml, True)
         except expat.ExpatError:
-            raise UnreadableError("it is a damaged docx (its XML is not well-formed).") from None
+            raise UnreadableError("damaged", "it is a damaged docx (its XML is not well-formed).") from None
         return re.sub(" *\t", "\t", re.sub("\n{3,}", "\n\n", "".join(self._pieces)))
 
     def _refuse(self, *_: object) -> None:
-        raise UnreadableError("it declares types of its own, which no docx does.")
+        raise UnreadableError("damaged", "it declares types of its own, which no docx does.")
 
     def _start(self, name: str, _: Any) -> None:
         self._depth += 1
         if self._depth > MAX_XML_DEPTH:
-            raise UnreadableError("its XML is nested too deep.")
+            raise UnreadableError("damaged", "its XML is nested too deep.")
         space, _, tag = name.rpartition(" ")
         if self._skipped or (space == _COMPATIBLE and tag == "Fallback"):  # the same text once more, for older programs
             self._skipped += 1
@@ -228,9 +232,9 @@ def main() -> None:
         kind, text = extract(data)
         answer = {"kind": kind, "text": text.encode("utf-8", "replace").decode().replace("\x00", "")}
     except UnreadableError as error:
-        answer = {"error": str(error)}
+        answer = {"error": str(error), "code": error.code}
     except MemoryError:
-        answer = {"error": "it takes too much memory to read."}
+        answer = {"error": "it takes too much memory to read.", "code": "hard"}
     sys.stdout.write(json.dumps(answer))
 
 

@@ -33,7 +33,10 @@ class Document(NamedTuple):
 
 
 def read_document(name: str, data: bytes) -> Document:
-    """The whole text of a file; blocks. Nothing is cut: RequestError, with `file` as `param`, for what cannot be read whole, with the reason."""
+    """The whole text of a file; blocks. Nothing is cut: RequestError, with `file` as `param`, for what cannot be read whole, with the reason.
+
+    The `code` of the error is file_empty, _locked, _damaged, _pictures, _long, _hard or _unknown.
+    """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise PayloadTooLargeError(f"The file has {len(data)} bytes; up to {MAX_DOCUMENT_BYTES} are read.", param="file")
     shown = clean_name(name)
@@ -44,7 +47,7 @@ def read_document(name: str, data: bytes) -> Document:
     finally:
         _children.release()
     if "error" in answer:
-        raise RequestError(f"{shown}: {answer['error']}", param="file", code="unreadable_file")
+        raise RequestError(f"{shown}: {answer['error']}", param="file", code=f"file_{answer['code']}")
     return Document(shown, answer["kind"], answer["text"])
 
 
@@ -60,11 +63,11 @@ def _ask_child(data: bytes) -> dict[str, str]:
     try:
         done = subprocess.run(command, input=data, capture_output=True, env={}, cwd="/", timeout=DEADLINE_SECONDS)
     except subprocess.TimeoutExpired:
-        return {"error": f"it takes longer than {DEADLINE_SECONDS:g} seconds to read."}
+        return {"error": f"it takes longer than {DEADLINE_SECONDS:g} seconds to read.", "code": "hard"}
     except OSError as error:
         raise EngineError(f"The process that reads files does not start: {error}.") from error
     try:
         answer: dict[str, str] = json.loads(done.stdout)
     except ValueError:  # it was ended by the system
-        return {"error": "it takes too much time or memory to read."}
+        return {"error": "it takes too much time or memory to read.", "code": "hard"}
     return answer

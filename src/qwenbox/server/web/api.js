@@ -57,6 +57,14 @@ export async function countTokens(messages, model) {
   return (await response.json()).count;
 }
 
+/** The text of a file, {name, text, num_tokens, window}. */
+export async function readFile(file, model, signal) {
+  const query = new URLSearchParams({ name: file.name, ...(model ? { model } : {}) });
+  const response = await fetch(`files/text?${query}`, { method: "POST", signal, headers: headers({ "Content-Type": "application/octet-stream" }), body: file });
+  if (!response.ok) throw await failure(response);
+  return response.json();
+}
+
 /** Ends an answer; what there is of it is kept. */
 export async function cancelRequest(requestId) { await ask("POST", `v1/requests/${encodeURIComponent(requestId)}/cancel`); }
 

@@ -8,6 +8,7 @@ import { conversationId } from "./conversation.js";
 import { refresh, showConversations, startConversations } from "./conversations.js";
 import { showDepth } from "./depth.js";
 import { $ } from "./dom.js";
+import { showFiles } from "./files.js";
 import { applyLook, onLook } from "./look.js";
 import { showModels } from "./models.js";
 import { onService, showService, watch } from "./service.js";
@@ -16,7 +17,7 @@ import { measureContext } from "./speed.js";
 import { forget, load, place } from "./store.js";
 import { showWelcome } from "./welcome.js";
 
-onLook(() => { showWelcome(); showService(); showDepth(); showModels(); showConnect(); showConversations(); draw(); });
+onLook(() => { showWelcome(); showService(); showDepth(); showModels(); showFiles(); showConnect(); showConversations(); draw(); });
 onService(() => { showDepth(); showModels(); if (!isRunning()) measureContext(); });
 $("new-chat").addEventListener("click", () => { newConversation(); focusComposer(); });
 

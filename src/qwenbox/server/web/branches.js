@@ -3,14 +3,16 @@ import { draw, isRunning, send } from "./answer.js";
 import { changeConversation } from "./api.js";
 import { conversationId, messageOf, turn } from "./conversation.js";
 import { $, el } from "./dom.js";
+import { splitFiles } from "./files.js";
 import { t } from "./i18n.js";
 
 function edit(node, message) {
   const text = el("textarea", { rows: 2, "aria-label": t("editQuestion") });
-  text.value = message.content;
+  const { head, text: question } = splitFiles(message.content); // its files stay as they are
+  text.value = question;
   const end = (keep) => {
     draw();
-    if (keep && text.value.trim()) send(text.value, message.parent);
+    if (keep && text.value.trim()) send(head + text.value, message.parent);
   };
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) { event.preventDefault(); end(true); }

@@ -1,6 +1,7 @@
 // Where a person writes.
 import { isRunning, send } from "./answer.js";
 import { $ } from "./dom.js";
+import { hasFiles, takeFiles } from "./files.js";
 
 const prompt = $("prompt");
 
@@ -18,8 +19,10 @@ prompt.addEventListener("keydown", (event) => {
 });
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (isRunning() || !prompt.value.trim()) return;
-  send(prompt.value);
+  if (isRunning() || !(prompt.value.trim() || hasFiles())) return;
+  const files = takeFiles();
+  if (files === null) return;
+  send(files + prompt.value);
   prompt.value = "";
   grow();
 });

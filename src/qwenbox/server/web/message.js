@@ -2,6 +2,7 @@
 // "running", "stopped", "length", "loop", "empty" or {error, code}; `progress` is the service's `prompt_progress` while the prompt is read; `count` tokens were
 // written, `rate` a second, and `tokens` are those of the whole conversation then. `why` is what the service says of the thinking, or a text. Its buttons have classes by which `answer.js` and `branches.js` know them.
 import { el } from "./dom.js";
+import { drawSent } from "./files.js";
 import { number, t, timeLeft } from "./i18n.js";
 import { copyButton, render } from "./markdown.js";
 
@@ -10,7 +11,7 @@ export function messageNode(message, last, place) {
   const body = el("div", { class: "body" });
   const node = el("li", { class: `message ${message.role}`, "data-role": message.role }, body);
   if (message.role === "user") {
-    body.textContent = message.content;
+    drawSent(body, message.content);
     if (message.state?.error !== undefined) node.append(problem(message.state, true));
     else node.append(el("div", { class: "actions" }, ...arrows(place), el("button", { type: "button", class: "edit" }, t("edit")), copyButton(() => message.content)));
   } else {
