@@ -112,6 +112,16 @@ def test_a_person_sends_sees_it_stream_and_stops_it(page: Page, language: str) -
     assert len(page.answer()) < len(long) - 100
 
 
+def test_why_it_was_thought_is_said_in_the_language_of_the_page(page: Page) -> None:
+    page.engine.script = Script("<think>\nhm\n</think>\n\nyes")
+    page.say("Prove that 2024 divides 4048.")
+    page.wait(page.finished)
+    for why in ("asks for a proof or a derivation; has figures", "要求证明或推导；有数字"):
+        page.find(".reasoning summary").click()
+        page.wait(lambda why=why: page.find(".why").text == why)
+        page.find("#language").click()
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_person_chooses_how_much_to_think_and_asks_for_the_answer_now(page: Page, look: Callable[..., None], language: str) -> None:
     look(320)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from qwenbox.chat.depth import BUDGETS, CUES, DEEP, DIRECT, FORM, HURRY, DepthChoice, _edged, choose_depth
+from qwenbox.chat.depth import BUDGETS, CUES, DEEP, DIRECT, FORM, HURRY, REASONS, DepthChoice, _edged, choose_depth
 from qwenbox.types import Message
 from tests.chat.depth import DEPTHS, agreement, prompts
 
@@ -30,18 +32,26 @@ def test_prompts_that_the_table_was_not_made_from_mostly_get_the_depth_that_a_pe
 def test_who_wants_no_thought_gets_none_however_hard_the_question() -> None:
     hard = "prove that there are infinitely many primes."
     assert choose_depth([Message("user", f"P{hard[1:]}")]).depth == "long"
-    assert choose_depth([Message("user", f"Don't think, {hard}")]) == DepthChoice("off", "asks for an answer without thought")
+    assert choose_depth([Message("user", f"Don't think, {hard}")]) == DepthChoice("off", ("hurry",))
 
 
 def test_the_subject_of_a_text_that_is_translated_does_not_count() -> None:
     text = "\n\nWe prove that the algorithm is optimal. Let n be 2024 and find all integers with n^2 = m."
     assert choose_depth([Message("user", f"Check this.{text}")]).depth == "long"
-    assert choose_depth([Message("user", f"Please translate to German:{text}")]) == DepthChoice("off", "works on a given text")
+    assert choose_depth([Message("user", f"Please translate to German:{text}")]) == DepthChoice("off", ("given",))
+
+
+def test_the_page_knows_every_reason_in_both_languages() -> None:
+    texts = (Path(__file__).parents[2] / "src" / "qwenbox" / "server" / "web" / "i18n.js").read_text("utf-8")
+    found = re.findall(r'\bcue_(\w+): "([^"]+)"', texts)
+    assert dict(found[: len(REASONS)]) == REASONS
+    assert [code for code, _ in found[len(REASONS) :]] == [code for code, _ in found[: len(REASONS)]]
+    assert {cue.code for cue in (HURRY, *DIRECT, *FORM, *DEEP, *CUES)} < set(REASONS)
 
 
 def test_the_reason_names_what_decided_the_strongest_first() -> None:
-    assert choose_depth([Message("user", "Prove that 2024 divides 4048.")]).reason == "asks for a proof or a derivation; has figures"
-    assert choose_depth([Message("user", "hi")]) == DepthChoice("off", "nothing in it asks for thought")
+    assert choose_depth([Message("user", "Prove that 2024 divides 4048.")]).cues == ("proof", "figures")
+    assert choose_depth([Message("user", "hi")]) == DepthChoice("off", ("nothing",))
 
 
 def test_only_the_last_message_of_the_user_decides() -> None:

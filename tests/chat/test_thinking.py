@@ -18,7 +18,7 @@ SILENT = ThinkingVote("service")
 
 
 def decision(*votes: ThinkingVote, nature: Any = "hybrid", messages: Any = ASK, default: ThinkingVote = SILENT, max_tokens: int = 1000) -> Any:
-    return decide(nature, messages, (), votes, default, max_tokens, depth=lambda *_: DepthChoice("short", "a sum"))
+    return decide(nature, messages, (), votes, default, max_tokens, depth=lambda *_: DepthChoice("short", ("sum", "figures")))
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_an_answer_that_may_have_few_tokens_is_not_thought_about():
 
 def test_auto_asks_how_deep_and_says_why():
     made = decision(ThinkingVote("think", "auto"), ThinkingVote("reasoning_effort", None, 100))
-    assert (made.on, made.depth, made.budget, made.reason) == (True, "short", 100, "a sum")
-    assert made.body()["reason"] == "a sum"
-    lazy = decide("hybrid", ASK, (), [ThinkingVote("think", "auto")], SILENT, 1000, depth=lambda *_: DepthChoice("off", "a greeting"))
-    assert (lazy.on, lazy.depth, lazy.reason) == (False, "off", "a greeting")
+    assert (made.on, made.depth, made.budget, made.reason) == (True, "short", 100, "has a sum; has figures")
+    assert (made.body()["reason"], made.body()["cues"]) == ("has a sum; has figures", ["sum", "figures"])
+    lazy = decide("hybrid", ASK, (), [ThinkingVote("think", "auto")], SILENT, 1000, depth=lambda *_: DepthChoice("off", ("nothing",)))
+    assert (lazy.on, lazy.depth, lazy.reason) == (False, "off", "nothing in it asks for thought")
 
 
 def test_a_model_that_never_thinks_says_so_to_whoever_asks():

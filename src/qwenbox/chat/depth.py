@@ -20,6 +20,43 @@ BUDGETS: Mapping[Depth, int | None] = {"off": 0, "short": 512, "medium": 2048, "
 THRESHOLDS: Mapping[Depth, int] = {"long": 9, "medium": 5, "short": 2}
 """Points from which on a depth is chosen, deepest first; below all of them it is off."""
 
+REASONS: Mapping[str, str] = {
+    "hurry": "asks for an answer without thought",
+    "given": "works on a given text",
+    "free": "is free writing",
+    "word": "asks what a word means",
+    "conditions": "sets conditions",
+    "form": "has a form to keep",
+    "proof": "asks for a proof or a derivation",
+    "contest": "is a contest question",
+    "puzzle": "is a puzzle",
+    "premises": "has many premises",
+    "design": "asks for a design",
+    "care": "asks for care",
+    "science": "is mathematics or science",
+    "result": "asks for a result",
+    "conclusion": "asks for a conclusion",
+    "code": "asks for code",
+    "engineering": "asks for code that meets conditions",
+    "fault": "looks for a fault",
+    "plan": "asks for a plan",
+    "judgement": "asks for a judgement",
+    "analysis": "asks for an analysis",
+    "composed": "has to be composed",
+    "figures": "has figures",
+    "formulas": "has formulas",
+    "source": "has code",
+    "sum": "has a sum",
+    "error": "has an error",
+    "parts": "has several parts",
+    "long": "is long",
+    "tools": "may take several tools",
+    "nothing": "nothing in it asks for thought",
+    "sure": "the model was sure of its answer",
+    "unsure": "the model was not sure without thought",
+}
+"""What speaks for a depth, by the code under which the page knows it; the last two are of a trial without thought."""
+
 HEAD, TAIL = 800, 400
 """Characters that are read of the last message: what is wanted stands before or behind what was pasted."""
 OPENING = 80
@@ -28,8 +65,8 @@ OPENING = 80
 
 class DepthChoice(NamedTuple):
     depth: Depth
-    reason: str
-    """What decided, in English: "asks for a proof or a derivation; has figures"."""
+    cues: tuple[str, ...]
+    """What decided, the strongest first: codes of `REASONS`."""
     is_brief: bool = False
     """The answer is a word or a number: how sure the model is of it tells whether it needs a thought."""
 
@@ -37,19 +74,19 @@ class DepthChoice(NamedTuple):
 class Cue(NamedTuple):
     """Phrases that mean the same to the policy. Each one found gives `points`, at most `most` of them count."""
 
-    what: str
+    code: str
     points: int
     phrases: tuple[str, ...]
     """In lower case; a blank is the edge of a word."""
     most: int
 
 
-def _cue(what: str, points: int, phrases: str, most: int = 1) -> Cue:
-    return Cue(what, points, tuple(phrases.split("|")), most)
+def _cue(code: str, points: int, phrases: str, most: int = 1) -> Cue:
+    return Cue(code, points, tuple(phrases.split("|")), most)
 
 
 HURRY = _cue(
-    "asks for an answer without thought",
+    "hurry",
     0,
     " don't think| without thinking| don't reason| no reasoning| quick answer| just answer | just the answer|"
     " just give me the | no explanation| one word | yes or no |不用思考|不要思考|别想|不用想|直接回答|直接给答案|直接告诉|"
@@ -60,7 +97,7 @@ HURRY = _cue(
 DIRECT: tuple[Cue, ...] = (
     # Done while the text is read; what the text is about asks nothing.
     _cue(
-        "works on a given text",
+        "given",
         0,
         " translat| summar| tldr| tl dr | rewrite in| rewrite this| rewrite the| rephrase| paraphrase| proofread| grammar|"
         " extract | polite| sentiment| how do you say | shorten | from the text | text below |翻译|润色|总结|"
@@ -68,14 +105,14 @@ DIRECT: tuple[Cue, ...] = (
     ),
     # Free writing flows; thoughts make it no better.
     _cue(
-        "is free writing",
+        "free",
         0,
         " poem | haiku | story | joke | names for | birthday | tagline | slogan | song |写一首|写首|童话|写个故事|讲个|起个名|"
         "起几个|生日|聊聊天|情书|微信",
     ),
     # What everybody knows.
     _cue(
-        "asks what a word means",
+        "word",
         0,
         " mean? | stand for? | meaning of |什么意思|的缩写|什么是",
     ),
@@ -85,7 +122,7 @@ DIRECT: tuple[Cue, ...] = (
 FORM: tuple[Cue, ...] = (
     # Each is one more thing to keep in mind.
     _cue(
-        "sets conditions",
+        "conditions",
         1,
         " must | at most | at least | no more than | cannot | can't | without | budget | exactly | not before | under | only |"
         "不能|至少|最多|要求|预算|必须|而且|以内|只能|不想|不含",
@@ -93,7 +130,7 @@ FORM: tuple[Cue, ...] = (
     ),
     # Looked at before each line.
     _cue(
-        "has a form to keep",
+        "form",
         2,
         " first letters | acrostic| json | a table | csv |藏头|json|表格",
     ),
@@ -103,34 +140,34 @@ FORM: tuple[Cue, ...] = (
 DEEP: tuple[Cue, ...] = (
     # Nobody writes one down in one go.
     _cue(
-        "asks for a proof or a derivation",
+        "proof",
         9,
         " prove | proof | show that | derive | rigorous| is optimal | full solution |证明|推导|逐个论证",
     ),
     # Every case has to be found.
     _cue(
-        "is a contest question",
+        "contest",
         7,
         " find all | determine all | how many integers | aime | olympiad| putnam | ordered triples |"
         " integers |求所有|竞赛|奥数|奥赛|恒成立|整数解|整除",
     ),
     # Guesses are tried and taken back.
     _cue(
-        "is a puzzle",
+        "puzzle",
         6,
         " knave| always lie| tells the truth | puzzle| riddle| cryptarithm| logic grid| sudoku| who owns | counterfeit |"
         " weighings | the boat | prisoners |真话|说谎|谜题|谁养|过河|天平|囚犯|数独|推理题",
     ),
     # They have to hold together.
     _cue(
-        "has many premises",
+        "premises",
         2,
         " lives | next to | the owner | left of | each of |隔壁|紧挨|住在|左边",
         most=3,
     ),
     # Its parts have to fit each other.
     _cue(
-        "asks for a design",
+        "design",
         5,
         " design | devise | lock free | distributed | time limit | memory limit | algorithm| strategy |设计|架构|无锁|算法|时序|容灾|的方案",
         most=2,
@@ -141,14 +178,14 @@ DEEP: tuple[Cue, ...] = (
 CUES: tuple[Cue, ...] = (
     # The person expects depth.
     _cue(
-        "asks for care",
+        "care",
         3,
         " think hard | carefully | step by step | every step | each step | in detail | are you sure |"
         " complete |仔细|认真|详细|一步一步|每一步|完整|深入|确定吗|逐条|过程|写清楚|所有可能",
     ),
     # More than one calculation, each on the other's result.
     _cue(
-        "is mathematics or science",
+        "science",
         4,
         " integral | eigen| probabilit| polynomial| equation of | matrix | differentiate |"
         " compounded | friction | incline | how many ways | triangle | theorem| recurrence | determinant|"
@@ -158,21 +195,21 @@ CUES: tuple[Cue, ...] = (
     ),
     # Little alone: figures and formulas beside it tell how much is to be calculated.
     _cue(
-        "asks for a result",
+        "result",
         1,
         " how much | how many | solve | calculate | compute | how long | bigger | split | cheapest | in total |多少|解方程|"
         "计算|几点|几颗|几只|几个字|哪个大|面积|平均|便宜|求",
     ),
     # A step or two, and tempting to guess.
     _cue(
-        "asks for a conclusion",
+        "conclusion",
         2,
         " taller than | older than | who is the | if all | multiple choice| which of these | which is bigger |谁最|"
         "所有的|该叫|选择题|下列|哪个大|几个字|还剩",
     ),
     # Signature, body and edges in one's head first.
     _cue(
-        "asks for code",
+        "code",
         2,
         " function | class | component | endpoint | sql | regex | regular expression | one liner | a script | css | a program |"
         " unit test| bash | a query | comprehension |一个函数|sql：|正则|脚本|写代码|一段代码|"
@@ -180,7 +217,7 @@ CUES: tuple[Cue, ...] = (
     ),
     # Each of them has to be checked against the code.
     _cue(
-        "asks for code that meets conditions",
+        "engineering",
         3,
         " implement | o 1 | o n| complexity | concurrent | thread safe | with tests | edge cases | refactor | c++|实现|复杂度|"
         "并发|单元测试|重构|优雅退出",
@@ -188,7 +225,7 @@ CUES: tuple[Cue, ...] = (
     ),
     # The code has to be run in one's head.
     _cue(
-        "looks for a fault",
+        "fault",
         3,
         " why and | find it| how do i fix | what's wrong | segfault | race condition | memory leak| not working |"
         " doesn't work | crash| forever| restructure| debug | bug | deadlock| fix it |崩溃|卡死|内存泄漏|死循环|原因|"
@@ -196,13 +233,13 @@ CUES: tuple[Cue, ...] = (
     ),
     # Parts are moved until all conditions hold.
     _cue(
-        "asks for a plan",
+        "plan",
         4,
         " plan | itinerary | roadmap | timetable | schedule | slot |计划|安排|行程|规划|攻略|日程",
     ),
     # Several sides, each looked at.
     _cue(
-        "asks for a judgement",
+        "judgement",
         2,
         " compare| trade offs | advantages | recommend one | pros and cons | should i | vs | help me decide| which one |"
         " choose between |比较|对比|优缺点|利弊|哪个好|还是|怎么选",
@@ -210,14 +247,14 @@ CUES: tuple[Cue, ...] = (
     ),
     # Causes behind causes.
     _cue(
-        "asks for an analysis",
+        "analysis",
         4,
         " analyse | analyze | critique | consequences | explain why | what would happen | fallac| is it because |"
         " likely |分析|影响|漏洞|退化|批改|利弊|后果",
     ),
     # An order to find before the first word.
     _cue(
-        "has to be composed",
+        "composed",
         2,
         " outline | suggest | a table |提纲|做什么|整理成|区别",
     ),
@@ -225,7 +262,7 @@ CUES: tuple[Cue, ...] = (
 MOST = 8
 """Points that everything that is not deep gives together at most."""
 
-BRIEF = ("asks for a result", "asks for a conclusion", "has figures", "has a sum")
+BRIEF = ("result", "conclusion", "figures", "sum")
 """Where nothing deep is asked, these want a word or a number, ..."""
 MANY_FIGURES = 7
 """... which nobody guesses from so many digits or more."""
@@ -253,7 +290,7 @@ def choose_depth(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     prose = _CODE.sub("\n", asked)
     words = _edged(prose)
     if any(_found((HURRY,), words)):
-        return DepthChoice("off", HURRY.what)
+        return DepthChoice("off", (HURRY.code,))
     form = [*_found(FORM, words)]
     deep: list[tuple[int, str]] = []
     if kind := [*_found(DIRECT, words[:OPENING])]:
@@ -264,8 +301,8 @@ def choose_depth(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     found = sorted(deep + plain, key=lambda one: -one[0])
     depth: Depth = next((depth for depth, least in THRESHOLDS.items() if points >= least), "off")
     simple = not kind and not tools and points < THRESHOLDS["medium"] and len(_DIGIT.findall(prose)) < MANY_FIGURES
-    is_brief = simple and any(what in BRIEF for _, what in found)
-    return DepthChoice(depth, "; ".join(what for _, what in found) or "nothing in it asks for thought", is_brief)
+    is_brief = simple and any(code in BRIEF for _, code in found)
+    return DepthChoice(depth, tuple(code for _, code in found) or ("nothing",), is_brief)
 
 
 def _edged(text: str) -> str:
@@ -276,26 +313,26 @@ def _edged(text: str) -> str:
 def _found(cues: Sequence[Cue], words: str) -> Iterator[tuple[int, str]]:
     for cue in cues:
         if count := min(cue.most, sum(phrase in words for phrase in cue.phrases)):
-            yield count * cue.points, cue.what
+            yield count * cue.points, cue.code
 
 
 def _shape(asked: str, prose: str, tools: bool) -> Iterator[tuple[int, str]]:
     """What is seen without reading."""
     if digits := min(3, (len(_DIGIT.findall(prose)) + 1) // 4):
-        yield digits, "has figures"
+        yield digits, "figures"
     if len(_FORMULA.findall(prose)) >= 3:
-        yield 1, "has formulas"
+        yield 1, "formulas"
     if len(asked) - len(prose) >= 20:
-        yield 1 + (asked.count("\n") >= 6), "has code"
+        yield 1 + (asked.count("\n") >= 6), "source"
     if (sum_ := _SUM.search(prose)) is not None:
-        yield int(sum_[0][:2].isdigit()), "has a sum"
+        yield int(sum_[0][:2].isdigit()), "sum"
     if _ERROR.search(asked):
-        yield 2, "has an error"
+        yield 2, "error"
     if (parts := len(_PART.findall(prose))) >= 2:
-        yield min(2, parts // 2), "has several parts"
+        yield min(2, parts // 2), "parts"
     # A Chinese character says as much as about three letters.
     length = len(prose) + 2 * len(_WIDE.findall(prose))
     if length >= 160:
-        yield 1 + (length >= 320), "is long"
+        yield 1 + (length >= 320), "long"
     if tools and length >= 60:
-        yield 2, "may take several tools"
+        yield 2, "tools"

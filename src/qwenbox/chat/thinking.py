@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from qwenbox.chat.depth import BUDGETS, Depth, DepthChoice, choose_depth
+from qwenbox.chat.depth import BUDGETS, REASONS, Depth, DepthChoice, choose_depth
 from qwenbox.chat.stream import THINK, THINK_END
 from qwenbox.chat.template import ChatTemplate
 from qwenbox.chat.tokenizer import Tokenizer
@@ -49,14 +49,17 @@ class Decision:
     depth: str | None = None
     """Of a decision that was left to us."""
     overruled: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
+    """Of a decision that was left to us, what decided: codes of `REASONS`, which make the reason."""
     unless_sure: bool = False
     """An answer is tried without thought first, and kept if the model is sure of it."""
 
     def after_trial(self, *, sure: bool) -> Decision:
         """What became of it."""
         if sure:
-            return Decision(False, self.source, f"{self.reason}; the model was sure of its answer", None, None, "off", self.overruled)
-        return replace(self, reason=f"{self.reason}; the model was not sure without thought", unless_sure=False)
+            return _ours(False, self.source, (*self.cues, "sure"), depth="off", overruled=self.overruled)
+        more = {name: getattr(self, name) for name in ("budget", "seconds", "depth", "overruled")}
+        return _ours(True, self.source, (*self.cues, "unsure"), **more)
 
     @property
     def stated(self) -> bool:
@@ -65,7 +68,8 @@ class Decision:
 
     def body(self) -> dict[str, Any]:
         """For the client's `qwenbox` object."""
-        said = {"budget": self.budget, "seconds": self.seconds, "depth": self.depth, "overruled": list(self.overruled) or None}
+        said = {"budget": self.budget, "seconds": self.seconds, "depth": self.depth, "cues": list(self.cues) or None}
+        said |= {"overruled": list(self.overruled) or None}
         known = {name: value for name, value in said.items() if value is not None}
         return {"mode": "on" if self.on else "off", "source": self.source, "reason": self.reason} | known
 
@@ -130,8 +134,8 @@ def decide(
     budget = next((vote.budget for vote in said if vote.budget is not None), None)
     seconds = next((vote.seconds for vote in said if vote.seconds is not None), None)
 
-    def off(source: str, reason: str, overruled: tuple[str, ...] = others, depth: str | None = None) -> Decision:
-        return Decision(False, source, reason, depth=depth, overruled=overruled)
+    def off(source: str, reason: str, overruled: tuple[str, ...] = others) -> Decision:
+        return Decision(False, source, reason, overruled=overruled)
 
     if nature == "never":
         wanted = tuple(dict.fromkeys(vote.source for vote in said if vote.mode == "on"))
@@ -146,11 +150,17 @@ def decide(
         return Decision(True, first.source, reason, budget, seconds, overruled=others)
     choice = depth(messages, tools)
     if choice.depth == "off" and not choice.is_brief:
-        return off(first.source, choice.reason, depth="off")
+        return _ours(False, first.source, choice.cues, depth="off", overruled=others)
     deep: Depth = "short" if choice.depth == "off" else choice.depth
     limits = [limit for limit in (budget, BUDGETS[deep]) if limit is not None]
     unless_sure = choice.is_brief and nature == "hybrid"
-    return Decision(True, first.source, choice.reason, min(limits, default=None), seconds, deep, others, unless_sure)
+    more = {"budget": min(limits, default=None), "seconds": seconds, "depth": deep, "overruled": others, "unless_sure": unless_sure}
+    return _ours(True, first.source, choice.cues, **more)
+
+
+def _ours(on: bool, source: str, cues: tuple[str, ...], **more: Any) -> Decision:
+    """A decision that was left to us; `more` are further fields."""
+    return Decision(on, source, "; ".join(REASONS[cue] for cue in cues), cues=cues, **more)
 
 
 def thinking_plan(

@@ -60,7 +60,8 @@ function arrows(place) {
 function whyText(why) {
   if (typeof why !== "object") return why;
   if (why.ended) return t(`ended${why.ended[0].toUpperCase()}${why.ended.slice(1)}`);
-  return why.depth === undefined ? "" : why.reason; // what a person chose needs no reason
+  if (why.depth === undefined) return ""; // what a person chose needs no reason
+  return why.cues ? why.cues.map((cue) => t(`cue_${cue}`)).join(t("semicolon")) : why.reason;
 }
 
 function drawProgress(node, progress) {
