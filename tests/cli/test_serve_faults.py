@@ -6,10 +6,12 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import resource
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,3 +172,72 @@ def test_locale_and_time_zone_change_nothing(qwenbox: Command, tiny: Path) -> No
         process.communicate(timeout=60)
     assert answers[0] == answers[1]
     assert answers[0][0]["text"].startswith("你好 ä")
+
+
+def confirmed_by(url: str, chance: random.Random, confirmed: dict[str, set[str]]) -> None:
+    """Asks questions in conversations, and has them answered, until the service is gone; what it confirmed is noted as it is confirmed."""
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        while True:
+            id = ask(url, "/conversations", {"title": "t"})[1]["id"]
+            confirmed[id] = set()
+            parent = None
+            for _ in range(chance.randrange(1, 5)):
+                parent = ask(url, f"/conversations/{id}/messages", {"parent": parent, "content": f"question {chance.random()}"})[1]["id"]
+                confirmed[id].add(parent)
+                with contextlib.closing(http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=60)) as connection:
+                    body = {"parent": parent, "max_tokens": chance.randrange(1, 60), "ignore_eos": True}
+                    connection.request("POST", f"/conversations/{id}/answer", json.dumps(body), {"Content-Type": "application/json"})
+                    for line in connection.getresponse():
+                        if b'"qwenbox":{"message":' in line:
+                            parent = json.loads(line[6:])["qwenbox"]["message"]
+                            confirmed[id].add(parent)
+
+
+def test_no_message_that_was_confirmed_is_lost_when_front_and_worker_are_killed_at_random_moments(qwenbox: Command, tiny: Path) -> None:
+    confirmed: dict[str, set[str]] = {}
+    chance = random.Random(39)
+    for number in range(4):
+        process = qwenbox.start("serve", tiny, "--port", 0)
+        url = ready(process)
+        for id, messages in confirmed.items():
+            there = {message["id"]: message.get("state") for message in ask(url, f"/conversations/{id}")[1]["messages"]}
+            assert messages <= there.keys()
+            assert "running" not in there.values()
+        clients = [threading.Thread(target=confirmed_by, args=(url, random.Random(10 * number + one), confirmed)) for one in range(3)]
+        for client in clients:
+            client.start()
+        time.sleep(chance.uniform(0.2, 0.7))
+        os.kill(worker_of(process), signal.SIGKILL)
+        time.sleep(chance.uniform(0.0, 0.7))
+        process.kill()
+        process.communicate()
+        for client in clients:
+            client.join()
+    assert sum(map(len, confirmed.values())) > 20
+
+
+def test_a_full_disk_is_told_to_whoever_writes_answers_stream_on_and_all_goes_on_when_there_is_room(qwenbox: Command, tiny: Path) -> None:
+    process = qwenbox.start("serve", tiny, "--port", 0)
+    url = ready(process)
+    id = ask(url, "/conversations", {"title": "kept"})[1]["id"]
+    question = ask(url, f"/conversations/{id}/messages", {"parent": None, "content": "abc"})[1]["id"]
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=60)) as connection:
+        body = {"parent": question, "max_tokens": 300, "ignore_eos": True, "temperature": 0}
+        connection.request("POST", f"/conversations/{id}/answer", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.readline().startswith(b"data: ")
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, most))  # no page of the file can be written any more
+        chunks = [json.loads(line[6:]) for line in response if line.startswith(b"data: {")]
+    assert chunks[-1]["error"]["code"] == "archive_full" and "Free some space" in chunks[-1]["error"]["message"]
+    assert sum(bool(chunk.get("choices")) for chunk in chunks) > 50
+    status, told = ask(url, f"/conversations/{id}/messages", {"parent": None, "content": "lost"})
+    assert (status, told["error"]["code"]) == (503, "archive_full")
+    assert ask(url, "/health")[1]["status"] == "degraded"
+    assert ask(url, "/v1/completions", {"prompt": "abc", "max_tokens": 5})[0] == 200
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+    assert ask(url, f"/conversations/{id}/messages", {"parent": None, "content": "there again"})[0] == 201
+    messages = ask(url, f"/conversations/{id}")[1]["messages"]
+    assert [message["content"] for message in messages if message["role"] == "user"] == ["abc", "there again"]
+    assert messages[1]["state"] == "interrupted"
+    assert ask(url, "/health")[1]["status"] == "ok"

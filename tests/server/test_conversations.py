@@ -13,7 +13,7 @@ import pytest
 
 from qwenbox.engine.client import EngineState
 from qwenbox.errors import WorkerDiedError
-from qwenbox.server import conversations
+from qwenbox.server import conversations, serve
 from tests.engine.fakes import eventually
 from tests.fakes import FakeEngine, Script, byte_tokenizer_ids
 from tests.server.conftest import Running
@@ -267,9 +267,11 @@ def test_a_conversation_that_is_deleted_while_it_is_answered_is_gone(here: tuple
     running.engine.wait_for(lambda engine: engine.num_running == 0)
 
 
-def test_an_answer_under_way_when_the_service_stops_is_interrupted_and_there_at_the_next_start(
-    start: Callable[..., Running], start_one: Callable[..., Running], tmp_path: Path
+@pytest.mark.parametrize("stuck", [False, True])
+def test_an_answer_under_way_when_the_service_stops_has_some_time_to_end_and_is_there_at_the_next_start(
+    start: Callable[..., Running], start_one: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck: bool
 ) -> None:
+    monkeypatch.setattr(serve, "DRAIN_SECONDS", 1 if stuck else 10)
     running = start_one(FakeEngine(script=script(LONG), step_seconds=0.002), data_dir=tmp_path)
     client = Client(running)
     id, question = client.question("count")
@@ -277,11 +279,14 @@ def test_an_answer_under_way_when_the_service_stops_is_interrupted_and_there_at_
     while not text_of([next(stream)]):
         pass
     stream.close()
+    if stuck:
+        running.engine.pause()
     running.close()
     client.http.close()
     client = Client(start(data_dir=tmp_path))
     message = client.message(id)
-    assert message["state"] == "interrupted" and message["content"] and LONG.startswith(message["content"])
+    assert message["content"] and LONG.startswith(message["content"])
+    assert (message.get("state"), message["content"] == LONG) == (("interrupted", False) if stuck else (None, True))
     client.http.close()
 
 

@@ -43,6 +43,11 @@ class Archive:
         """`work` with the store, in its thread. Raises ArchiveError, or what `work` raises of ours."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
 
+    async def delete(self, id: str) -> None:
+        """Deletes a conversation, and whenever there is nothing else to do a piece of what the index knows of it."""
+        await self.do(lambda store: store.delete(id))
+        self._thread.submit(self._tidy, True)
+
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def _run(self, work: Callable[[Store], Result]) -> Result:
@@ -66,6 +71,11 @@ class Archive:
         """At the start: how it went stands in `error`."""
         with suppress(ArchiveError):
             self._run(work)
+
+    def _tidy(self, begin: bool) -> None:
+        with suppress(ArchiveError, RuntimeError):  # RuntimeError: the archive is closing
+            if self._run(lambda store: store.tidy(begin)):
+                self._thread.submit(self._tidy, False)
 
     def _shut(self) -> None:
         # One in memory is all there is of it: its errors are no reason to lose it.

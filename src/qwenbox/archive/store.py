@@ -24,6 +24,7 @@ from .schema import Migrations, is_indexed, migrate, migrations
 MAX_MESSAGES = 4096
 """Of one conversation, all branches counted."""
 BUSY_SECONDS = 5.0
+TIDY_PAGES = 64
 _COLUMNS = "id, parent, role, content, created, reasoning, seconds, why, state, error, model, usage"
 
 
@@ -112,13 +113,23 @@ class Store:
                 self._connection.execute("UPDATE conversations SET leaf = ? WHERE id = ?", (leaf, id))
 
     def delete(self, id: str) -> None:
-        """Nothing of its text stays in the file or in its log."""
+        """Its text is overwritten in the file and in its log; `tidy` takes its pieces out of the index."""
         with self._transaction():
             self._row("SELECT id FROM conversations WHERE id = ?", id)
             self._connection.execute("DELETE FROM found WHERE rowid IN (SELECT number FROM messages WHERE conversation = ?)", (id,))
             self._connection.execute("DELETE FROM conversations WHERE id = ?", (id,))
-        with suppress(sqlite3.OperationalError):  # no room for it, or somebody reads: the log is emptied later
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._empty_log()
+
+    def tidy(self, begin: bool = True) -> bool:
+        """A step of some milliseconds that writes the index anew, without what was deleted. True: there are more of them."""
+        if not self._indexed:
+            return False
+        before = self._connection.total_changes
+        self._connection.execute("INSERT INTO found (found, rank) VALUES ('merge', ?)", (-TIDY_PAGES if begin else TIDY_PAGES,))
+        more = self._connection.total_changes - before > 1  # FTS5's own sign
+        if not more:
+            self._empty_log()
+        return more
 
     def give_title(self, id: str, title: str) -> bool:
         """The title that a model made, unless somebody has given one."""
@@ -182,6 +193,10 @@ class Store:
             for number, content in self._connection.execute("SELECT number, content FROM messages WHERE state = 'running'").fetchall():
                 self._connection.execute("UPDATE messages SET state = 'interrupted' WHERE number = ?", (number,))
                 self._index(number, content)
+
+    def _empty_log(self) -> None:
+        with suppress(sqlite3.OperationalError):  # no room for it, or somebody reads: later, then
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import cast
 
@@ -31,13 +32,20 @@ PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 """Paths that need no key, beside those of the page."""
 
 
-def create_app(shelf: Shelf, settings: Settings, archive: Archive, key: ServiceKey | None = None) -> Starlette:
-    """The service over the models of `shelf` and the conversations of `archive`. `key` is `service_key(settings)` where the caller has it already."""
+def create_app(
+    shelf: Shelf, settings: Settings, archive: Archive, key: ServiceKey | None = None, tasks: set[asyncio.Task[None]] | None = None
+) -> Starlette:
+    """The service over the models of `shelf` and the conversations of `archive`. `key` is `service_key(settings)` where the caller has it already.
+
+    `tasks` hold those that get some time to end when the service stops.
+    """
     routes, pages = Routes(shelf, archive, request_timeout=settings.request_timeout, strict=settings.strict), Pages()
     ollama = OllamaRoutes(shelf, settings, pages)
     shown = REASONING_FIELDS if settings.reasoning_field == "both" else (settings.reasoning_field,)
     dialects = {**DIALECTS, "/v1/chat/completions": CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))}
-    conversations = Conversations(archive, shelf, routes, dialects["/v1/chat/completions"], request_timeout=settings.request_timeout)
+    conversations = Conversations(
+        archive, shelf, routes, dialects["/v1/chat/completions"], request_timeout=settings.request_timeout, tasks=set() if tasks is None else tasks
+    )
     table = [
         *(Route(path, routes.answer(dialect), methods=["POST"]) for path, dialect in dialects.items()),
         Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),

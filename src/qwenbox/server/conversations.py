@@ -277,12 +277,16 @@ class Answer:
 class Conversations:
     """The handlers. `dialect` is that of chat completions: answers speak it."""
 
-    def __init__(self, archive: Archive, shelf: Shelf, routes: Routes, dialect: Dialect, *, request_timeout: float) -> None:
+    def __init__(
+        self, archive: Archive, shelf: Shelf, routes: Routes, dialect: Dialect, *, request_timeout: float, tasks: set[asyncio.Task[None]]
+    ) -> None:
+        """`tasks`: those that get some time to end when the service stops."""
         self._archive = archive
         self._shelf = shelf
         self._routes = routes
         self._dialect = dialect
         self._request_timeout = request_timeout
+        self._tasks = tasks
         self._answers: dict[str, Answer] = {}
         """Under way, by conversation."""
         self._beginning: set[str] = set()
@@ -337,7 +341,7 @@ class Conversations:
         if (answer := self._answers.get(id)) is not None and answer.task is not None:
             answer.cancel()
             await asyncio.wait([answer.task])
-        await self._archive.do(lambda store: store.delete(id))
+        await self._archive.delete(id)
         return JSONResponse({"id": id, "deleted": True})
 
     async def export(self, request: Request) -> Response:
@@ -386,6 +390,8 @@ class Conversations:
         begin = partial(self._routes.begin, request, call, {})
         self._answers[conversation.id] = self._routes.under_way[request_id] = answer
         answer.task = asyncio.create_task(answer.write(self._shelf.lease(place, call.keep_alive), self._request_timeout, begin))
+        self._tasks.add(answer.task)
+        answer.task.add_done_callback(self._tasks.discard)
         answer.task.add_done_callback(partial(self._ended, answer, place if conversation.titled_by == "words" else None, call.messages))
         return self._stream(answer, ignored_header(ignored))
 

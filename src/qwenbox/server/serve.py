@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
@@ -49,8 +50,9 @@ class Service:
         self.archive = Archive(settings.data_dir if settings.archive else None)
         self._host = settings.host
         self.port: int = self._sockets[0].getsockname()[1]
+        tasks: set[asyncio.Task[None]] = set()
         config = uvicorn.Config(
-            create_app(self.shelf, settings, self.archive, self.key),
+            create_app(self.shelf, settings, self.archive, self.key, tasks),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -62,6 +64,7 @@ class Service:
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
         self._server = _Server(config)
+        self._server.server_state.tasks = tasks  # the server gives them DRAIN_SECONDS
         self._thread: threading.Thread | None = None
 
     @property
