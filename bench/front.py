@@ -211,7 +211,7 @@ def serve(directory: Path) -> None:
     ask_slice(FRONT_SECONDS)
     supervisor._LAUNCH = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; from bench.stub import main; main()"
     engine = WorkerEngine(EngineOptions(model=str(directory), max_sequences=64))
-    with LocalLLM(engine, open_chat(resolve(MODEL)), "stub") as llm, HttpService(llm, Settings(port=0)) as service:
+    with LocalLLM(engine, open_chat(resolve(MODEL)), "stub") as llm, HttpService(llm, Settings(port=0, archive=False)) as service:
         llm.wait_ready(30)
         print(service.port, flush=True)
         sys.stdin.read()

@@ -87,7 +87,7 @@ def soak(requests: int, model: str | None = None, people: int = 8, seed: int = 0
         tokens = chat.tokenizer.table()
         options = EngineOptions(model=str(path), threads=1, num_pages=20, context_length=512, max_sequences=8, tokens=tokens, debug=True)
         engine = WorkerEngine(options)
-        settings = Settings(port=0, state_dir=Path(folder), request_timeout=ANSWER_SECONDS, log_level="error")
+        settings = Settings(port=0, state_dir=Path(folder), data_dir=Path(folder), request_timeout=ANSWER_SECONDS, log_level="error")
         with LocalLLM(engine, chat, "soak", request_timeout=ANSWER_SECONDS) as llm, Service(llm, settings) as service:
             llm.wait_ready(120)
             return asyncio.run(Soak(engine, service.port, random.Random(seed), people).run(requests))

