@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command import Command
+from tests.cli.terminal import Terminal
 
 pytestmark = pytest.mark.weights
 
@@ -106,38 +102,6 @@ def test_chat_through_a_pipe_remembers_and_forgets(qwenbox: Command, small: Path
     assert after
     assert "no command /nonsense" in done.stderr
     assert "forgotten" in done.stderr
-
-
-class Terminal:
-    """A command on a terminal of its own."""
-
-    def __init__(self, command: Command, *words: object) -> None:
-        self._main, other = pty.openpty()
-        env = {**command.env, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
-        self.process = subprocess.Popen(
-            command.arguments(*words), env=env, cwd=command.folder, stdin=other, stdout=other, stderr=other, start_new_session=True
-        )
-        os.close(other)
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._main, text.encode())
-
-    def wait_for(self, text: str, seconds: float = 60) -> None:
-        """Returns when `text` has come; what came before it is forgotten."""
-        deadline = time.monotonic() + seconds
-        while text not in self.seen:
-            left = deadline - time.monotonic()
-            assert left > 0, f"{text!r} did not come; got {self.seen!r}"
-            if select.select([self._main], [], [], left)[0]:
-                self.seen += os.read(self._main, 65536).decode(errors="replace")
-        self.seen = self.seen.split(text, 1)[1]
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(30)
-        os.close(self._main)
 
 
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_then_leaves(qwenbox: Command, small: Path) -> None:

@@ -102,7 +102,9 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-_CONTROLS = {code: "�" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_TURNS = (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Characters that turn the direction of writing, and so could show a text as another."""
+_CONTROLS = {code: "�" for code in (*range(0x20), *range(0x7F, 0xA0), *_TURNS) if chr(code) not in "\n\t"}
 
 
 def printable(text: str) -> str:
