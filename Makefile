@@ -2,15 +2,13 @@
 VENV := .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
-MODEL ?= qwen2.5-coder-1.5b
-PORT ?= 8080
 TOOLS := MAKEFLAGS= PATH=$(CURDIR)/$(VENV)/bin:$$PATH
 TWO := -n 2 --dist loadfile  # most tests wait or use one processor
 
 .PHONY: run test test-long soak lint format bench dist native models clean
 
-run: $(VENV)/installed          ## environment, build, model, service on http://127.0.0.1:8080
-	$(VENV)/bin/qwenbox serve $(MODEL) --port $(PORT)
+run: $(VENV)/installed          ## environment, build, then a service that chooses its model; MODEL=... and PORT=... choose for it
+	$(VENV)/bin/qwenbox $(if $(MODEL),serve $(MODEL)) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/test native models  ## everything but the minutes-long checks
 	$(PY) -m pytest $(TWO) -m "not long"

@@ -35,6 +35,8 @@ class Fake:
     stall_after: int | None = None
     """Bytes of all bodies together after which `stalled` is set and nothing more comes until `released`."""
     repository: str = REPOSITORY
+    more: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Further repositories."""
     status: int | None = None
     ignore_range: bool = False
     content_range: str | None = None
@@ -57,9 +59,9 @@ class Fake:
     def fetched(self, name: str) -> int:
         return sum(name in path for path, _ in self.requests)
 
-    def true_listing(self) -> list[dict[str, Any]]:
+    def true_listing(self, repository: str | None = None) -> list[dict[str, Any]]:
         items = []
-        for name, content in self.files.items():
+        for name, content in self.more.get(repository or "", self.files).items():
             item: dict[str, Any] = {
                 "rfilename": name,
                 "size": len(content),
@@ -92,6 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 siblings = fake.true_listing() if fake.listing is None else fake.listing
                 self.answer(200, json.dumps({"sha": REVISION, "siblings": siblings}).encode())
+        elif match := re.fullmatch(r"/api/models/(.+)/revision/main", path):
+            siblings = fake.true_listing(match[1])
+            self.answer(200 if match[1] in fake.more else 404, json.dumps({"sha": REVISION, "siblings": siblings}).encode())
         elif path == f"/api/v1/models/{REPOSITORY}/repo/files":
             items = [{"Path": n, "Size": len(c), "Sha256": hashlib.sha256(c).hexdigest(), "Type": "blob"} for n, c in fake.files.items()]
             self.answer(200, json.dumps({"Code": 200, "Data": {"Files": [*items, {"Path": "figures", "Type": "tree"}]}}).encode())
@@ -99,6 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.file(query["FilePath"][0])
         elif path.startswith(prefix := f"/{fake.repository}/resolve/{REVISION}/"):
             self.file(path.removeprefix(prefix))
+        elif (match := re.fullmatch(rf"/(.+)/resolve/{REVISION}/(.+)", path)) and match[2] in fake.more.get(match[1], {}):
+            self.body(fake.more[match[1]][match[2]])
         else:
             self.answer(404, b"no such thing")
 

@@ -26,9 +26,11 @@ HELLO: Any = [{"role": "user", "content": "Hi"}]
 
 
 class Running:
-    def __init__(self, folder: Path, source: FakeSource, **settings: Any) -> None:
+    def __init__(self, folder: Path, source: FakeSource, *, cannot_open: bool = False, **settings: Any) -> None:
         self.source = source
         self.llm = source.open(source.default)
+        if cannot_open:
+            source.default = "another"
         chosen = Settings(**{"port": 0, "state_dir": folder, "cache_dir": folder, "request_timeout": 30.0} | settings)
         self.service = Service(self.llm, chosen, source)
         self.service.start()
@@ -330,8 +332,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_is_tried_again(start):
 
 
 def test_a_model_that_could_not_be_loaded_again_stays(start):
-    running = start({"a": 1, "b": 1}, memory=1.5)
-    running.source.default = "another"
+    running = start({"a": 1, "b": 1}, memory=1.5, cannot_open=True)
     response = running.http.post("/v1/models/a/unload")
     assert (response.status_code, response.json()["error"]["code"]) == (409, "model_stays")
     with pytest.raises(openai.InternalServerError, match=r"needs 1\.00 GB"):

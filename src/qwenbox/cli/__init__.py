@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qwenbox import __version__
-from qwenbox.errors import QwenboxError
+from qwenbox.errors import QwenboxError, UsageError
 
 from .bench import bench
 from .chat import chat
@@ -18,12 +18,13 @@ from .ps import ps
 from .pull import pull
 from .run import run
 from .serve import serve
+from .start import Browser, Port, start
 from .stop import stop
 
 app = typer.Typer(
     name="qwenbox",
-    help="Run a Qwen model of your own: one person, one machine, one service.",
-    no_args_is_help=True,
+    help="Run a Qwen model of your own: one person, one machine, one service. Without a command: choose a model, serve it, open its page.",
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -47,10 +48,17 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")] = False,
+    port: Port = None,
+    browser: Browser = True,
 ) -> None:
     # A library's log records are for a service's log; a command says what matters itself.
     logging.getLogger("qwenbox").addHandler(logging.NullHandler())
+    if context.invoked_subcommand is None:
+        raise typer.Exit(start(port, browser))
+    if port is not None or not browser:
+        raise UsageError(f"--port and --no-browser before a command mean nothing; options of {context.invoked_subcommand} stand behind it")
 
 
 def main() -> None:

@@ -96,10 +96,11 @@ def serve(
         "log_level": log_level,
     }
     settings = load_settings(overrides)
-    raise typer.Exit(run_service(settings, started=_announce))
+    raise typer.Exit(run_service(settings, started=announce))
 
 
-def _announce(service: Service) -> None:
+def announce(service: Service) -> None:
+    """The address, and the key where this start made one."""
     key = service.key
     lines = [f"qwenbox listens on {service.url}"]
     if key.created is not None:

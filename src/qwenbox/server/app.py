@@ -16,6 +16,7 @@ from starlette.routing import Route
 from qwenbox.archive import Archive
 from qwenbox.errors import NotFoundError, QwenboxError, RequestError
 from qwenbox.server.auth import ServiceKey, is_loopback, service_key
+from qwenbox.server.choice import Choice
 from qwenbox.server.conversations import Conversations
 from qwenbox.server.files import Files
 from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
@@ -33,14 +34,20 @@ PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
 
 
 def create_app(
-    shelf: Shelf, settings: Settings, archive: Archive, key: ServiceKey | None = None, tasks: set[asyncio.Task[None]] | None = None
+    shelf: Shelf,
+    settings: Settings,
+    archive: Archive,
+    key: ServiceKey | None = None,
+    choice: Choice | None = None,
+    tasks: set[asyncio.Task[None]] | None = None,
 ) -> Starlette:
     """The service over the models of `shelf` and the conversations of `archive`. `key` is `service_key(settings)` where the caller has it already.
 
-    `tasks` hold those that get some time to end when the service stops.
+    `choice` is there where the service itself chooses its model. `tasks` hold those that get some time to end when the service stops.
     """
     routes, pages = Routes(shelf, archive, request_timeout=settings.request_timeout, strict=settings.strict), Pages()
     ollama = OllamaRoutes(shelf, settings, pages)
+    routes.choice = choice
     shown = REASONING_FIELDS if settings.reasoning_field == "both" else (settings.reasoning_field,)
     dialects = {**DIALECTS, "/v1/chat/completions": CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))}
     conversations = Conversations(
@@ -73,6 +80,7 @@ def create_app(
         Route("/ready", routes.ready),
         Route("/readyz", routes.ready),
         Route("/version", routes.version),
+        *([] if choice is None else [Route("/choice", choice.get), Route("/choice", choice.post, methods=["POST"])]),
         Route("/metrics", routes.metrics),
         Route("/api/tags", ollama.tags),
         Route("/api/ps", ollama.ps),

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +37,9 @@ from qwenbox.wire.errors import error_headers, read_json, validate
 from qwenbox.wire.ollama import OllamaWriter
 from qwenbox.wire.openai_completions import CompletionCall
 from qwenbox.wire.thinking_fields import thinking_votes
+
+if TYPE_CHECKING:
+    from qwenbox.server.choice import Choice
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_SECONDS = 60.0
@@ -90,6 +93,8 @@ class Routes:
         self._strict = strict
         self.under_way: weakref.WeakValueDictionary[str, UnderWay] = weakref.WeakValueDictionary()
         """By the id of the HTTP request."""
+        self.choice: Choice | None = None
+        """Where the service itself chooses its model."""
         self._attempts = Attempts()
 
     # --- generation ---------------------------------------------------------------------------------------------------
@@ -323,9 +328,9 @@ class Routes:
     async def ready(self, _: Request) -> Response:
         body, llm = self._state(), self._shelf.default.llm
         # A model that was unloaded is loaded by the next request: it can be asked.
-        if llm is None or body["state"] == "ready":
+        if body["state"] in ("ready", "unloaded"):
             return JSONResponse(body)
-        return JSONResponse(body, 503, error_headers(llm.loading_error()))
+        return JSONResponse(body, 503, {"retry-after": "1"} if llm is None else error_headers(llm.loading_error()))
 
     async def version(self, _: Request) -> Response:
         return JSONResponse({"version": __version__})
@@ -337,6 +342,8 @@ class Routes:
         """How far the default model is, and what runs it once it is there."""
         place = self._shelf.default
         body: dict[str, Any] = {"state": self._shelf.state(place), "model": place.name}
+        if self.choice is not None:
+            body["choice"] = self.choice.phase
         if place.llm is None:
             return body
         state, info = place.llm.engine.state(), place.llm.engine.info()

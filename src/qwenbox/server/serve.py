@@ -20,6 +20,7 @@ from qwenbox.errors import UsageError
 from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.server.app import create_app
 from qwenbox.server.auth import ServiceKey, is_loopback, local_url, service_key
+from qwenbox.server.choice import Choice
 from qwenbox.server.middleware import LogLines, log
 from qwenbox.server.ollama import PORT as OLLAMA_PORT
 from qwenbox.server.protocol import Protocol
@@ -40,19 +41,21 @@ DRAIN_SECONDS = 10
 class Service:
     """`llm`, and the other models of `source`, behind HTTP. The socket listens from the start on, so `url` is known before anything runs."""
 
-    def __init__(self, llm: LocalLLM, settings: Settings, source: Source | None = None) -> None:
-        aliases = read_aliases(settings.alias, llm.name)
-        self.shelf = Shelf(
-            source or Stock(settings, llm.metrics), llm, keep_alive=settings.keep_alive, max_waiting=max(settings.max_queue, 1), aliases=aliases
-        )
+    def __init__(
+        self, llm: LocalLLM | None, settings: Settings, source: Source | None = None, choice: Choice | None = None, *, next_port: bool = False
+    ) -> None:
+        """Without `llm`, `choice` decides which of the source's models answers. `next_port`: where the port is taken, the next one is as good."""
+        source = source or Stock(settings, None if llm is None else llm.metrics)
+        aliases = read_aliases(settings.alias, "" if llm is None else llm.name)
+        self.shelf = Shelf(source, llm, keep_alive=settings.keep_alive, max_waiting=max(settings.max_queue, 1), aliases=aliases)
         self.key: ServiceKey = service_key(settings)
-        self._sockets = _listen_everywhere(settings)
+        self._sockets = _listen_everywhere(settings, next_port)
         self.archive = Archive(settings.data_dir if settings.archive else None)
         self._host = settings.host
         self.port: int = self._sockets[0].getsockname()[1]
         tasks: set[asyncio.Task[None]] = set()
         config = uvicorn.Config(
-            create_app(self.shelf, settings, self.archive, self.key, tasks),
+            create_app(self.shelf, settings, self.archive, self.key, choice, tasks),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -63,8 +66,11 @@ class Service:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
+        self._choice = choice
         self._server = _Server(config)
         self._server.server_state.tasks = tasks  # the server gives them DRAIN_SECONDS
+        if choice is not None:
+            self._server.started_up = lambda: choice.begin(self.shelf)
         self._thread: threading.Thread | None = None
 
     @property
@@ -82,6 +88,8 @@ class Service:
         try:
             self._server.run(sockets=self._sockets)
         finally:
+            if self._choice is not None:
+                self._choice.close()
             self.shelf.close()
             self.archive.close()
         return 130 if self._server.stopped_by == signal.SIGINT else 0
@@ -108,6 +116,12 @@ class _Server(uvicorn.Server):
     """uvicorn's server, which would end the process by the signal that stopped it."""
 
     stopped_by: int | None = None
+    started_up: Callable[[], None] = staticmethod(lambda: None)
+    """Called on the event loop when the service answers."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.started_up()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -146,6 +160,27 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
         return code
 
 
+def begin(
+    settings: Settings,
+    *,
+    stated: bool,
+    next_port: bool,
+    started: Callable[[Service], None],
+    say: Callable[[str], None],
+    ask: Callable[[str, Callable[[bool], None]], None],
+) -> int:
+    """Runs a service that chooses its model itself until a signal ends it; returns the exit code. The page answers from the first moment on.
+
+    `stated`: the model of the settings is a choice that was made. `say` and `ask` are `Choice`'s.
+    """
+    set_up_logging(settings.log_level)
+    ask_slice(FRONT_SECONDS)
+    stock = Stock(settings, undecided=True)
+    service = Service(None, settings, stock, Choice(stock, stated=stated, say=say, ask=ask), next_port=next_port)
+    started(service)
+    return service.run()
+
+
 def _watch(llm: LocalLLM, service: Service) -> None:
     """Says how far the model is that the service began with, and ends the service when it never will be there."""
     began = told_at = time.monotonic()
@@ -180,9 +215,9 @@ def set_up_logging(level: str) -> None:
         logger.propagate = False
 
 
-def _listen_everywhere(settings: Settings) -> list[socket.socket]:
+def _listen_everywhere(settings: Settings, next_port: bool) -> list[socket.socket]:
     """The service's own address first."""
-    own = _listen(settings.host, settings.port, "Choose another one with --port.", "port")
+    own = _listen_somewhere(settings.host, settings.port, next_port)
     if not settings.ollama or own.getsockname()[1] == OLLAMA_PORT:
         return [own]
     try:
@@ -191,6 +226,15 @@ def _listen_everywhere(settings: Settings) -> list[socket.socket]:
     except UsageError:
         own.close()
         raise
+
+
+def _listen_somewhere(host: str, port: int, next_port: bool) -> socket.socket:
+    """On the port; with `next_port`, where it is taken, on the next free one of the ten after it, else on any."""
+    way_out = "Choose another one with --port."
+    for candidate in range(port, min(port + 11, 65536)) if next_port else ():
+        with contextlib.suppress(UsageError):
+            return _listen(host, candidate, way_out, "port")
+    return _listen(host, 0 if next_port else port, way_out, "port")
 
 
 def _listen(host: str, port: int, way_out: str, param: str) -> socket.socket:

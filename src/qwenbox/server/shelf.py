@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from qwenbox.errors import EngineError, NotFoundError, OverloadedError, QwenboxError, RequestError
 from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
+from qwenbox.metrics import Metrics
 from qwenbox.server.stock import Held, StoredModel
 
 if TYPE_CHECKING:
@@ -31,12 +32,16 @@ RETRY_SECONDS = 5
 """What a request is told that waited in vain for other models' answers to end."""
 REFUSED_SECONDS = 120
 """The same where there is not enough memory. OpenAI's clients do not sleep so long: they soon show the reason."""
+UNDECIDED = "auto"
+"""The name of what answers while nobody knows yet which model that is."""
 
 
 class Source(Protocol):
-    """Where models come from; `stock.Stock` is one. `default` is the name of the model that it opens for requests that name none."""
+    """Where models come from; `stock.Stock` is one. `default` is the name of the model that it opens for requests that name none; it may change, and
+    is empty while nobody knows it."""
 
     default: str
+    metrics: Metrics
 
     def models(self) -> Mapping[str, StoredModel]: ...
     def need(self, name: str) -> MemoryNeed: ...
@@ -145,14 +150,21 @@ class Shelf:
     """The loaded models by name, the default one first."""
 
     def __init__(
-        self, source: Source, default: LocalLLM, *, keep_alive: float = 1800.0, max_waiting: int = 128, aliases: Mapping[str, str] | None = None
+        self,
+        source: Source,
+        default: LocalLLM | None,
+        *,
+        keep_alive: float = 1800.0,
+        max_waiting: int = 128,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
-        """`default` answers requests that name no model. `keep_alive`: seconds, < 0 for ever, of the other models."""
-        self.default = Place(default.name, math.inf, default)
-        self.metrics = default.metrics
+        """`default` answers requests that name no model; None: they wait till the source has one. `keep_alive`: seconds, < 0 for ever, of others."""
+        self._default = Place(UNDECIDED if default is None else default.name, math.inf, default)
+        self.metrics = source.metrics if default is None else default.metrics
         self.aliases = dict(aliases or {})
-        self._places = {default.name: self.default}
+        self._places = {} if default is None else {default.name: self._default}
         self._source = source
+        self._source_default = source.default if default is not None else ""
         self._keep_alive = keep_alive
         self._max_waiting = max_waiting
         self._waiting: list[Lease] = []
@@ -171,9 +183,26 @@ class Shelf:
     # --- what there is ------------------------------------------------------------------------------------------------
 
     @property
+    def default(self) -> Place:
+        """For requests that name no model. When the source comes to another one, the next request means it, and the former goes like any other."""
+        if self._source.default != self._source_default:
+            self._source_default, before = self._source.default, self._default
+            self._default = self._places.setdefault(self._source_default, Place(self._source_default, math.inf))
+            self._default.keep_alive = math.inf
+            if self._default.timer is not None:
+                self._default.timer.cancel()
+                self._default.timer = None
+            before.keep_alive = _seconds(self._keep_alive)
+            for lease in self._of(before) if before.name == UNDECIDED else ():
+                lease.place = self._default
+            if not before.num_leases:
+                self._await_expiry(before)
+        return self._default
+
+    @property
     def places(self) -> Sequence[Place]:
         """Models that were asked for since the service started, the default one first."""
-        return list(self._places.values())
+        return sorted(self._places.values(), key=lambda place: place is not self.default)
 
     def known(self, name: str) -> Place | None:
         """The place of a model that was asked for."""
@@ -182,7 +211,7 @@ class Shelf:
     def models(self) -> Mapping[str, StoredModel | None]:
         """What a request may name, the default first: None where it is not on the disk yet."""
         stored = self._source.models()
-        return {self.default.name: stored.get(self.default.name), **stored}
+        return stored if self.default.name == UNDECIDED else {self.default.name: stored.get(self.default.name), **stored}
 
     def place(self, name: str | None) -> Place:
         """The model that a request means; none means the default. Raises NotFoundError listing what there is."""
@@ -206,7 +235,7 @@ class Shelf:
             return "draining"
         if place.llm is not None:
             return place.llm.engine.state().name
-        return "unloaded"
+        return "choosing" if place.name == UNDECIDED else "unloaded"
 
     def held_bytes(self, place: Place) -> int:
         """What the ledger counts for a loaded model: its weights and all its pages."""
@@ -322,7 +351,11 @@ class Shelf:
     async def _serve_queue(self) -> None:
         while self._waiting:
             self._wake.clear()
-            place = self._waiting[0].place
+            undecided = self.default if self.default.name == UNDECIDED else None
+            place = next((lease.place for lease in self._waiting if lease.place is not undecided), None)
+            if place is None:
+                await self._pause()
+                continue
             try:
                 llm = await self._advance(place)
             except QwenboxError as error:
