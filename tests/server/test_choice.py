@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "measure", lambda threads: Machine(24_000_000_000, 24e9))
 
 
-@pytest.fixture
-def hub() -> Iterator[Fake]:
+@contextmanager
+def catalogue_hub() -> Iterator[Fake]:
     """Every GGUF of the catalogue, tiny."""
     entries = [entry for entry in CATALOGUE.values() if isinstance(entry.source, Repository) and entry.source.file is not None]
     more = {entry.source.name: {entry.source.file: tiny_gguf(entry.name)} for entry in entries}  # type: ignore[union-attr]
     with serving(Fake(more=more)) as fake:
+        yield fake
+
+
+@pytest.fixture
+def hub() -> Iterator[Fake]:
+    with catalogue_hub() as fake:
         yield fake
 
 

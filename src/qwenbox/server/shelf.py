@@ -294,7 +294,7 @@ class Shelf:
 
     def _can_open(self, place: Place) -> bool:
         """False for a model that this service was given and does not know how to open: it stays."""
-        return place is not self.default or place.name == self._source.default
+        return place is not self._default or place.name == self._source.default
 
     # --- unloading ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ function progressOf(body) {
 /** How far the default model of the service is; throws when the service cannot be reached. */
 export async function ready() {
   const response = await fetch("health", { headers: headers() }); // what /ready says, without a 503 in the browser's console
-  return progressOf(await response.json().catch(() => ({})));
+  const body = await response.json().catch(() => ({}));
+  return { ...progressOf(body), choice: body.choice ?? null };
 }
 
 /** The models that can be asked and how far each is, the default one first. */
@@ -67,6 +68,12 @@ export async function readFile(file, model, signal) {
 
 /** Ends an answer; what there is of it is kept. */
 export async function cancelRequest(requestId) { await ask("POST", `v1/requests/${encodeURIComponent(requestId)}/cancel`); }
+
+/** What the service says of the choice of its model. */
+export function choice() { return ask("GET", "choice"); }
+
+/** Decides of it: one of {model}, {yes}, {path}, {folder}, {endpoint}. */
+export function decide(body) { return ask("POST", "choice", body); }
 
 // --- conversations ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 import { draw, isRunning, newConversation, openConversation } from "./answer.js";
 import { createConversation } from "./api.js";
 import "./branches.js";
+import { showChoice, watchChoice } from "./choose.js";
 import { focusComposer } from "./composer.js";
 import { showConnect } from "./connect.js";
 import { conversationId } from "./conversation.js";
@@ -17,8 +18,8 @@ import { measureContext } from "./speed.js";
 import { forget, load, place } from "./store.js";
 import { showWelcome } from "./welcome.js";
 
-onLook(() => { showWelcome(); showService(); showDepth(); showModels(); showFiles(); showConnect(); showConversations(); draw(); });
-onService(() => { showDepth(); showModels(); if (!isRunning()) measureContext(); });
+onLook(() => { showWelcome(); showService(); showDepth(); showModels(); showFiles(); showConnect(); showConversations(); showChoice(); draw(); });
+onService(() => { showDepth(); showModels(); watchChoice(); if (!isRunning()) measureContext(); });
 $("new-chat").addEventListener("click", () => { newConversation(); focusComposer(); });
 
 /** Before conversations lived on the service this browser kept one. */

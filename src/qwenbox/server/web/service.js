@@ -31,14 +31,14 @@ export function choose(id) {
 /** How far the model that answers is. */
 export function state() { return service.state; }
 
-/** What runs the default model: its kernels and threads. */
+/** What runs the default model: its kernels and threads; and how far the service is that chooses its model. */
 export function health() { return machine; }
 
 export async function watch() {
   clearTimeout(timer);
   try {
     const first = await ready();
-    machine = { isa: first.isa, threads: first.threads };
+    machine = { isa: first.isa, threads: first.threads, choice: first.choice };
     if (first.state !== "failed") models = await listModels();
     service = model() === (models[0] ?? null) ? first : model();
   } catch (error) {

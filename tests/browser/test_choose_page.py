@@ -1,0 +1,116 @@
+"""The first minute on the page: what the service asks, offers and takes, in both languages. The models are tiny and pose as Qwen3's sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from qwenbox.model import choice as planner
+from qwenbox.model.choice import Machine
+from tests.hub.fake_hub import Fake
+from tests.hub.test_disk import write
+from tests.server.test_choice import BEST, FIRST, Minute, catalogue_hub
+from tests.tiny import tiny_gguf
+
+pytestmark = pytest.mark.browser
+WAIT = 30.0
+
+
+class Page:
+    def __init__(self, chromium: webdriver.Chrome, minute: Minute, language: str) -> None:
+        self.chromium = chromium
+        chromium.get(minute.service.url + "/")
+        chromium.execute_script("localStorage.clear(); localStorage.setItem('qwenbox.settings', arguments[0])", f'{{"language": "{language}"}}')
+        chromium.get_log("browser")
+        chromium.get(minute.service.url + "/")
+
+    def find(self, selector: str) -> WebElement:
+        return self.chromium.find_element(By.CSS_SELECTOR, selector)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.chromium, WAIT, poll_frequency=0.05).until(lambda _: condition())
+
+    def told(self, *words: str) -> None:
+        self.wait(lambda: all(word in self.find("#choice-text").text for word in words))
+
+    def press(self, text: str) -> None:
+        self.wait(lambda: [button for button in self.chromium.find_elements(By.CSS_SELECTOR, "#choice-actions button") if button.text == text])
+        next(button for button in self.chromium.find_elements(By.CSS_SELECTOR, "#choice-actions button") if button.text == text).click()
+
+    def check_quiet(self) -> None:
+        assert [entry for entry in self.chromium.get_log("browser") if entry["level"] == "SEVERE" and "400" not in entry["message"]] == []
+        assert self.chromium.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "measure", lambda threads: Machine(24_000_000_000, 24e9))
+
+
+@pytest.fixture
+def hub() -> Iterator[Fake]:
+    with catalogue_hub() as fake:
+        yield fake
+
+
+def test_a_person_says_yes_and_the_better_model_answers(chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path, hub: Fake) -> None:
+    look(1100)
+    with Minute(tmp_path, hub_endpoint=hub.url) as minute:
+        page = Page(chromium, minute, "en")
+        page.find("#prompt").send_keys("Hello" + Keys.ENTER)  # waits for the model and is answered
+        page.told(BEST, "suits this machine best", "2.5 GB")
+        page.wait(lambda: page.chromium.find_elements(By.CSS_SELECTOR, ".message.assistant:last-child .again"))
+        page.press("Fetch it")
+        page.told(BEST, "answers from now on", FIRST)
+        page.wait(lambda: page.find("#model-name").text == BEST)
+        page.press("Understood")
+        page.wait(lambda: not page.find("#choice").is_displayed())
+        page.check_quiet()
+
+
+def test_with_nothing_the_page_takes_a_folder_and_a_file_by_keyboard(chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path) -> None:
+    look(320, dark=True)
+    file = write(tmp_path / "elsewhere" / "own.gguf", tiny_gguf())
+    write(tmp_path / "ollama" / "manifests" / "registry.ollama.ai" / "library" / "qwen3" / "8b", b"{")
+    with Minute(tmp_path, offline=True) as minute:
+        page = Page(chromium, minute, "zh")
+        page.told("还没有模型")
+        page.check_quiet()
+        page.press("其他模型")
+        page.wait(lambda: page.find("#choose-path").is_displayed())
+        assert page.chromium.switch_to.active_element.get_attribute("id") == "choose-path"
+        assert "qwen3:8b (Ollama)" in page.find("#troubles").text
+        page.find("#choose-path").send_keys("/nowhere.gguf" + Keys.ENTER)
+        page.wait(lambda: "/nowhere.gguf" in page.find("#choose-error").text)
+        page.find("#choose-path").clear()
+        page.find("#choose-path").send_keys(str(file) + Keys.ENTER)
+        page.wait(lambda: page.find("#model-name").text == "own")
+        page.check_quiet()
+        assert minute.answer() == "own"
+
+
+def test_every_offer_says_what_it_costs_and_whether_it_suits(
+    chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path, hub: Fake
+) -> None:
+    look(1100)
+    with Minute(tmp_path, hub_endpoint=hub.url) as minute:
+        page = Page(chromium, minute, "en")
+        page.told("suits this machine best")
+        page.press("Other models")
+        page.wait(lambda: page.find('[data-offer="qwen3-8b-awq"]').is_displayed())
+        offers = {item.get_attribute("data-offer"): item.text for item in page.chromium.find_elements(By.CSS_SELECTOR, "[data-offer]")}
+        assert "tokens/s" in offers["qwen3-8b-awq"]
+        assert "slow here" in offers["qwen3-14b-q4_k_m"]
+        assert "does not fit" in offers["qwen3-32b-q4_k_m"]
+        assert "suits this machine" in offers[BEST]
+        page.find('[data-offer="qwen3-1.7b-q8_0"] button').click()
+        page.wait(lambda: page.find("#model-name").text == "qwen3-1.7b-q8_0")
+        assert minute.kept["model"] == "qwen3-1.7b-q8_0"
+        page.check_quiet()
