@@ -25,7 +25,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     """`serve` with an engine without a model, and the loggers as they were afterwards."""
     engine = FakeEngine(state_now=EngineState("loading"))
     monkeypatch.setattr(stock, "local", lambda model: Path("tiny.gguf"))
-    monkeypatch.setattr(stock, "resolve", lambda model, settings, report: Path("tiny.gguf"))
     monkeypatch.setattr(stock, "open_chat", lambda path: byte_chat())
     monkeypatch.setattr(stock, "WorkerEngine", lambda find: find(lambda *_: None) and engine)
     monkeypatch.setattr(module, "WATCH_SECONDS", 0.01)
