@@ -53,10 +53,10 @@ def test_a_dropped_file_is_counted_and_goes_before_the_question(page: Page) -> N
 def test_what_does_not_fit_or_cannot_be_read_is_not_sent_and_says_why(page: Page, language: str) -> None:
     if language == "zh":
         page.find("#language").click()
-    drop(page, long_txt=b"word " * 1000)
+    drop(page, book_pdf=pdf([f"Page {number}\n" + "It goes on.\n" * 30 for number in range(300)]))
     note = page.find("#files-note")
     page.wait(lambda: note.text)
-    assert "4,999" in note.text and "4,096" in note.text
+    assert "110,888" in note.text and "4,096" in note.text
     page.say("Hi")
     page.wait(lambda: page.script("return document.activeElement.closest('.file') !== null"))
     assert not page.engine.plans

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from typing import Any
 
 import openai.types.chat.completion_create_params as chat_params
 import openai.types.completion_create_params as completion_params
@@ -71,6 +72,28 @@ def test_messages_become_ours():
     ).messages
     assert [(message.role, message.content) for message in read] == [("system", "rules"), ("user", "ab"), ("assistant", ""), ("tool", "42")]
     assert (read[1].name, read[2].reasoning_content, read[2].tool_calls, read[3].tool_call_id) == ("me", "hm", (call,), "1")
+
+
+@pytest.mark.parametrize(
+    ("written", "thought", "said"),
+    [
+        ("<think>\nhm\n</think>\n\nyes", "hm", "yes"),
+        ("<think>\n\n</think>\n\nyes", "", "yes"),
+        ("\n<think>hm</think>`</think>` ends it", "hm", "`</think>` ends it"),
+        ('<details type="reasoning" done="true">\n<summary>Thought</summary>\n&gt; 1 &lt; 2\n&gt; so\n</details>\nyes', "1 < 2\nso", "yes"),
+        ("<think>hm", None, "<think>hm"),
+        ("As in <think>hm</think>", None, "As in <think>hm</think>"),
+        ("<details>\nx</details>", None, "<details>\nx</details>"),
+    ],
+)
+def test_a_thought_at_the_beginning_of_an_answer_in_the_history_is_a_thought(written, thought, said):
+    def read(role: str, **more: str) -> Any:
+        return openai_chat.read_request({"messages": [{"role": role, "content": written, **more}]}).messages[0]
+
+    answer = read("assistant")
+    assert (answer.reasoning_content, answer.content) == (thought, said)
+    assert read("user").content == written
+    assert read("assistant", reasoning_content="own").reasoning_content == "own"
 
 
 def test_a_request_has_a_bounded_number_of_answers():

@@ -127,8 +127,8 @@ class ChatMessage(BaseModel):
             content = self.content or ""
         thought = self.reasoning_content if self.reasoning_content is not None else self.reasoning
         if self.role == "assistant":
-            quoted, content = _without_quoted_thought(content)
-            thought = quoted if thought is None else thought
+            written, content = _split_thought(content)
+            thought = written if thought is None else thought
         return Message(
             role="system" if self.role == "developer" else self.role,
             content=content,
@@ -152,17 +152,24 @@ def _function_name(tool: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-_QUOTED_THOUGHT = re.compile(r'\s*<details type="reasoning"[^>]*>')
+_THOUGHT = re.compile(r'\s*<(?:(think)|details type="reasoning"[^>]*)>')
 
 
-def _without_quoted_thought(content: str) -> tuple[str | None, str]:
-    """The thought that content begins with as older versions of Open WebUI wrote it, and as it comes from those who copy from it; and the rest."""
-    opening = _QUOTED_THOUGHT.match(content)
-    if opening is None or (end := content.find("</details>", opening.end())) < 0:
+def _split_thought(content: str) -> tuple[str | None, str]:
+    """The thought that content begins with, and the rest: as models write it, or as older versions of Open WebUI and those who copy from it quote it.
+
+    Templates look for the last `</think>`, wherever it stands, and those of models that do not think leave the thought where it is.
+    """
+    opening = _THOUGHT.match(content)
+    if opening is None:
         return None, content
-    quote = content[opening.end() : end]
+    quote, closing, rest = content[opening.end() :].partition("</think>" if opening[1] else "</details>")
+    if not closing:
+        return None, content
+    if opening[1]:
+        return quote.strip("\n"), rest.lstrip("\n")
     quote = quote[quote.find("</summary>") + len("</summary>") if "</summary>" in quote else 0 :].strip()
-    return html.unescape(re.sub(r"^(&gt;|>) ?", "", quote, flags=re.MULTILINE)), content[end + len("</details>") :].lstrip()
+    return html.unescape(re.sub(r"^(&gt;|>) ?", "", quote, flags=re.MULTILINE)), rest.lstrip()
 
 
 class ChatRequest(FormFields, SamplingFields, ThinkingFields):
