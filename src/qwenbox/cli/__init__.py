@@ -14,6 +14,7 @@ from qwenbox.errors import QwenboxError, UsageError
 from .bench import bench
 from .chat import chat
 from .eval import evaluate
+from .launch import launch
 from .ps import ps
 from .pull import pull
 from .run import run
@@ -38,6 +39,7 @@ app.command()(ps)
 app.command()(stop)
 app.command()(bench)
 app.command("eval")(evaluate)
+app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(launch)
 
 
 def _print_version(wanted: bool) -> None:

@@ -25,12 +25,25 @@ class Remote:
 
         settings = load_settings()
         self.url = (url or local_url(settings.host, settings.port)).rstrip("/")
-        key = known_key(settings, urlsplit(self.url).hostname or "")
-        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.key = known_key(settings, urlsplit(self.url).hostname or "")
+        self._headers = {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+
+    def answers(self) -> bool:
+        """Whether anything does at the address."""
+        import httpx2
+
+        try:
+            httpx2.get(f"{self.url}/health", timeout=5, trust_env=False)
+        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+            return False
+        return True
 
     def models(self) -> list[dict[str, Any]]:
         data: list[dict[str, Any]] = self._ask("GET", "/v1/models")["data"]
         return data
+
+    def load(self, model: str) -> dict[str, Any]:
+        return self._ask("POST", f"/v1/models/{quote(model)}/load")
 
     def unload(self, model: str) -> dict[str, Any]:
         return self._ask("POST", f"/v1/models/{quote(model)}/unload")
@@ -39,7 +52,7 @@ class Remote:
         import httpx2
 
         try:
-            response = httpx2.request(method, self.url + path, headers=self._headers, timeout=60, trust_env=False)
+            response = httpx2.request(method, self.url + path, headers=self._headers, timeout=90, trust_env=False)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
             raise RequestError(f"{self.url} is not an address like http://127.0.0.1:8080.") from None
         except httpx2.HTTPError as error:
@@ -56,5 +69,5 @@ class Remote:
             return body
         told = body.get("error") if isinstance(body, dict) else None
         if isinstance(told, dict) and isinstance(told.get("message"), str):
-            raise RequestError(told["message"])
+            raise RequestError(told["message"], code=told.get("code"))
         raise RequestError(f"What answers at {self.url} is no qwenbox: {response.status_code} for {path}.")

@@ -392,7 +392,7 @@ class Routes:
             more["unloads_in"] = None if left is None else round(left, 1)
             if state.error is not None:
                 more["error"] = {"message": state.error.message}
-        length = info and info.context_length
+        length = llm.context_length if llm and info else None
         anthropics = {"type": "model", "display_name": name, "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created))}
         openais = {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": length}
         return openais | anthropics | {"qwenbox": more}

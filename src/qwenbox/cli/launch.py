@@ -1,0 +1,228 @@
+"""`qwenbox launch PROGRAM`: a program for coding, pointed at this service by a profile that goes when it ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NamedTuple
+
+import typer
+
+from qwenbox.errors import QwenboxError, RequestError, UsageError
+
+from .remote import Remote, Url
+
+START_SECONDS = 600.0
+"""How long a model may take until it answers; one that is fetched says meanwhile how far it is."""
+END_SECONDS = 15.0
+_NO_KEY = "none"
+_KEY_VARIABLE = "LAUNCHED_API_KEY"
+
+
+class Target(NamedTuple):
+    """What a program has to know. `window`: tokens of a prompt and its answer together."""
+
+    url: str
+    key: str
+    model: str
+    window: int
+
+    @property
+    def answer(self) -> int:
+        """The longest answer that a program shall plan with."""
+        return min(self.window // 4, 16384)
+
+
+class Profile(NamedTuple):
+    """`environment` is added to ours; `files` are put into the temporary folder."""
+
+    environment: Mapping[str, str]
+    files: Mapping[str, str]
+
+
+class Program(NamedTuple):
+    install: str
+    profile: Callable[[Target, Path], Profile]
+
+
+def _claude(to: Target, folder: Path) -> Profile:
+    models = dict.fromkeys(
+        (
+            "ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+            "CLAUDE_CODE_SUBAGENT_MODEL",
+        ),
+        to.model,
+    )  # fmt: skip
+    environment = models | {
+        "CLAUDE_CONFIG_DIR": str(folder),
+        "ANTHROPIC_BASE_URL": to.url,
+        "ANTHROPIC_AUTH_TOKEN": to.key,
+        "ANTHROPIC_API_KEY": "",  # it would go first, and is for somebody else
+        # Counts for models that are not called claude-something.
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(to.window),
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(to.answer),
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+    }
+    return Profile(environment, {".claude.json": json.dumps({"hasCompletedOnboarding": True})})
+
+
+def _codex(to: Target, folder: Path) -> Profile:
+    # Strings of JSON are strings of TOML.
+    lines = [
+        f"model = {json.dumps(to.model)}",
+        'model_provider = "qwenbox"',
+        f"model_context_window = {to.window}",
+        f"model_auto_compact_token_limit = {to.window - to.answer}",
+        "check_for_update_on_startup = false",
+        "[model_providers.qwenbox]",
+        'name = "qwenbox"',
+        f"base_url = {json.dumps(to.url + '/v1')}",
+        'wire_api = "responses"',
+        f'env_key = "{_KEY_VARIABLE}"',
+    ]
+    return Profile({"CODEX_HOME": str(folder), _KEY_VARIABLE: to.key}, {"config.toml": "\n".join(lines) + "\n"})
+
+
+def _opencode(to: Target, folder: Path) -> Profile:
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "name": "qwenbox",
+        "options": {"baseURL": f"{to.url}/v1", "apiKey": f"{{env:{_KEY_VARIABLE}}}"},
+        "models": {to.model: {"name": to.model, "tool_call": True, "limit": {"context": to.window, "output": to.answer}}},
+    }
+    model = f"qwenbox/{to.model}"
+    settings = {"provider": {"qwenbox": provider}, "model": model, "small_model": model, "share": "disabled", "autoupdate": False}
+    return Profile({"OPENCODE_CONFIG_CONTENT": json.dumps(settings), "OPENCODE_DISABLE_MODELS_FETCH": "1", _KEY_VARIABLE: to.key}, {})
+
+
+def _qwen(to: Target, folder: Path) -> Profile:
+    settings = {
+        "security": {"auth": {"selectedType": "openai"}},
+        "model": {"name": to.model, "generationConfig": {"contextWindowSize": to.window, "timeout": 600000}},
+        "privacy": {"usageStatisticsEnabled": False},
+        "general": {"enableAutoUpdate": False},
+    }
+    environment = {
+        "QWEN_HOME": str(folder),
+        "QWEN_CODE_SYSTEM_SETTINGS_PATH": str(folder / "settings.json"),
+        "OPENAI_BASE_URL": f"{to.url}/v1",
+        "OPENAI_API_KEY": to.key,
+        "OPENAI_MODEL": to.model,
+    }
+    return Profile(environment, {"settings.json": json.dumps(settings)})
+
+
+PROGRAMS: Mapping[str, Program] = {
+    "claude": Program("npm install -g @anthropic-ai/claude-code", _claude),
+    "codex": Program("npm install -g @openai/codex", _codex),
+    "opencode": Program("npm install -g opencode-ai", _opencode),
+    "qwen": Program("npm install -g @qwen-code/qwen-code", _qwen),
+}
+
+
+def launch(
+    context: typer.Context,
+    program: Annotated[str, typer.Argument(help="claude, codex, opencode or qwen; what follows is given to it.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="Model to use; otherwise the service's own.", show_default=False)] = None,
+    url: Url = None,
+) -> None:
+    """Start a program for coding with this service as its model. Its own settings stay as they are: the profile is temporary."""
+    if program not in PROGRAMS:
+        raise UsageError(f"launch knows {', '.join(PROGRAMS)}, not {program!r}.")
+    from qwenbox.settings import load_settings
+
+    if (path := shutil.which(program)) is None:
+        raise UsageError(f"{program} is not installed, or not on PATH: {PROGRAMS[program].install}")
+    with _service(Remote(url), ours=url is None) as remote:
+        target = _target(remote, model)
+        typer.echo(f"{program} on {target.model} at {target.url}, {target.window} tokens of context", err=True)
+        # Not below /tmp: Codex keeps its helpers in no temporary folder.
+        profiles = load_settings().state_dir / "profiles"
+        profiles.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{program}-", dir=profiles) as folder:
+            profile = PROGRAMS[program].profile(target, Path(folder))
+            for name, text in profile.files.items():
+                Path(folder, name).write_text(text, "utf-8")
+            code = _run([path, *context.args], profile.environment)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _service(remote: Remote, *, ours: bool) -> Iterator[Remote]:
+    """The service, which is started where none answers, and then ended again. `ours`: at the address of the settings."""
+    if remote.answers():
+        yield remote
+        return
+    if not ours:
+        remote.models()  # says what is wrong
+    from qwenbox.settings import child_environment
+
+    typer.echo(f"no service answers at {remote.url}; one is started until the program ends", err=True)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qwenbox", "serve"], stdout=log, stderr=log, env=child_environment(), start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not remote.answers():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    lines = log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+                    raise QwenboxError(f"the service did not start: {lines[-1] if lines else 'it said nothing'}")
+                time.sleep(0.2)
+            yield remote
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _target(remote: Remote, name: str | None) -> Target:
+    """The model, loaded: its window is known then."""
+    models = remote.models()
+    known = [name] if name is not None else [model["id"] for model in models if model.get("qwenbox", {}).get("default")]
+    if not known:
+        raise RequestError(f"What answers at {remote.url} has no model.")
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            model = remote.load(known[0])
+        except RequestError as error:
+            if error.error_code != "model_loading" or time.monotonic() > deadline:
+                raise
+            typer.echo(error.message, err=True)
+        else:
+            return Target(remote.url, remote.key or _NO_KEY, model["id"], int(model["max_model_len"]))
+
+
+def _run(command: list[str], environment: Mapping[str, str]) -> int:
+    """The program's exit code. Ctrl-C is the program's own business, and a SIGTERM for us is passed on to it."""
+    from qwenbox.settings import child_environment
+
+    process: subprocess.Popen[bytes] | None = None
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if process is not None:
+            process.terminate()
+
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None), signal.SIGTERM: signal.signal(signal.SIGTERM, terminate)}
+    try:
+        process = subprocess.Popen(command, env=child_environment(**environment))
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
