@@ -4,7 +4,7 @@ import { createConversation } from "./api.js";
 import "./branches.js";
 import { showChoice, watchChoice } from "./choose.js";
 import { focusComposer } from "./composer.js";
-import { showConnect } from "./connect.js";
+import "./connect.js";
 import { conversationId } from "./conversation.js";
 import { refresh, showConversations, startConversations } from "./conversations.js";
 import { showDepth } from "./depth.js";
@@ -18,7 +18,7 @@ import { measureContext } from "./speed.js";
 import { forget, load, place } from "./store.js";
 import { showWelcome } from "./welcome.js";
 
-onLook(() => { showWelcome(); showService(); showDepth(); showModels(); showFiles(); showConnect(); showConversations(); showChoice(); draw(); });
+onLook(() => { showWelcome(); showService(); showDepth(); showModels(); showFiles(); showConversations(); showChoice(); draw(); });
 onService(() => { showDepth(); showModels(); watchChoice(); if (!isRunning()) measureContext(); });
 $("new-chat").addEventListener("click", () => { newConversation(); focusComposer(); });
 

@@ -63,8 +63,7 @@ open-webui serve`],
 
 const mask = (key) => `${key.slice(0, 3)}${"•".repeat(8)}`;
 
-export function showConnect() {
-  if (!$("connect").open) return;
+function draw() {
   const there = { url: location.origin, key: settings.key, model: model()?.id ?? "", window: model()?.window };
   const seen = { ...there, key: there.key && !$("connect-key").checked ? mask(there.key) : there.key };
   const open = $("connect-list").querySelector("details[open]")?.dataset.program ?? "curl";
@@ -77,5 +76,8 @@ export function showConnect() {
   }));
 }
 
-$("open-connect").addEventListener("click", () => { $("connect").showModal(); showConnect(); });
-$("connect-key").addEventListener("change", showConnect);
+$("open-connect").addEventListener("click", () => {
+  draw(); // before it opens: what has the focus must not be replaced
+  $("connect").showModal();
+});
+$("connect-key").addEventListener("change", draw);

@@ -42,7 +42,6 @@ const cards = new Map(); // by name: what a card was drawn of, and its element
 
 /** Draws what has changed: somebody may be about to press a button of the rest. */
 export function showModels() {
-  if (!$("models").open) return;
   const list = $("model-list");
   const { isa, threads } = health();
   $("models-machine").textContent = isa ? t("machine", { isa, threads }) : "";
@@ -62,8 +61,8 @@ export function showModels() {
 
 $("model").addEventListener("click", () => {
   $("models-error").textContent = "";
-  $("models").showModal();
   showModels();
+  $("models").showModal();
   watch();
 });
 $("model-list").addEventListener("change", (event) => choose(event.target.value));
