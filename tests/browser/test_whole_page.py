@@ -117,7 +117,7 @@ FOCUSED = """
 const node = document.activeElement;
 const shown = [node, node.closest(".field"), ...[...node.labels ?? []].flatMap((label) => [label, label.querySelector("span")])].filter(Boolean);
 const marked = shown.some((one) => getComputedStyle(one).outlineStyle !== "none" || one.matches(".field:focus-within"));
-return [node.id || node.className || node.tagName, marked && node.getBoundingClientRect().width > 0];
+return [node.id || node.className || node.parentElement.className || node.tagName, marked && node.getBoundingClientRect().width > 0];
 """
 """What has the focus, and whether one sees that."""
 
@@ -158,7 +158,7 @@ def test_everything_can_be_done_by_keyboard_alone(whole: Page, look: Callable[..
     keys(Keys.ENTER)
     page.wait(lambda: page.finished() and page.all(".message.assistant h2"))
     page.find("#prompt").send_keys("")
-    tab_to("SUMMARY", back=True)
+    tab_to("reasoning", back=True)
     keys(Keys.ENTER)
     page.wait(lambda: page.find(".thoughts").is_displayed())
 
