@@ -53,6 +53,8 @@ def begin(page: Page, language: str, **settings: Any) -> None:
     page.open()
     page.script(f"localStorage.clear(); localStorage.setItem('qwenbox.settings', JSON.stringify({json.dumps({'language': language, **settings})}))")
     page.open()
+    page.find("#new-chat").click()
+    page.wait(lambda: page.find("#welcome").is_displayed())
 
 
 def ask(page: Page, answer: str, question: str = "how do I merge?") -> None:
