@@ -10,9 +10,18 @@ from collections.abc import Sequence
 WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 
 
-def pdf(pages: Sequence[str], *, stream: bytes | None = None, trailer: str = "") -> bytes:
-    """A page a text, in Helvetica. `stream` is, deflated, what every page holds instead; `trailer` is added to the last object."""
-    objects: list[bytes] = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
+def pdf(pages: Sequence[str], *, stream: bytes | None = None, trailer: str = "", meaning: dict[str, str] | None = None) -> bytes:
+    """A page a text, in Helvetica. `stream` is, deflated, what every page holds instead; `trailer` is added to the last object.
+
+    `meaning`: what letters of the font stand for.
+    """
+    font = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica %b >>" % (b"/ToUnicode 4 0 R" if meaning else b"")
+    objects: list[bytes] = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", font]
+    if meaning:
+        pairs = "".join(f"<{ord(letter):02x}> <{text.encode('utf-16-be').hex()}>\n" for letter, text in meaning.items())
+        spaces = "1 begincodespacerange <00> <ff> endcodespacerange"
+        cmap = f"begincmap {spaces}\n{len(meaning)} beginbfchar\n{pairs}endbfchar endcmap".encode()
+        objects.append(b"<< /Length %d >>\nstream\n%b\nendstream" % (len(cmap), cmap))
     kids, shared = [], zlib.compress(stream or b"")
     for text in pages:
         lines = text.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)").splitlines()

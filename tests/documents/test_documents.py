@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwenbox.documents import Document, read_document, reader
-from qwenbox.errors import RequestError
+from qwenbox.errors import EngineError, RequestError
 from tests.documents.files import archive, assemble, docx, paragraph, pdf
 
 LINES = "\n".join(f"Line {number} of a page, as long as lines are." for number in range(40))
@@ -32,6 +32,11 @@ def test_a_pdf_of_three_hundred_pages_is_read_whole():
     assert text.count("Line 39 of a page") == 300
 
 
+def test_radicals_and_ligatures_of_a_pdf_become_the_characters_that_people_read():
+    printed = pdf(["AB  CD E"], meaning={"A": "⾃", "B": "⼰", "C": "ﬁ", "D": "le", "E": "自己"})
+    assert read_document("a.pdf", printed).text == "自己 file 自己"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030"])
 def test_text_is_read_in_the_encodings_that_people_have(encoding):
     assert read_document("notes.md", CHINESE.encode(encoding)) == Document("notes.md", "text", CHINESE)
@@ -52,7 +57,7 @@ def test_a_docx_gives_its_paragraphs_and_tables_once():
         f"<w:p><w:del><w:r><w:delText>gone</w:delText></w:r></w:del></w:p><w:tbl><w:tr>{cells}</w:tr><w:tr>{cells}</w:tr></w:tbl>"
         f'<mc:AlternateContent xmlns:mc="{compatible}">{twice}</mc:AlternateContent>{paragraph("你好")}'
     )
-    assert read_document("a.docx", docx(body)).text == "First & best\none\ttwo\nthree\n\na\tb\t\na\tb\t\nin a box\n你好"
+    assert read_document("a.docx", docx(body)).text == "First & best\none\ttwo\nthree\n\na\tb\na\tb\nin a box\n你好"
 
 
 def test_what_a_file_is_its_bytes_say():
@@ -111,10 +116,15 @@ def test_what_never_ends_is_ended(monkeypatch):
     assert "longer than 2 seconds" in refused("slow.pdf", slow)
 
 
-def test_the_process_can_open_nothing(monkeypatch, tmp_path: Path):
+def test_the_process_can_open_nothing_and_its_own_failure_is_ours(monkeypatch, tmp_path: Path):
     """Instead of the program one that tries, under the limits of the real one."""
     program = tmp_path / "extract.py"
     source = Path(reader.extract.__file__).read_text("utf-8")
+    fails = source.replace("\nif __name__ ==", "\ndef extract(data):\n    raise TypeError\n\n\nif __name__ ==")
+    program.write_text(fails, "utf-8")
+    monkeypatch.setattr(reader.extract, "__file__", str(program))
+    with pytest.raises(EngineError, match="failed"):
+        read_document("a.txt", b"x")
     tries = """
 def extract(data):
     import socket
@@ -131,5 +141,4 @@ def extract(data):
     return "text", "could: " + ", ".join(told)
 """
     program.write_text(source.replace("\nif __name__ ==", f"{tries}\nif __name__ ==").replace("import os\n", "import os\nimport socket\n"), "utf-8")
-    monkeypatch.setattr(reader.extract, "__file__", str(program))
     assert read_document("a.txt", b"x").text == "could: "

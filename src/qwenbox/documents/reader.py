@@ -66,8 +66,9 @@ def _ask_child(data: bytes) -> dict[str, str]:
         return {"error": f"it takes longer than {DEADLINE_SECONDS:g} seconds to read.", "code": "hard"}
     except OSError as error:
         raise EngineError(f"The process that reads files does not start: {error}.") from error
-    try:
-        answer: dict[str, str] = json.loads(done.stdout)
-    except ValueError:  # it was ended by the system
+    if done.returncode < 0:  # it was ended by the system
         return {"error": "it takes too much time or memory to read.", "code": "hard"}
+    if done.returncode > 0:
+        raise EngineError("The process that reads files failed.", code="reader_failed")
+    answer: dict[str, str] = json.loads(done.stdout)
     return answer
