@@ -40,8 +40,6 @@ void pack_words(const Bytes16 (&low)[4], const Bytes16 (&high)[4], uint8_t* quad
 bool pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes) {
   constexpr int together = 16;  // words: a line of each input, two panels
   const int words = n / 8;
-  bool good = true;
-  for (int i = 0; i < n; ++i) good &= finite_f16(scales[i]);
   for (int begin = 0; begin < words; begin += together) {
     const int count = std::min(together, words - begin);
     const auto panel = [&](int word) { return dst + size_t((begin + word) / 8) * panel_bytes; };
@@ -64,7 +62,7 @@ bool pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint
       for (int i = 0; i < 8; ++i) write(at + 128 + 2 * kOrder[i], int16_t(-int(qzeros[begin + word] >> 4 * i & 15)));
     }
   }
-  return good;
+  return finite_f16(reinterpret_cast<const uint8_t*>(scales), 2 * n);
 }
 
 }  // namespace qwenbox

@@ -65,8 +65,6 @@ inline float from_f16(uint16_t h) {
   return value;
 }
 
-inline bool finite_f16(uint16_t h) { return (h & 0x7C00) != 0x7C00; }
-
 // Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to the nearest even integer.
 constexpr float kRounder = 12582912.0f;
 
@@ -86,20 +84,18 @@ struct Numbers {
   int zero;             // int4
 };
 
-template <Kind kind>
-inline bool finite(const Numbers& numbers) {
-  constexpr bool has_m = kind == Kind::q4_1 || kind == Kind::q4_k || kind == Kind::q5_k;
-  bool good = true;
-  for (int j = 0; j < (raw_block(kind).inputs == 32 ? 4 : 1); ++j) good &= finite_f16(numbers.d[j]) && (!has_m || finite_f16(numbers.m[j]));
-  return good;
-}
-
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint16_t Shorts8 __attribute__((vector_size(16)));
 typedef uint64_t Longs2 __attribute__((vector_size(16)));
 
 inline Bytes16 load16(const uint8_t* p) { return read<Bytes16>(p); }
 inline void store16(uint8_t* p, Bytes16 v) { write(p, v); }
+// Whether fp16 numbers in `bytes`, a multiple of 16, are all finite.
+inline bool finite_f16(const uint8_t* p, int bytes) {
+  Longs2 bad{};
+  for (int i = 0; i < bytes; i += 16) bad |= (Longs2)(((Shorts8)load16(p + i) & 0x7C00) == 0x7C00);
+  return (bad[0] | bad[1]) == 0;
+}
 inline Bytes16 low_nibbles16(Bytes16 v) { return v & 15; }
 inline Bytes16 high_nibbles16(Bytes16 v) { return (Bytes16)((Shorts8)v >> 4) & 15; }
 // Bits n and n + 1 of each byte, at 4 and 5.

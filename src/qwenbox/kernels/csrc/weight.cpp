@@ -94,10 +94,10 @@ bool pack_quantised(int channels, int groups, int row_blocks, const uint8_t* row
     for (int c = 0; c < channels; ++c) {
       Numbers numbers;
       read_group<kind>(rows + size_t(c) * row_bytes, row_blocks, g, codes[c], numbers);
-      good &= finite<kind>(numbers);
       pack_numbers<kind>(numbers, c, group + layout.code_bytes(), scales, g % layout.unit_groups == 0);
     }
     pack_codes<layout.bits>(codes, group);
+    if (g % layout.unit_groups == 0) good &= finite_f16(scales, kind == Kind::int4 ? 2 * kPanel : layout.scale_bytes);
   }
   return good;
 }
