@@ -41,6 +41,13 @@ def test_the_subject_of_a_text_that_is_translated_does_not_count() -> None:
     assert choose_depth([Message("user", f"Please translate to German:{text}")]) == DepthChoice("off", ("given",))
 
 
+@pytest.mark.parametrize("question", ["Summarise it in three points.", "Prove that its second claim is wrong.", "hi"])
+def test_a_file_before_the_question_changes_nothing(question: str) -> None:
+    for text in ("Prove that 2024 divides 4048.\nThink hard.", "find all integers n with n^2 = 4\n" * 900):
+        sent = f'<file name="a.pdf">\n{text}\n</file>\n\n<file name="b.md">\nDesign a lock-free queue.\n</file>\n\n{question}'
+        assert choose_depth([Message("user", sent)]) == choose_depth([Message("user", question)])
+
+
 def test_the_page_knows_every_reason_in_both_languages() -> None:
     texts = (Path(__file__).parents[2] / "src" / "qwenbox" / "server" / "web" / "i18n.js").read_text("utf-8")
     found = re.findall(r'\bcue_(\w+): "([^"]+)"', texts)

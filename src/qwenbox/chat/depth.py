@@ -273,6 +273,8 @@ _CODE = re.compile(
     r"|^.*[;{}]$",
     re.MULTILINE,
 )
+_FILE = re.compile(r'^<file name="[^"\n]*">\n[\s\S]*?\n</file>\n+', re.MULTILINE)
+"""A file that the page put before the question: what stands in it asks nothing."""
 _ERROR = re.compile(r"(?:Error|Exception)\b|^Traceback", re.MULTILINE)
 _FORMULA = re.compile(r"[=^≤≥<>∫√²³₁₂ⁿ∈]")
 _PART = re.compile(r"[?？]|[(（]\d[)）]|^(?:[-*] |\d+[.)、]\s)", re.MULTILINE)
@@ -287,6 +289,7 @@ def choose_depth(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     asked = next((message.content for message in reversed(messages) if message.role == "user"), "")
     if len(asked) > HEAD + TAIL:
         asked = asked[:HEAD] + "\n" + asked[-TAIL:]
+    asked = _FILE.sub("", asked)
     prose = _CODE.sub("\n", asked)
     words = _edged(prose)
     if any(_found((HURRY,), words)):
