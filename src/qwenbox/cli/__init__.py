@@ -13,6 +13,7 @@ from qwenbox.errors import QwenboxError, UsageError
 
 from .bench import bench
 from .chat import chat
+from .compare import compare
 from .eval import evaluate
 from .launch import launch
 from .ps import ps
@@ -39,6 +40,7 @@ app.command()(ps)
 app.command()(stop)
 app.command()(bench)
 app.command("eval")(evaluate)
+app.command()(compare)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(launch)
 
 

@@ -6,9 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +15,10 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from qwenbox.errors import QwenboxError, RequestError, UsageError
+from qwenbox.errors import RequestError, UsageError
 
-from .remote import Remote, Url
+from .remote import Remote, Url, started_service
 
-START_SECONDS = 600.0
-"""How long a model may take until it answers; one that is fetched says meanwhile how far it is."""
-END_SECONDS = 15.0
 _NO_KEY = "none"
 _KEY_VARIABLE = "LAUNCHED_API_KEY"
 
@@ -159,35 +154,13 @@ def launch(
 
 @contextmanager
 def _service(remote: Remote, *, ours: bool) -> Iterator[Remote]:
-    """The service, which is started where none answers, and then ended again. `ours`: at the address of the settings."""
-    if remote.answers():
+    """The service, which is started where none answers, and then ended again. `ours`: at the address of the settings, where it may be started."""
+    if not ours or remote.answers():
         yield remote
         return
-    if not ours:
-        remote.models()  # says what is wrong
-    from qwenbox.settings import child_environment
-
     typer.echo(f"no service answers at {remote.url}; one is started until the program ends", err=True)
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "qwenbox", "serve"], stdout=log, stderr=log, env=child_environment(), start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + START_SECONDS
-            while not remote.answers():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    lines = log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
-                    raise QwenboxError(f"the service did not start: {lines[-1] if lines else 'it said nothing'}")
-                time.sleep(0.2)
-            yield remote
-        finally:
-            process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with started_service([], remote):
+        yield remote
 
 
 def _target(remote: Remote, name: str | None) -> Target:
@@ -196,16 +169,8 @@ def _target(remote: Remote, name: str | None) -> Target:
     known = [name] if name is not None else [model["id"] for model in models if model.get("qwenbox", {}).get("default")]
     if not known:
         raise RequestError(f"What answers at {remote.url} has no model.")
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            model = remote.load(known[0])
-        except RequestError as error:
-            if error.error_code != "model_loading" or time.monotonic() > deadline:
-                raise
-            typer.echo(error.message, err=True)
-        else:
-            return Target(remote.url, remote.key or _NO_KEY, model["id"], int(model["max_model_len"]))
+    model = remote.loaded(known[0])
+    return Target(remote.url, remote.key or _NO_KEY, model["id"], int(model["max_model_len"]))
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> int:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
@@ -13,6 +19,10 @@ Url = Annotated[
     str | None,
     typer.Option(help="Address of the service; otherwise that of the settings `host` and `port`, http://127.0.0.1:8080.", show_default=False),
 ]
+
+START_SECONDS = 600.0
+"""How long a service that we start, or a model that it loads, may take until it answers."""
+END_SECONDS = 15.0
 
 
 class Remote:
@@ -42,17 +52,28 @@ class Remote:
         data: list[dict[str, Any]] = self._ask("GET", "/v1/models")["data"]
         return data
 
-    def load(self, model: str) -> dict[str, Any]:
-        return self._ask("POST", f"/v1/models/{quote(model)}/load")
+    def loaded(self, model: str) -> dict[str, Any]:
+        """The model when it answers, which it is loaded for; standard error hears how far it is."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self._ask("POST", f"/v1/models/{quote(model)}/load")
+            except RequestError as error:
+                if error.error_code != "model_loading" or time.monotonic() > deadline:
+                    raise
+                typer.echo(error.message, err=True)
 
     def unload(self, model: str) -> dict[str, Any]:
         return self._ask("POST", f"/v1/models/{quote(model)}/unload")
 
-    def _ask(self, method: str, path: str) -> dict[str, Any]:
+    def count_tokens(self, text: str) -> int:
+        return int(self._ask("POST", "/tokenize", {"prompt": text})["count"])
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         import httpx2
 
         try:
-            response = httpx2.request(method, self.url + path, headers=self._headers, timeout=90, trust_env=False)
+            response = httpx2.request(method, self.url + path, headers=self._headers, json=body, timeout=90, trust_env=False)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
             raise RequestError(f"{self.url} is not an address like http://127.0.0.1:8080.") from None
         except httpx2.HTTPError as error:
@@ -71,3 +92,36 @@ class Remote:
         if isinstance(told, dict) and isinstance(told.get("message"), str):
             raise RequestError(told["message"], code=told.get("code"))
         raise RequestError(f"What answers at {self.url} is no qwenbox: {response.status_code} for {path}.")
+
+
+@contextmanager
+def started_service(arguments: Sequence[str], remote: Remote) -> Iterator[None]:
+    """`qwenbox serve` with these arguments, which is to answer at `remote`, until the block ends."""
+    from qwenbox.settings import child_environment
+
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "qwenbox", "serve", *arguments]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=child_environment(), start_new_session=True)
+        with ended(process):
+            deadline = time.monotonic() + START_SECONDS
+            while not remote.answers():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    lines = log.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+                    raise QwenboxError(f"the service did not start: {lines[-1] if lines else 'it said nothing'}")
+                time.sleep(0.2)
+            yield
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The process ends with the block."""
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
