@@ -83,6 +83,8 @@ def test_a_snippet_shows_the_place_and_not_the_beginning() -> None:
     assert len(snippet("字" * 5000 + "针" + "字" * 5000, "针")) < 140
     assert snippet("short", "nowhere") == "short"
     assert terms_of("  Ｆｕｌｌ width ") == ["full", "width"]
+    file = '<file name="a.txt">\nlong\n</file>\n\n'
+    assert first_words(file + file + "what is it?") == "what is it?" and first_words(file) == "a.txt"
     assert first_words("a " * 100).endswith("…") and len(first_words("字" * 100)) == 61
 
 

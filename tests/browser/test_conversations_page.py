@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.server.titles import Titles
 from qwenbox.settings import load_settings
 from tests.browser.test_page import Page
+from tests.chat.small import small_document
+from tests.checkpoint import write_checkpoint
+from tests.cli.command import Command
+from tests.cli.test_cli_serve import ask as ask_service
+from tests.cli.test_cli_serve import first_url, wait_ready
+from tests.cli.test_serve_faults import worker_of
 from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer_ids
 
 pytestmark = pytest.mark.browser
@@ -179,7 +189,8 @@ def test_what_this_browser_kept_before_is_taken_over_once(page: Page) -> None:
     assert "interrupted" in page.find(".message.assistant .actions").text
     page.open()
     page.wait(lambda: said(page) == ["old", "times"])
-    assert titles(page) == ["old"] and page.script("return localStorage.getItem('qwenbox.messages')") is None
+    page.wait(lambda: titles(page) == ["old"])
+    assert page.script("return localStorage.getItem('qwenbox.messages')") is None
 
 
 def test_a_question_that_could_not_be_kept_says_so_stays_and_can_be_asked_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,3 +236,33 @@ def test_on_a_narrow_screen_the_list_is_a_drawer_for_keyboard_and_finger(page: P
     assert page.find("#history .open").get_attribute("aria-current") == "true"
     page.find("#history .open").click()
     page.wait(lambda: not page.find("#find").is_displayed())
+
+
+def test_a_page_whose_service_was_killed_finds_its_answer_again_as_far_as_it_was_kept(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    command, folder = Command(tmp_path), tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(small_document()), encoding="utf-8")
+    model = write_checkpoint(folder, vocab=300, positions=2048)
+    try:
+        process = command.start("serve", model, "--port", 0)
+        url = first_url(process)
+        wait_ready(url)
+        chromium.get(url + "/")
+        WebDriverWait(chromium, 20).until(lambda window: window.find_element("css selector", "#prompt").is_displayed())
+        os.kill(worker_of(process), signal.SIGSTOP)  # so that the answer is under way when the service is killed
+        chromium.find_element("css selector", "#prompt").send_keys("abc" + Keys.ENTER)
+
+        def last() -> Any:
+            listed = ask_service(url, "/conversations")[1]["conversations"]
+            return ([{}] + [one for it in listed for one in ask_service(url, f"/conversations/{it['id']}")[1]["messages"]])[-1]
+
+        WebDriverWait(chromium, 20).until(lambda _: last().get("request_id"))
+        process.kill()
+        process.wait()
+        again = command.start("serve", model, "--port", urlsplit(url).port or 0)
+        first_url(again)
+        WebDriverWait(chromium, 30).until(lambda window: "interrupted" in window.find_element("css selector", "#conversation").text)
+        assert chromium.find_element("css selector", ".message.user .body").text == "abc"
+        assert last()["state"] == "interrupted"
+    finally:
+        command.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -82,11 +83,17 @@ class Conversation:
 
 
 TITLE_LENGTH = 60
+_FILES = re.compile(r'<file name="([^"\n]*)">\n.*?\n</file>\n\n', re.DOTALL)
+"""How the page writes files before the question that is asked of them."""
 
 
 def first_words(text: str) -> str:
     """What a conversation is called until it has a title: its beginning, cut at a word where there are any."""
-    line = " ".join(text.split())
+    names = []
+    while file := _FILES.match(text):
+        names.append(file[1])
+        text = text[file.end() :]
+    line = " ".join(text.split()) or ", ".join(names)
     if len(line) <= TITLE_LENGTH:
         return line
     cut = line[:TITLE_LENGTH]

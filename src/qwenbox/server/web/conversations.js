@@ -2,6 +2,7 @@
 import { changeConversation, deleteConversation, exportConversation, listConversations } from "./api.js";
 import { $, el } from "./dom.js";
 import { currentLanguage, t } from "./i18n.js";
+import { health, onService, state } from "./service.js";
 import { change, settings } from "./settings.js";
 
 const FIND_MS = 200; // of silence before a search
@@ -57,7 +58,11 @@ async function fetchList(before = null) {
 
 export function showConversations() {
   const query = $("find").value.trim();
-  $("find-status").textContent = problem || (query ? (listed.length ? t("found", { count: `${listed.length}${more ? "+" : ""}` }) : t("foundNothing")) : listed.length ? "" : t("noConversations"));
+  const hits = listed.length ? t("found", { count: `${listed.length}${more ? "+" : ""}` }) : t("foundNothing");
+  const kept = health().onDisk === false ? t("inMemoryOnly") : listed.length ? "" : t("noConversations");
+  $("find-status").textContent = problem || (query ? hits : kept);
+  const title = listed.find(({ id }) => id === opened)?.title;
+  document.title = title ? `${title} · qwenbox` : "qwenbox";
   $("find-status").classList.toggle("error-text", problem !== "");
   if (renaming) return; // nobody's words are drawn over
   const now = JSON.stringify([listed, more, opened, unfolded, currentLanguage()]);
@@ -178,6 +183,13 @@ document.addEventListener("keydown", (event) => {
     $("open-sidebar").focus();
   }
 }, { capture: true });
+let away = false; // the service was not to be reached, or asked for a key
+onService(() => {
+  const now = ["locked", "unreachable"].includes(state());
+  if (away && !now) refresh();
+  else showConversations();
+  away = now;
+});
 let finding = 0;
 $("find").addEventListener("input", () => {
   clearTimeout(finding);

@@ -38,7 +38,7 @@ export async function watch() {
   clearTimeout(timer);
   try {
     const first = await ready();
-    machine = { isa: first.isa, threads: first.threads, choice: first.choice };
+    machine = { isa: first.isa, threads: first.threads, choice: first.choice, onDisk: first.onDisk };
     if (first.state !== "failed") models = await listModels();
     service = model() === (models[0] ?? null) ? first : model();
   } catch (error) {
