@@ -124,8 +124,7 @@ return [node.id || node.className || node.parentElement.className || node.tagNam
 """What has the focus, and whether one sees that."""
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_everything_can_be_done_by_keyboard_alone(whole: Page, look: Callable[..., None], language: str) -> None:
+def test_everything_can_be_done_by_keyboard_alone(whole: Page, look: Callable[..., None]) -> None:
     page, keys = whole, lambda *pressed: ActionChains(whole.chromium).send_keys(*pressed).perform()
 
     def focused() -> str:
@@ -144,7 +143,7 @@ def test_everything_can_be_done_by_keyboard_alone(whole: Page, look: Callable[..
         raise AssertionError(f"{name} is not reached: {seen}")
 
     look(768)
-    begin(page, language)
+    begin(page, "en")
     assert focused() == "prompt"
     long = "word " * 300
     page.engine.script = Script(long)
@@ -191,7 +190,7 @@ def test_everything_can_be_done_by_keyboard_alone(whole: Page, look: Callable[..
     assert page.script("return document.documentElement.dataset.theme") == "light"
     tab_to("language")
     keys(Keys.ENTER)
-    assert page.script("return document.documentElement.lang") == {"en": "zh-CN", "zh": "en"}[language]
+    assert page.script("return document.documentElement.lang") == "zh-CN"
     for _ in range(60):
         keys(Keys.TAB)
         if page.script("return document.activeElement.name") == "depth":
