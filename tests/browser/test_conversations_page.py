@@ -230,7 +230,11 @@ def test_on_a_narrow_screen_the_list_is_a_drawer_for_keyboard_and_finger(page: P
     page.wait(lambda: page.find("#find").is_displayed() and page.script("return document.activeElement.id") == "find")
     page.script("document.activeElement.blur()")
     page.find("body").send_keys(Keys.ESCAPE)
-    page.wait(lambda: not page.find("#find").is_displayed())
+    page.wait(lambda: not page.find("#find").is_displayed() and page.script("return document.activeElement.id") == "open-sidebar")
+    opener.click()
+    page.wait(lambda: page.find("#close-sidebar").is_displayed() and page.find("#composer").get_property("inert"))
+    page.find("#close-sidebar").click()
+    page.wait(lambda: not page.find("#find").is_displayed() and not page.find("#composer").get_property("inert"))
     opener.click()
     page.wait(lambda: page.find("#history .open").is_displayed())
     assert page.find("#history .open").get_attribute("aria-current") == "true"

@@ -163,24 +163,26 @@ function showSidebar(shown) {
   $("sidebar").inert = !shown;
   document.body.classList.toggle("with-sidebar", shown);
   $("open-sidebar").setAttribute("aria-expanded", String(shown));
-  $("curtain").hidden = !shown || wide.matches;
+  const over = shown && !wide.matches; // a drawer over the rest, which then is out of reach
+  $("curtain").hidden = !over;
+  for (const rest of document.querySelectorAll(".bar, main, #composer")) rest.inert = over;
 }
 
 function toggle() {
   const shown = $("sidebar").inert;
   showSidebar(shown);
   if (wide.matches) change({ sidebar: shown });
-  if (shown) $("find").focus();
+  (shown ? $("find") : $("open-sidebar")).focus();
 }
 
 $("open-sidebar").addEventListener("click", toggle);
+$("close-sidebar").addEventListener("click", toggle);
 $("curtain").addEventListener("click", toggle);
 wide.addEventListener("change", () => showSidebar(wide.matches && settings.sidebar));
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !wide.matches && !$("sidebar").inert && !document.querySelector("dialog[open]")) {
     event.stopImmediatePropagation();
     toggle();
-    $("open-sidebar").focus();
   }
 }, { capture: true });
 let away = false; // the service was not to be reached, or asked for a key
