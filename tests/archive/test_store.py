@@ -225,7 +225,7 @@ for number in range(100000):
 def test_what_was_confirmed_before_a_kill_at_any_moment_is_there(file: Path) -> None:
     confirmed: list[tuple[str, str]] = []
     chance = random.Random(1)
-    for _ in range(8):
+    for _ in range(5):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE, text=True, env=child_environment(PYTHONPATH=os.pathsep.join(sys.path))
         )
