@@ -21,9 +21,10 @@ from qwenbox.errors import QwenboxError
 from qwenbox.llm import LocalLLM
 from qwenbox.metrics import Metrics
 from qwenbox.model.load import MemoryNeed
-from qwenbox.server.stock import Held, StoredModel
+from qwenbox.server.stock import Held, Outline, StoredModel
 from qwenbox.types import GenerationPlan, Progress, SamplingParams, SequenceOutput, TokenLogprob, TokenTable, Usage
 
+GB = 10**9
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 
 
@@ -139,7 +140,7 @@ class FakeEngine:
             return None
         limits = {"vocab_size": self.vocab_limit, "vocab_limit": self.vocab_limit, "num_pages": self.num_pages, "max_sequences": 32}
         limits |= {"max_batch_tokens": 512, "max_requests": self.max_requests}
-        return ModelInfo("fake", "", self.context_length, **limits, isa="generic", threads=1, weights_bytes=0)
+        return ModelInfo("fake", "", self.context_length, **limits, isa="generic", threads=1, weights_bytes=0, costs={"touched_bytes": GB})
 
     def state(self) -> EngineState:
         return self.state_now
@@ -251,9 +252,6 @@ class FakeEngine:
         return {"queue": 0.0, "prefill": 0.0, "decode": now - one.began}
 
 
-GB = 10**9
-
-
 class FakeSource:
     """Models of so many gigabytes on a machine with so much memory; the first is the default."""
 
@@ -270,6 +268,9 @@ class FakeSource:
 
     def need(self, name: str) -> MemoryNeed:
         return MemoryNeed(int(self.sizes[name] * GB), 0, 0)
+
+    def outline(self, name: str) -> Outline | None:
+        return Outline(int(self.sizes[name] * GB), int(self.sizes[name] * GB), 4096)
 
     def free(self) -> int:
         return int((self.memory - sum(self.sizes[name] for name in self.loaded)) * GB)

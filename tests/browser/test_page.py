@@ -325,9 +325,9 @@ def test_a_person_chooses_among_the_models_and_sees_the_chosen_one_load(
 ) -> None:
     look(320)
     source = FakeSource({"qwen-one": 1, "qwen-two-with-a-long-name-instruct": 1}, memory=1.5)
-    asleep, loading, strip = {
-        "en": ("loads when you write", "loading 40 %", "The model is being loaded"),
-        "zh": ("提问时加载", "加载中 40 %", "正在加载模型"),
+    asleep, loading, strip, takes = {
+        "en": ("loads when you write", "loading 40 %", "The model is being loaded", "needs 1.00 GB of memory"),
+        "zh": ("提问时加载", "加载中 40 %", "正在加载模型", "需要内存 1.00 GB"),
     }[language]
     first, second = source.sizes
     with Service(source.open(first), load_settings({"port": 0, "cache_dir": tmp_path}), source) as service:
@@ -340,9 +340,11 @@ def test_a_person_chooses_among_the_models_and_sees_the_chosen_one_load(
         page.say("who?")
         page.wait(page.finished)
         assert page.answer() == f"I am {first}."
+        source.engines[first].note_step(0.02, 0, 1)
         page.find("#model").click()
         page.wait(lambda: [card.get_attribute("data-model") for card in page.all("#model-list .card")] == [first, second])
-        page.wait(lambda: "1.00 GB" in page.find(f'[data-model="{second}"] .facts').text)
+        page.wait(lambda: {"en": "(predicted)", "zh": "（估计）"}[language] in page.find(f'[data-model="{second}"] .facts').text)
+        assert takes in page.find(f'[data-model="{second}"] .facts').text
         assert page.script("return document.querySelector('#models').scrollWidth <= window.innerWidth")
         page.find(f'[data-model="{second}"] label').click()
         page.wait(lambda: page.find("#model-state").get_property("textContent") == asleep)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from qwenbox.errors import UsageError
-from qwenbox.model.load import context_window, memory_need
+from qwenbox.model.load import context_window, memory_need, stored_costs
 from qwenbox.server.stock import Stock
 from qwenbox.settings import Settings
+from tests.engine.fakes import eventually
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -24,3 +25,12 @@ def test_a_context_length_beyond_another_models_window_becomes_its_window(monkey
     assert "context_length" in caplog.text
     with pytest.raises(UsageError, match="context_length"):
         Stock(Settings(model=str(GOLDEN / "qwen2_tied"), context_length=1 << 30)).need("qwen2_tied")
+
+
+def test_what_a_stored_model_takes_and_reads_is_looked_up_beside_everything_else(tmp_path: Path) -> None:
+    path = GOLDEN / "qwen3"
+    stock = Stock(Settings(model=str(path), cache_dir=tmp_path))
+    assert stock.outline("qwen3") is None
+    eventually(lambda: stock.outline("qwen3"))
+    assert stock.outline("qwen3") == (memory_need(path).total, stored_costs(path).touched_bytes, context_window(path))
+    assert stock.outline("nobody") is None

@@ -393,6 +393,10 @@ class Routes:
             if state.error is not None:
                 more["error"] = {"message": state.error.message}
         length = llm.context_length if llm and info else None
+        if llm is None and stored is not None and (outline := shelf.outline(name)) is not None:
+            length, more["need_bytes"] = outline.window, outline.need_bytes
+            if (predicted := shelf.predicted_speed(outline.touched_bytes)) is not None:
+                more["speed"] = {"write": round(predicted, 1), "measured": False}
         anthropics = {"type": "model", "display_name": name, "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(created))}
         openais = {"id": name, "object": "model", "created": created, "owned_by": "qwenbox", "max_model_len": length}
         return openais | anthropics | {"qwenbox": more}

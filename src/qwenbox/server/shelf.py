@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from qwenbox.errors import EngineError, NotFoundError, OverloadedError, QwenboxError, RequestError
 from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.metrics import Metrics
-from qwenbox.server.stock import Held, StoredModel
+from qwenbox.server.stock import Held, Outline, StoredModel
 
 if TYPE_CHECKING:
     from qwenbox.model.load import MemoryNeed
@@ -45,6 +45,7 @@ class Source(Protocol):
 
     def models(self) -> Mapping[str, StoredModel]: ...
     def need(self, name: str) -> MemoryNeed: ...
+    def outline(self, name: str) -> Outline | None: ...
     def free(self) -> int: ...
     def held(self, llm: LocalLLM) -> Held: ...
     def open(self, name: str, memory_bytes: int | None = None) -> LocalLLM: ...
@@ -236,6 +237,19 @@ class Shelf:
         if place.llm is not None:
             return place.llm.engine.state().name
         return "choosing" if place.name == UNDECIDED else "unloaded"
+
+    def outline(self, name: str) -> Outline | None:
+        """Of a model that is not loaded; None where it is not known, or not yet."""
+        return self._source.outline(name)
+
+    def predicted_speed(self, touched_bytes: int) -> float | None:
+        """Tokens a second of a model whose tokens read so many bytes: as fast as a loaded one reads its own. None where none has answered yet."""
+        rates = [
+            place.llm.write_speed * info.costs.get("touched_bytes", 0.0)
+            for place in self._places.values()
+            if place.llm is not None and place.llm.write_speed is not None and (info := place.llm.engine.info()) is not None
+        ]
+        return max(rates) / touched_bytes if any(rates) else None
 
     def held_bytes(self, place: Place) -> int:
         """What the ledger counts for a loaded model: its weights and all its pages."""

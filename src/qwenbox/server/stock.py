@@ -3,18 +3,19 @@ disk; how they are opened."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from qwenbox.chat.chat import ChatFormat
 from qwenbox.engine.client import EngineOptions, Report, WorkerEngine
-from qwenbox.errors import NotFoundError, UsageError
+from qwenbox.errors import NotFoundError, QwenboxError, UsageError
 from qwenbox.hub import CATALOGUE, find, installed, local, pull, pulled
 from qwenbox.llm import LocalLLM, default_thinking, model_name, open_chat
 from qwenbox.metrics import Metrics
@@ -46,6 +47,14 @@ class Held(NamedTuple):
     resident: int
 
 
+class Outline(NamedTuple):
+    """Of a model on the disk, from the headers of its files: the least memory that it takes, bytes that a token reads, tokens of its window."""
+
+    need_bytes: int
+    touched_bytes: int
+    window: int
+
+
 class Stock:
     """The models that `settings` give. All of them are opened with the same settings, and share `metrics`."""
 
@@ -60,6 +69,8 @@ class Stock:
         self.others = Others(settings)
         self.given: dict[str, Path] = {}
         """Files and directories that somebody named, by the name of their model."""
+        self._outlines: dict[str, Outline | None] = {}
+        self._looker = ThreadPoolExecutor(1, "qwenbox-outlines")
         self._shrinks = undecided
         self.default = "" if undecided else self.name_of(settings.model)
         if not undecided and self.others.found:
@@ -96,6 +107,21 @@ class Stock:
 
         entry = find(name)
         return MemoryNeed(0, 0, program_need()) if entry.shape is None else entry_need(entry)
+
+    def outline(self, name: str) -> Outline | None:
+        """None while it is being looked up, and for a model that cannot be loaded. Does not wait."""
+        if name not in self._outlines:
+            self._outlines[name] = None
+            self._looker.submit(self._look, name)
+        return self._outlines[name]
+
+    def _look(self, name: str) -> None:
+        from qwenbox.model.load import context_window, stored_costs
+
+        with contextlib.suppress(QwenboxError, OSError):
+            if (path := self._known_path(name)) is not None:
+                need, costs = self.need(name), stored_costs(path, self.settings.weights)
+                self._outlines[name] = Outline(need.total, costs.touched_bytes, self._context_length(name, path) or context_window(path))
 
     def free(self) -> int:
         from qwenbox.model.load import available_memory
