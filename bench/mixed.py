@@ -71,8 +71,8 @@ def service(model: str, weights: str | None, *options: str) -> Iterator[str]:
     """The address of a service that was started for this."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "qwenbox", "serve", model, "--port", str(port), "--request-timeout", "3600", "--no-loop-guard", *options]
-    command += ["--log-level", "error", *(["--weights", weights] if weights else [])]
+    command = [sys.executable, "-m", "qwenbox", "serve", model, "--port", str(port), "--request-timeout", "3600", *options]
+    command += ["--no-loop-guard", "--no-archive", "--log-level", "error", *(["--weights", weights] if weights else [])]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     try:
         yield f"http://127.0.0.1:{port}/v1"

@@ -316,7 +316,8 @@ def main() -> None:
     asked = parser.parse_args()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "qwenbox", "serve", asked.model, "--port", str(port), "--log-level", "error", "--kv-gb", KV_GB, *asked.serve]
+    command = [sys.executable, "-m", "qwenbox", "serve", asked.model, "--port", str(port), "--log-level", "error", "--kv-gb", KV_GB]
+    command += ["--no-archive", *asked.serve]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     try:
         connect(port, process)
