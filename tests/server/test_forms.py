@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,29 +46,28 @@ def as_format(schema: dict[str, Any]) -> Any:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
-def check_schemas(ask: Callable[..., Any], seeds: range, modes: dict[str, dict[str, Any]]) -> None:
-    for seed in seeds:
-        schema = draw(seed)
-        mode = list(modes)[seed % len(modes)]
-        choice = ask(response_format=as_format(schema), extra_body=modes[mode], seed=seed)
-        assert choice.finish_reason == "stop", (seed, mode, choice)
-        jsonschema.validate(json.loads(choice.message.content), schema)
-        assert bool(getattr(choice.message, "reasoning", None)) == (mode not in ("off", "none")), (seed, mode)
+def check_schema(ask: Callable[..., Any], seed: int, mode: str, *, thinks: bool) -> None:
+    schema = draw(seed)
+    choice = ask(response_format=as_format(schema), extra_body=THINKING[mode], seed=seed)
+    assert choice.finish_reason == "stop", (seed, mode, choice)
+    jsonschema.validate(json.loads(choice.message.content), schema)
+    assert bool(getattr(choice.message, "reasoning", None)) == (thinks and mode != "off"), (seed, mode)
+
+
+def asker(client: openai.OpenAI, model: str) -> Callable[..., Any]:
+    return lambda **fields: client.chat.completions.create(model=model, messages=SUM, temperature=1, max_tokens=1500, **fields).choices[0]
 
 
 def test_instances_of_generated_schemas_with_and_without_thoughts(client):
-    def ask(**fields: Any) -> Any:
-        return client.chat.completions.create(model="thinker", messages=SUM, temperature=1, max_tokens=1500, **fields).choices[0]
-
-    check_schemas(ask, range(51), THINKING)
+    for seed in range(51):
+        check_schema(asker(client, "thinker"), seed, list(THINKING)[seed % 3], thinks=True)
 
 
 @pytest.mark.long
-def test_instances_of_five_hundred_generated_schemas(client):
-    def ask(**fields: Any) -> Any:
-        return client.chat.completions.create(model="thinker", messages=SUM, temperature=1, max_tokens=1500, **fields).choices[0]
-
-    check_schemas(ask, range(500), THINKING)
+@pytest.mark.parametrize("mode", list(THINKING))
+def test_instances_of_five_hundred_generated_schemas(mode, client):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: check_schema(asker(client, "thinker"), seed, mode, thinks=True), range(500)))
 
 
 @pytest.mark.parametrize("mode", list(THINKING))
@@ -297,9 +297,12 @@ def open_id(client: openai.OpenAI) -> int:
 
 @pytest.mark.weights
 def test_instances_of_generated_schemas_on_real_weights(real):
-    def ask(**fields: Any) -> Any:
-        fields.pop("extra_body")
-        messages: Any = [{"role": "user", "content": "Give me an example."}]
-        return real.chat.completions.create(model=REAL, messages=messages, temperature=1, max_tokens=400, **fields).choices[0]
+    for seed in range(6):
+        check_schema(asker(real, REAL), seed, list(THINKING)[seed % 3], thinks=False)
 
-    check_schemas(ask, range(6), {"none": {}})
+
+@pytest.mark.weights
+@pytest.mark.long
+def test_instances_of_five_hundred_generated_schemas_on_real_weights(real):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda seed: check_schema(asker(real, REAL), seed, list(THINKING)[seed % 3], thinks=False), range(500)))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from qwenbox.errors import OverloadedError, QwenboxError, RequestError, WorkerDiedError
 
+MAX_FIELDS = 1024
 MAX_DEPTH = 100
 """Nesting of a request's JSON. Tool schemas, the deepest honest thing there is, stay below 30."""
 
@@ -70,6 +71,8 @@ def read_json(body: bytes) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise RequestError("The body must be a JSON object.", code="invalid_json")
+    if len(value) > MAX_FIELDS:  # looking at each would keep every other client waiting
+        raise RequestError(f"The body has {len(value)} fields; up to {MAX_FIELDS} are read.", code="invalid_json")
     _check_depth(value)
     return value
 
