@@ -154,10 +154,11 @@ struct Packed {
     const Floats m = load_f16((const uint16_t*)scales + (kind == Kind::q4_1 ? 256 : 64) + 64 * j + c);
     return kind == Kind::q4_1 ? m : m * splat(-1.0f);
   }
+  Ints sub_pairs(int i, int c) const { return load_i8_pairs((const int8_t*)subs + 128 * i + 2 * c); }
   Ints sub(int j, int c) const {  // the low int16, and no high one; for short sums of q6_k both
-    const Ints pairs = load_i8_pairs((const int8_t*)subs + 128 * (j / 2) + 2 * c);
-    const Ints low = j % 2 ? shift_right<16>(pairs) : pairs & splat(0xFFFF);
-    return kind == Kind::q6_k && kShort<kind> != 0 ? pair(low, low) : low;
+    const Ints pairs = sub_pairs(j / 2, c);
+    if (kind == Kind::q6_k && kShort<kind> != 0) return j % 2 ? both_high(pairs) : both_low(pairs);
+    return j % 2 ? shift_right<16>(pairs) : pairs & splat(0xFFFF);
   }
   Floats factor(int j, int c) const { return to_floats(sub(j, c)); }
   Ints sub_mins(int i, int c) const { return load_i8_pairs((const int8_t*)subs + 256 + 128 * i + 2 * c); }
@@ -237,6 +238,7 @@ struct Packed {
         constexpr int q = decltype(at)::value;
         constexpr bool in_place = kHighInPlace && layout.bits == 4 && q >= 8;
         if (q % run_quads == 0) begin_run<kind, in_place>(run, sums);
+        __asm__("" : "+r"(nibbles), "+r"(planes));  // or GCC keeps what two quads share, for want of registers on the stack
         Bytes w[NB];
 #pragma GCC unroll 4
         for (int b = 0; b < NB; ++b) {
@@ -272,6 +274,7 @@ struct alignas(64) Prepared {
   Floats scale(int j, int c) const { return load(scales[j] + c); }
   Floats min(int j, int c) const { return load(mins[j] + c); }
   Ints sub(int j, int c) const { return load_ints(subs[j] + c); }
+  Ints sub_pairs(int i, int c) const { return pair(sub(2 * i, c), sub(2 * i + 1, c)); }
   Floats factor(int j, int c) const { return load(factors[j] + c); }
   Ints sub_mins(int i, int c) const { return load_ints(pairs[i] + c); }
   Ints minus_zero(int c) const { return load_ints(subs[0] + c); }
@@ -445,10 +448,8 @@ QWENBOX_INLINE void tile_q6_k(const Source& source, const Row* rows, int c) {
   each<MR, NB>([&](int m, int b) {
     total[m][b] = zeros();
     if (kShort<Kind::q6_k> == 0) return;
-    for (int i = 0; i < 4; ++i) {
-      const Ints subs = pair(source.sub(2 * i, c + 16 * b), source.sub(2 * i + 1, c + 16 * b));
-      total[m][b] = dot2(total[m][b], subs, load_sum_pair(rows[m].member->sums + 16 + 2 * i));
-    }
+    for (int i = 0; i < 4; ++i)
+      total[m][b] = dot2(total[m][b], source.sub_pairs(i, c + 16 * b), load_sum_pair(rows[m].member->sums + 16 + 2 * i));
     total[m][b] = splat(0) - shift_left<5>(total[m][b]);
   });
 #pragma GCC unroll 2
@@ -489,9 +490,10 @@ __attribute__((noinline)) void tile(const Source& source, int blocks, const Row*
 // Where sums are all that a tile over spread codes keeps, or also totals or accumulators.
 constexpr bool keeps_sums_only(Kind kind) { return has_group_scale(kind) || (has_blocks32(kind) && !kKeepAccumulators); }
 constexpr int tile_rows(Kind kind, bool packed) { return packed ? kPackedRows : keeps_sums_only(kind) ? kSumRows : kTotalRows; }
-constexpr int tile_blocks(Kind kind, bool packed, int rows) {
+template <Kind kind>
+constexpr int tile_blocks(bool packed, int rows) {
   if (!packed) return keeps_sums_only(kind) ? kSumBlocks : kTotalBlocks;
-  if (rows == 1) return kPackedBlocks;
+  if (rows == 1) return kind == Kind::q6_k || (kShort<kind> != 0 && kShort<kind> < 8) ? kPackedBlocksBeside : kPackedBlocks;
   return rows <= kTwoSumsRows || has_group_scale(kind) ? kPackedBlocksMore : 1;
 }
 
@@ -501,7 +503,7 @@ QWENBOX_INLINE void tile_of(int count, const Source& source, int blocks, const R
   if constexpr (MR > 1) {
     if (count < MR) return tile_of<kind, packed, MR - 1>(count, source, blocks, rows);
   }
-  tile<kind, MR, tile_blocks(kind, packed, MR)>(source, blocks, rows);
+  tile<kind, MR, tile_blocks<kind>(packed, MR)>(source, blocks, rows);
 }
 // Over spread codes, the tiles fetch between them what is needed next, because all at once would wait for memory: activations of the next
 // tile, weights of the next group where `ahead`, and to write it, line `line` of each row of the output, if there is one.

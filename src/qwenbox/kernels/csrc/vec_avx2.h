@@ -23,7 +23,7 @@ struct Bytes {
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 8;
 constexpr int kTileRows = 2, kTileBlocks = 2, kTotalRows = 3, kTotalBlocks = 1;
-constexpr int kFewRows = 6, kPackedRows = 3, kPackedBlocks = 4, kPackedBlocksMore = 2;
+constexpr int kFewRows = 6, kPackedRows = 3, kPackedBlocks = 4, kPackedBlocksBeside = 2, kPackedBlocksMore = 2;
 constexpr bool kSplitNibbles = true;
 #ifdef __AVXVNNI__
 constexpr bool kHighInPlace = true;
@@ -218,6 +218,14 @@ QWENBOX_INLINE Ints load_quad(const int8_t* p) {
 }
 QWENBOX_INLINE Ints pair(Ints lo, Ints hi) {
   return {_mm256_blend_epi16(lo.lo, _mm256_slli_epi32(hi.lo, 16), 0xAA), _mm256_blend_epi16(lo.hi, _mm256_slli_epi32(hi.hi, 16), 0xAA)};
+}
+QWENBOX_INLINE Ints both_low(Ints p) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13));
+  return {_mm256_shuffle_epi8(p.lo, order), _mm256_shuffle_epi8(p.hi, order)};
+}
+QWENBOX_INLINE Ints both_high(Ints p) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15));
+  return {_mm256_shuffle_epi8(p.lo, order), _mm256_shuffle_epi8(p.hi, order)};
 }
 #ifdef __AVXVNNI__
 QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) {

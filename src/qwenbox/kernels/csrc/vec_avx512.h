@@ -20,8 +20,9 @@
 //   kShortQuads<bits> is not 0 in int16 lanes, two a channel: only so many products fit, then fold(sums, acc) adds both to int32 sums
 //   load_quad(i8*)                 4 bytes in all lanes
 //   pair(lo, hi)                   low 16 bits of each, as int16 pairs; dot2(acc, p, q): acc += p.lo * q.lo + p.hi * q.hi;
-//   load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes); high_in_place(Bytes): 16 times the high ones; or_bits<from,
-//   mask>(codes, plane): codes | (plane's bit `from` moved to bit 4, and its neighbours) & mask
+//   both_low(p), both_high(p): one half of each pair in both; load_i8_pairs(i8*): 32 bytes to 16 pairs low_nibbles, high_nibbles(Bytes);
+//   high_in_place(Bytes): 16 times the high ones; or_bits<from, mask>(codes, plane): codes | (plane's bit `from` moved to bit 4, and its
+//   neighbours) & mask
 #pragma once
 // GCC 12 takes its own _mm512_undefined_* for a mistake (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -50,8 +51,9 @@ struct Bytes {
 constexpr int kTileRows = 4, kTileBlocks = 4, kSumRows = 6, kSumBlocks = 4, kTotalRows = 3, kTotalBlocks = 4;
 constexpr bool kKeepAccumulators = true;  // in registers, between the 32-blocks of a group
 constexpr int kUnrolledSums = 8;          // integer sums of a group that follow one another in the code
-// So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of more.
-constexpr int kFewRows = 8, kPackedRows = 8, kPackedBlocks = 4, kPackedBlocksMore = 2;
+// So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of one where other sums stand
+// beside those of a run, of more.
+constexpr int kFewRows = 8, kPackedRows = 8, kPackedBlocks = 4, kPackedBlocksBeside = 4, kPackedBlocksMore = 2;
 // Whether they multiply low nibbles before high ones: half the sums at once, where registers are few; and whether high nibbles of 4-bit
 // codes stay where they lie, as 16 times the code.
 constexpr bool kSplitNibbles = false, kHighInPlace = false;
@@ -173,6 +175,8 @@ QWENBOX_INLINE Ints pair(Ints lo, Ints hi) {
   const __m512i low_words_up = _mm512_set4_epi32(0x0D0C0D0C, 0x09080908, 0x05040504, 0x01000100);
   return {_mm512_mask_shuffle_epi8(lo.v, 0xCCCCCCCCCCCCCCCCull, hi.v, low_words_up)};
 }
+QWENBOX_INLINE Ints both_low(Ints p) { return pair(p, p); }
+QWENBOX_INLINE Ints both_high(Ints p) { return pair(shift_right<16>(p), shift_right<16>(p)); }
 QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) {
   __asm__("vpdpwssd %2, %1, %0" : "+v"(acc.v) : "v"(p.v), "vm"(q.v));
   return acc;

@@ -34,7 +34,7 @@ struct Bytes {
 constexpr int kTileRows = 2, kTileBlocks = 1, kSumRows = 2, kSumBlocks = 1, kTotalRows = 2, kTotalBlocks = 1;
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 1;
-constexpr int kFewRows = 1, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksMore = 1;
+constexpr int kFewRows = 1, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksBeside = 1, kPackedBlocksMore = 1;
 constexpr bool kSplitNibbles = false, kHighInPlace = false;
 
 // f on each of the four quarters.
@@ -264,6 +264,8 @@ QWENBOX_INLINE Ints load_quad(const int8_t* p) {
   return splat(quad);
 }
 QWENBOX_INLINE Ints pair(Ints lo, Ints hi) { return (lo & splat(0xFFFF)) | shift_left<16>(hi); }
+QWENBOX_INLINE Ints both_low(Ints p) { return pair(p, p); }
+QWENBOX_INLINE Ints both_high(Ints p) { return pair(shift_right<16>(p), shift_right<16>(p)); }
 QWENBOX_INLINE Ints dot2(Ints acc, Ints p, Ints q) {
   return quarters<Ints>([&](int i) { return acc.v[i] + madd(short8(p.v[i]), short8(q.v[i])); });
 }
