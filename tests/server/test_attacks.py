@@ -284,7 +284,7 @@ def put_together(stream: Iterator[Any]) -> tuple[str | None, list[tuple[str, str
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("name", list(CALLS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (len(CALLS[name]) > MEGABYTE // 2)) for name in CALLS])
 def test_a_huge_or_broken_call_comes_whole_streamed_or_not_and_keeps_nobody_waiting(scripted, name):
     asked: Any = {"model": "tiny", "messages": [{"role": "user", "content": f"say {name}"}], "tools": [RUN], "max_tokens": 2 * MEGABYTE}
     asked["extra_body"] = {"enable_thinking": False}
