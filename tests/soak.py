@@ -49,6 +49,8 @@ WORKER_CODES = {"worker_died", "poisoned_request", "model_loading"}
 ANSWER_SECONDS = 300.0
 POOL_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """The event loop's own threads, which it starts one by one and keeps."""
+GRAMMAR_THREADS = 2
+"""A worker's, which begin when it is idle for the first time, or a form is asked for."""
 MOST_GROWTH = 24 << 20
 """Bytes that the memory of a process may grow after it has warmed up: allocators keep what they had at the busiest moment."""
 COMMON = "You are the assistant of a school library. Answer in one sentence. " * 3
@@ -127,7 +129,8 @@ class Soak:
         warm, calm, after = rests
         wrong = self.report.wrong
         for name in after:
-            before, more = calm if name.startswith("worker") else warm, {"threads": POOL_THREADS, "rss": MOST_GROWTH, "worker_rss": MOST_GROWTH}
+            before = calm if name.startswith("worker") else warm
+            more = {"threads": POOL_THREADS, "worker_threads": GRAMMAR_THREADS, "rss": MOST_GROWTH, "worker_rss": MOST_GROWTH}
             if after[name] > before[name] + more.get(name, 0):
                 wrong.append(f"{name}: {before[name]} when it was warm, {after[name]} at the end")
         stats = self.engine.stats()

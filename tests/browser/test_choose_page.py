@@ -16,7 +16,7 @@ from qwenbox.model import choice as planner
 from qwenbox.model.choice import Machine
 from tests.hub.fake_hub import Fake
 from tests.hub.test_disk import write
-from tests.server.test_choice import BEST, FIRST, Minute, catalogue_hub
+from tests.server.test_start import BEST, FIRST, Minute, catalogue_hub
 from tests.tiny import tiny_gguf
 
 pytestmark = pytest.mark.browser
