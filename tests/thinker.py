@@ -8,13 +8,17 @@ from __future__ import annotations
 import random
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from qwenbox.llm import LLM
+from qwenbox.engine.client import EngineOptions, WorkerEngine
+from qwenbox.llm import LLM, LocalLLM, open_chat
+from qwenbox.server.serve import Service
+from qwenbox.settings import Settings
 
 MODEL = Path(__file__).parent / "fixtures" / "thinker"
 MAX_TERMS = 6
@@ -143,6 +147,16 @@ def _spaced(rng: random.Random, expression: str) -> str:
 
 def _language(rng: random.Random) -> str:
     return "zh" if rng.random() < 0.25 else "en"
+
+
+@contextmanager
+def serve(state: Path) -> Iterator[tuple[Service, LocalLLM]]:
+    """The thinker in a real worker behind a real service, loaded; `state` is an empty folder."""
+    chat = open_chat(MODEL)
+    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
+    with LocalLLM(engine, chat, "thinker") as llm, Service(llm, Settings(port=0, state_dir=state)) as service:
+        llm.wait_ready(60)
+        yield service, llm
 
 
 # --- asking it --------------------------------------------------------------------------------------------------------

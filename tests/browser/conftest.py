@@ -13,6 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
 
 from qwenbox.server.titles import Titles
+from tests.fakes import FakeEngine
 
 QUIET = (
     "--headless=new",
@@ -50,6 +51,13 @@ def open_chromium() -> Iterator[webdriver.Chrome]:
         yield window
     finally:
         window.quit()
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    engine = FakeEngine()
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(autouse=True)

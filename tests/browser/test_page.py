@@ -70,13 +70,6 @@ class Page:
 
 
 @pytest.fixture
-def engine() -> Iterator[FakeEngine]:
-    engine = FakeEngine()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
 def page(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path) -> Iterator[Page]:
     settings = load_settings({"port": 0, "cache_dir": tmp_path})
     with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:

@@ -24,14 +24,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from qwenbox.engine.client import EngineOptions, WorkerEngine
-from qwenbox.llm import LocalLLM, open_chat
-from qwenbox.server.serve import Service
-from qwenbox.settings import Settings
 from tests.browser.conftest import open_chromium
 from tests.clients.test_clients import python_of
 from tests.clients.test_open_webui import RECORDING
-from tests.thinker import ENDLESS, MODEL
+from tests.thinker import ENDLESS, serve
 
 VERSION = "0.12.4"
 PACKAGES = (f"open-webui=={VERSION}", "torch==2.13.0")
@@ -124,10 +120,7 @@ def wait(until: Callable[[], Any], seconds: float) -> None:
 @contextmanager
 def thinker(folder: Path) -> Iterator[int]:
     """The port of the service."""
-    chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
-    with LocalLLM(engine, chat, "thinker") as llm, Service(llm, Settings(port=0, state_dir=folder)) as service:
-        llm.wait_ready(60)
+    with serve(folder) as (service, _):
         yield service.port
 
 

@@ -11,14 +11,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from qwenbox.engine.client import EngineOptions, WorkerEngine
-from qwenbox.llm import LocalLLM, open_chat
+from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
-from qwenbox.settings import Settings
 from qwenbox.types import GenerationPlan
 from qwenbox.wire.openai_fields import MAX_PRIORITY
 from tests.clients.test_clients import note
-from tests.thinker import ENDLESS, MODEL
+from tests.thinker import ENDLESS, serve
 
 RECORDING = Path(__file__).parents[1] / "fixtures" / "open_webui.json"
 MARKS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>")
@@ -58,10 +56,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
-    with LocalLLM(engine, chat, "thinker") as llm, Service(llm, Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))) as service:
-        llm.wait_ready(60)
+    with serve(tmp_path_factory.mktemp("state")) as (service, llm):
         yield Running(service, llm)
 
 

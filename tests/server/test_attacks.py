@@ -14,13 +14,10 @@ import numpy as np
 import openai
 import pytest
 
-from qwenbox.engine.client import EngineOptions, WorkerEngine
-from qwenbox.llm import LocalLLM, open_chat
 from qwenbox.server.serve import Service
-from qwenbox.settings import Settings
 from qwenbox.types import GenerationPlan, SequenceOutput
 from tests.fakes import CONTROL, FakeEngine, Script, byte_tokenizer_ids
-from tests.thinker import MODEL
+from tests.thinker import serve
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 RUN: Any = {"type": "function", "function": {"name": "run", "parameters": {"type": "object", "properties": {"code": {"type": "string"}}}}}
@@ -125,10 +122,7 @@ def test_what_is_no_number_is_none_in_any_field(shared, field):
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
-    with LocalLLM(engine, chat, "thinker") as llm, Service(llm, Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))) as service:
-        llm.wait_ready(60)
+    with serve(tmp_path_factory.mktemp("state")) as (service, _):
         yield service
 
 

@@ -20,7 +20,7 @@ from qwenbox.llm import LocalLLM, open_chat
 from qwenbox.server.serve import Service
 from qwenbox.settings import Settings
 from tests.schemas import draw
-from tests.thinker import CALCULATOR, MODEL, WEATHER
+from tests.thinker import CALCULATOR, WEATHER, serve
 
 SUM: Any = [{"role": "user", "content": "What is 3 + 4 + 5?"}]
 TOOLS: Any = [CALCULATOR, WEATHER]
@@ -29,10 +29,7 @@ THINKING: dict[str, dict[str, Any]] = {"on": {"thinking": "on"}, "off": {"enable
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
-    with LocalLLM(engine, chat, "thinker") as llm, Service(llm, Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))) as service:
-        llm.wait_ready(60)
+    with serve(tmp_path_factory.mktemp("state")) as (service, _):
         yield service
 
 

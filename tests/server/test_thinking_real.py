@@ -11,11 +11,8 @@ import httpx2
 import openai
 import pytest
 
-from qwenbox.engine.client import EngineOptions, WorkerEngine
-from qwenbox.llm import LocalLLM, open_chat
 from qwenbox.server.serve import Service
-from qwenbox.settings import Settings
-from tests.thinker import CALCULATOR, ENDLESS, MODEL
+from tests.thinker import CALCULATOR, ENDLESS, serve
 
 SUM: Any = [{"role": "user", "content": "What is 3 + 4 + 5?"}]
 ENDLESS_CHAT: Any = [{"role": "user", "content": ENDLESS}]
@@ -45,11 +42,7 @@ SPELLINGS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    chat = open_chat(MODEL)
-    engine = WorkerEngine(EngineOptions(model=str(MODEL), num_pages=512, tokens=chat.tokenizer.table()))
-    settings = Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))
-    with LocalLLM(engine, chat, "thinker") as llm, Service(llm, settings) as service:
-        llm.wait_ready(60)
+    with serve(tmp_path_factory.mktemp("state")) as (service, _):
         yield service
 
 
