@@ -12,8 +12,12 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
 
+from qwenbox.llm import LocalLLM
+from qwenbox.server.serve import Service
 from qwenbox.server.titles import Titles
-from tests.fakes import FakeEngine
+from qwenbox.settings import load_settings
+from tests.browser.page import Page
+from tests.fakes import FakeEngine, byte_chat
 
 QUIET = (
     "--headless=new",
@@ -58,6 +62,18 @@ def engine() -> Iterator[FakeEngine]:
     engine = FakeEngine()
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path, own_data: None) -> Iterator[Page]:
+    """The open page of a service whose engine is scripted; nothing is left in the browser from another test."""
+    settings = load_settings({"port": 0, "cache_dir": tmp_path})
+    with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
+        page = Page(chromium, service, engine)
+        page.open()
+        page.script("localStorage.clear(); sessionStorage.clear()")
+        page.open()
+        yield page
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,33 +15,19 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from qwenbox.llm import LocalLLM
-from qwenbox.server.serve import Service
 from qwenbox.server.titles import Titles
-from qwenbox.settings import load_settings
-from tests.browser.test_page import Page
+from tests.browser.page import Page
 from tests.chat.small import small_document
 from tests.checkpoint import write_checkpoint
 from tests.cli.command import Command
 from tests.cli.test_cli_serve import ask as ask_service
 from tests.cli.test_cli_serve import first_url, wait_ready
 from tests.cli.test_serve_faults import worker_of
-from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer_ids
+from tests.fakes import Script, byte_tokenizer_ids
 
 pytestmark = pytest.mark.browser
 LONG = "数到一百 counting " * 60
 make_titles = Titles.ask
-
-
-@pytest.fixture
-def page(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path, own_data: None) -> Iterator[Page]:
-    settings = load_settings({"port": 0, "cache_dir": tmp_path})
-    with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
-        page = Page(chromium, service, engine)
-        page.open()
-        page.script("localStorage.clear(); sessionStorage.clear()")
-        page.open()
-        yield page
 
 
 def titles(page: Page) -> list[str]:

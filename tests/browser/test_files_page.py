@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.test_page import Page, engine, page
+from tests.browser.page import Page
 from tests.documents.files import pdf
 from tests.fakes import byte_tokenizer
 
-__all__ = ["engine", "page"]
 pytestmark = pytest.mark.browser
 
 DROP = """

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
 
 from qwenbox.engine.client import EngineState
 from qwenbox.errors import DownloadError, WorkerDiedError
@@ -21,10 +16,10 @@ from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.settings import load_settings
 from qwenbox.types import Progress
+from tests.browser.page import Page
 from tests.fakes import FakeEngine, FakeSource, Script, byte_chat, byte_tokenizer_ids
 
 pytestmark = pytest.mark.browser
-WAIT = 10.0
 
 HOSTILE = """# Title <img src=x onerror=alert(1)>
 
@@ -34,50 +29,6 @@ HOSTILE = """# Title <img src=x onerror=alert(1)>
 <img src=x onerror="window.broken = 1">
 ```
 """
-
-
-class Page:
-    """What a person sees and does."""
-
-    def __init__(self, chromium: webdriver.Chrome, service: Service, engine: FakeEngine) -> None:
-        self.chromium, self.service, self.engine = chromium, service, engine
-
-    def open(self, fragment: str = "") -> None:
-        self.chromium.get("about:blank")
-        self.chromium.get(self.service.url + "/" + fragment)
-        self.wait(lambda: self.find(".dot").get_attribute("data-state") != "loading")
-
-    def find(self, selector: str) -> WebElement:
-        return self.chromium.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.chromium.find_elements(By.CSS_SELECTOR, selector)
-
-    def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.chromium, WAIT, poll_frequency=0.02, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: condition())
-
-    def say(self, text: str) -> None:
-        self.find("#prompt").send_keys(text + Keys.ENTER)
-
-    def answer(self) -> str:
-        return self.all(".message.assistant .body")[-1].text
-
-    def finished(self) -> bool:
-        return bool(self.all(".message.assistant:last-child .again"))
-
-    def script(self, source: str) -> object:
-        return self.chromium.execute_script(source)
-
-
-@pytest.fixture
-def page(chromium: webdriver.Chrome, engine: FakeEngine, tmp_path: Path) -> Iterator[Page]:
-    settings = load_settings({"port": 0, "cache_dir": tmp_path})
-    with LocalLLM(engine, byte_chat(), "fake-model") as llm, Service(llm, settings) as service:
-        page = Page(chromium, service, engine)
-        page.open()
-        page.script("localStorage.clear()")
-        page.open()
-        yield page
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

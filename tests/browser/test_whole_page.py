@@ -18,8 +18,8 @@ from qwenbox.engine.client import EngineState
 from qwenbox.server.serve import Service
 from qwenbox.settings import load_settings
 from qwenbox.types import Progress
+from tests.browser.page import Page
 from tests.browser.payloads import ALL, OUTSIDE
-from tests.browser.test_page import Page
 from tests.fakes import FakeSource, Script, byte_tokenizer_ids
 
 pytestmark = pytest.mark.browser

@@ -1,0 +1,50 @@
+"""The page as a person has it before them: what is on it, what one types, what one waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from qwenbox.server.serve import Service
+from tests.fakes import FakeEngine
+
+WAIT = 10.0
+
+
+class Page:
+    """What a person sees and does."""
+
+    def __init__(self, chromium: webdriver.Chrome, service: Service, engine: FakeEngine) -> None:
+        self.chromium, self.service, self.engine = chromium, service, engine
+
+    def open(self, fragment: str = "") -> None:
+        self.chromium.get("about:blank")
+        self.chromium.get(self.service.url + "/" + fragment)
+        self.wait(lambda: self.find(".dot").get_attribute("data-state") != "loading")
+
+    def find(self, selector: str) -> WebElement:
+        return self.chromium.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.chromium.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.chromium, WAIT, poll_frequency=0.02, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: condition())
+
+    def say(self, text: str) -> None:
+        self.find("#prompt").send_keys(text + Keys.ENTER)
+
+    def answer(self) -> str:
+        return self.all(".message.assistant .body")[-1].text
+
+    def finished(self) -> bool:
+        return bool(self.all(".message.assistant:last-child .again"))
+
+    def script(self, source: str) -> object:
+        return self.chromium.execute_script(source)
