@@ -34,12 +34,6 @@ uint32_t current_generation() {
   return generation.load();
 }
 
-int64_t now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
-}
-
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -57,7 +51,7 @@ bool spin(const Ready& ready) {
       if (ready()) return true;
       pause();
     }
-    const int64_t t = now();
+    const int64_t t = monotonic_nanoseconds();
     if (!end) end = t + kSpinNanoseconds;
     if (t >= end) return false;
   }
@@ -72,6 +66,12 @@ void futex_wake(std::atomic<uint32_t>& word, int count) {
 }
 
 }  // namespace
+
+int64_t monotonic_nanoseconds() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return int64_t(t.tv_sec) * 1000000000 + t.tv_nsec;
+}
 
 Pool::Pool(int threads) : threads_(threads), generation_(current_generation()) {
   if (threads < 1 || threads > 1024) throw std::runtime_error("threads must be between 1 and 1024, not " + std::to_string(threads));

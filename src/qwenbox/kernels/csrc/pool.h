@@ -10,6 +10,8 @@
 
 namespace qwenbox {
 
+int64_t monotonic_nanoseconds();  // of CLOCK_MONOTONIC
+
 class Pool {
  public:
   explicit Pool(int threads);  // throws std::runtime_error if a thread cannot be started

@@ -110,7 +110,8 @@ QW_API uint64_t qw_program_buffer_bytes(qw_program* program);
 QW_API int64_t qw_program_spared_bytes(qw_program* program);  // of weights, that `largest` has spared the batches so far
 QW_API int32_t qw_program_steps(qw_program* program);
 // Runs steps [first, steps); returns the number of steps when it is through, or the step before which `cancel` or `deadline` (seconds of
-// CLOCK_MONOTONIC, 0: none) stopped it. `logits` [num_logits][vocabulary].
+// CLOCK_MONOTONIC, 0: none) stopped it. A step but the first that, as long as the last time, would end further behind the deadline than
+// before it is left. `logits` [num_logits][vocabulary].
 QW_API int32_t qw_program_run(qw_program* program, const qw_batch* batch, int32_t first, const int32_t* cancel, double deadline,
                               float* logits);
 // The first `num_tokens` tokens of page `from`, in every layer, become those of page `to`, whose other slots are zeros. 0, or -1.

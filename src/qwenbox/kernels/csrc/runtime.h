@@ -209,6 +209,7 @@ class Program {
   size_t kv_cluster_ = 0;   // elements of kPageCluster pages of all layers and heads
   std::shared_ptr<Sketch> sketch_;
   std::vector<Step> steps_;
+  std::vector<double> step_seconds_;  // what each took the last time
   std::vector<float*> buffers_;
   std::vector<size_t> buffer_floats_;
   std::vector<uint8_t*> linear_scratch_;
