@@ -94,7 +94,7 @@ def _hub(case: str) -> Iterator[str]:
     if case != "hub":
         yield NOWHERE
         return
-    from tests.server.test_start import catalogue_hub
+    from tests.server.minute import catalogue_hub
 
     with catalogue_hub() as fake:
         yield fake.url

@@ -130,3 +130,8 @@ def _tree(cls: type[QwenboxError]) -> list[type[QwenboxError]]:
 
 
 _CLASSES: dict[str, type[QwenboxError]] = {cls.__name__: cls for cls in _tree(QwenboxError)}
+
+
+def gigabytes(count: int) -> str:
+    """Bytes as messages name them."""
+    return f"{count / 1e9:.2f} GB"

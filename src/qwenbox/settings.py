@@ -124,6 +124,9 @@ class Settings:
     loop_guard: bool = _setting(True, "End thoughts and answers that repeat the same piece for ever.")
     request_timeout: float = _setting(600.0, "Seconds that a request may take.", least=0.1)
     strict: bool = _setting(False, "Refuse a request with a field that we know nothing of, instead of listing it in `x-qwenbox-ignored`.")
+    remote_choice: bool = _setting(
+        False, "Whoever has the key may name files, folders and mirrors for the service from elsewhere too, not only on its own machine."
+    )
     cache_dir: Path = _setting(
         _xdg("XDG_CACHE_HOME", ".cache"), "Where pulled models are kept.", shown="`$XDG_CACHE_HOME/qwenbox`, else `~/.cache/qwenbox`"
     )

@@ -12,11 +12,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from qwenbox.hub import FIRST
+from qwenbox.kernels.native import isa_best
 from qwenbox.model import choice as planner
-from qwenbox.model.choice import Machine
 from tests.hub.fake_hub import Fake
 from tests.hub.test_disk import write
-from tests.server.test_start import BEST, FIRST, Minute, catalogue_hub
+from tests.server.minute import BEST, FREE_BYTES, MACHINE, Minute, catalogue_hub
 from tests.tiny import tiny_gguf
 
 pytestmark = pytest.mark.browser
@@ -51,7 +52,8 @@ class Page:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner, "measure", lambda threads: Machine(24_000_000_000, 24e9))
+    monkeypatch.setattr(planner, "measure", lambda threads: MACHINE)
+    monkeypatch.setattr(planner, "FREE_BYTES", FREE_BYTES)
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_a_person_says_yes_and_the_better_model_answers(chromium: webdriver.Chro
     with Minute(tmp_path, hub_endpoint=hub.url) as minute:
         page = Page(chromium, minute, "en")
         page.find("#prompt").send_keys("Hello" + Keys.ENTER)  # waits for the model and is answered
-        page.told(BEST, "suits this machine best", "2.5 GB")
+        page.told(BEST, "suits this machine best", "0.0 GB")
         page.wait(lambda: page.chromium.find_elements(By.CSS_SELECTOR, ".message.assistant:last-child .again"))
         page.press("Fetch it")
         page.told(BEST, "answers from now on", FIRST)
@@ -73,6 +75,20 @@ def test_a_person_says_yes_and_the_better_model_answers(chromium: webdriver.Chro
         page.press("Understood")
         page.wait(lambda: not page.find("#choice").is_displayed())
         page.check_quiet()
+
+
+@pytest.mark.parametrize(("language", "speed"), [("en", "at most 38 tokens/s"), ("zh", "最快每秒 38 个 token")])
+def test_while_the_first_model_arrives_the_page_says_what_runs_it_and_how_fast_it_may_be(
+    chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path, hub: Fake, language: str, speed: str
+) -> None:
+    look(320)
+    hub.stall_after = 1000
+    with Minute(tmp_path, hub_endpoint=hub.url) as minute:
+        page = Page(chromium, minute, language)
+        page.wait(lambda: all(word in page.find("#arrival-text").text for word in (FIRST, isa_best(), speed, "0.00")))
+        page.check_quiet()
+        hub.go_on(None)
+        page.wait(lambda: not page.find("#arrival").is_displayed())
 
 
 def test_with_nothing_the_page_takes_a_folder_and_a_file_by_keyboard(chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path) -> None:
@@ -110,6 +126,8 @@ def test_every_offer_says_what_it_costs_and_whether_it_suits(
         assert "slow here" in offers["qwen3-14b-q4_k_m"]
         assert "does not fit" in offers["qwen3-32b-q4_k_m"]
         assert "suits this machine" in offers[BEST]
+        assert "≈" not in offers[BEST]  # the hub has said it
+        assert "≈ 1.8 GB" in offers["qwen3-1.7b-q8_0"]
         page.find('[data-offer="qwen3-1.7b-q8_0"] button').click()
         page.wait(lambda: page.find("#model-name").text == "qwen3-1.7b-q8_0")
         assert minute.kept["model"] == "qwen3-1.7b-q8_0"

@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 
-from qwenbox.hub import CATALOGUE
-from qwenbox.hub.catalogue import Repository
+from qwenbox.hub import CATALOGUE, FIRST
+from qwenbox.kernels.native import isa_best
 from qwenbox.model import choice as planner
-from qwenbox.model.choice import Machine
-from qwenbox.server.choice import Choice
-from qwenbox.server.serve import Service
-from qwenbox.server.stock import Stock
-from qwenbox.settings import Settings, keep_setting
-from tests.hub.fake_hub import Fake, serving
-from tests.hub.test_disk import places, put_into_ollama, write
+from qwenbox.server import choice
+from qwenbox.settings import keep_setting
+from tests.hub.fake_hub import Fake
+from tests.hub.test_disk import put_into_ollama, write
+from tests.server.minute import BEST, FREE_BYTES, MACHINE, Minute, catalogue_hub
 from tests.tiny import tiny_gguf
 
 OLLAMA = "registry.ollama.ai/library"
-FIRST, BEST = "qwen3-0.6b-q8_0", "qwen3-4b-q4_k_m"
-
-
-class Minute:
-    """A service that begins with nothing but what is in a folder."""
-
-    def __init__(self, folder: Path, *, stated: bool = False, **more: Any) -> None:
-        self.settings = places(folder)
-        named = {name: getattr(self.settings, name) for name in ("cache_dir", "ollama_dir", "huggingface_dir", "modelscope_dir", "lmstudio_dir")}
-        self.settings = Settings(**named | {"state_dir": folder / "state", "port": 0, "archive": False, "threads": 1, **more})
-        self.said: list[str] = []
-        self.asked: list[tuple[str, Callable[[bool], None]]] = []
-        stock = Stock(self.settings, undecided=True)
-        chooses = Choice(stock, stated=stated, say=self.said.append, ask=lambda text, answer: self.asked.append((text, answer)))
-        self.service = Service(None, self.settings, stock, chooses)
-        self.http = httpx2.Client(base_url=self.service.url, trust_env=False, timeout=60)
-
-    def __enter__(self) -> Minute:
-        self.service.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.close()
-        self.service.stop()
-
-    def choice(self) -> dict[str, Any]:
-        return self.http.get("/choice").json()
-
-    def until(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        deadline = time.monotonic() + 60
-        while not condition(now := self.choice()):
-            assert time.monotonic() < deadline, now
-        return now
-
-    def settled(self) -> dict[str, Any]:
-        return self.until(lambda now: now["phase"] == "settled")
-
-    def decide(self, **body: Any) -> httpx2.Response:
-        return self.http.post("/choice", json=body)
-
-    def answer(self) -> str:
-        """The model that answers."""
-        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
-        response = self.http.post("/v1/chat/completions", json=body)
-        assert response.status_code == 200, response.text
-        return str(response.json()["model"])
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        path = self.settings.state_dir / "settings.json"
-        return json.loads(path.read_bytes()) if path.exists() else {}
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """24 GB at 24 GB/s, where the 4B is best."""
-    monkeypatch.setattr(planner, "measure", lambda threads: Machine(24_000_000_000, 24e9))
-
-
-@contextmanager
-def catalogue_hub() -> Iterator[Fake]:
-    """Every GGUF of the catalogue, tiny."""
-    entries = [entry for entry in CATALOGUE.values() if isinstance(entry.source, Repository) and entry.source.file is not None]
-    more = {entry.source.name: {entry.source.file: tiny_gguf(entry.name)} for entry in entries}  # type: ignore[union-attr]
-    with serving(Fake(more=more)) as fake:
-        yield fake
+    monkeypatch.setattr(planner, "measure", lambda threads: MACHINE)
+    monkeypatch.setattr(planner, "FREE_BYTES", FREE_BYTES)
 
 
 @pytest.fixture
@@ -111,7 +45,7 @@ def test_a_model_of_ollama_is_served_in_place_and_nothing_goes_over_the_network(
         assert "damaged" in problems["qwen3:14b"]
         offers = {offer["name"]: offer for offer in minute.until(lambda now: now["offers"])["offers"]}
         assert offers["qwen3-8b-awq"]["speed"] > 0
-        assert not any(offer["verified"] for offer in offers.values())
+        assert not any(offer["verified"] for offer in offers.values())  # nobody was asked
         assert hub.requests == []
         assert minute.kept == {"model": "qwen3:8b"}
         assert {model["id"] for model in minute.http.get("/v1/models").json()["data"]} == {"qwen3:8b"}
@@ -137,8 +71,9 @@ def test_with_a_hub_the_small_one_answers_and_a_better_one_takes_over_when_someb
         assert minute.answer() in ("auto", FIRST)  # sent when nothing was decided; it waited
         now = minute.until(lambda now: now["phase"] == "asking")
         assert (now["asked"], now["model"], minute.kept) == (BEST, FIRST, {})
-        assert not hub.fetched("4B")
-        assert "2.5 GB" in minute.asked[0][0]
+        assert not hub.fetched("4B-GGUF/resolve")
+        assert "0.0 GB" in minute.asked[0][0]
+        assert {offer["name"] for offer in now["offers"] if offer["verified"]} == {BEST}  # that is what the hub says, not the catalogue
         assert minute.decide(yes=True).status_code == 200
         assert minute.until(lambda now: now["switched"])["switched"] == {"from": FIRST, "to": BEST}
         assert minute.answer() == BEST
@@ -154,7 +89,7 @@ def test_who_says_no_at_the_terminal_keeps_the_small_one_and_is_not_asked_again(
         minute.asked[0][1](False)
         assert minute.settled()["asked"] is None
         assert (minute.kept, minute.answer()) == ({"model": FIRST}, FIRST)
-        assert not hub.fetched("4B")
+        assert not hub.fetched("4B-GGUF/resolve")
         assert minute.decide(yes=True).status_code == 409
 
 
@@ -207,3 +142,69 @@ def test_without_a_hub_the_practice_model_is_tried_and_then_a_mirror_that_somebo
         assert minute.until(lambda now: now["phase"] == "asking")["model"] == FIRST
         assert minute.answer() == FIRST
         assert minute.kept == {"hub_endpoint": hub.url}
+
+
+def test_the_small_one_is_fetched_and_answers_before_the_machine_has_been_measured(
+    tmp_path: Path, hub: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = threading.Event()
+    monkeypatch.setattr(planner, "measure", lambda threads: measured.wait(60) and MACHINE)
+    with Minute(tmp_path, hub_endpoint=hub.url) as minute:
+        try:
+            assert minute.answer() in ("auto", FIRST)
+            now = minute.choice()
+            assert (now["model"], now["speed"], now["offers"], now["asked"]) == (FIRST, None, [], None)
+        finally:
+            measured.set()
+        assert minute.until(lambda now: now["asked"])["asked"] == BEST
+
+
+def test_while_a_model_arrives_it_is_said_what_will_run_it_and_how_fast_at_best(tmp_path: Path, hub: Fake) -> None:
+    hub.stall_after = 1000
+    with Minute(tmp_path, hub_endpoint=hub.url) as minute:
+        assert hub.stalled.wait(60)
+        minute.until(lambda now: now["speed"])
+        health = minute.http.get("/health").json()
+        assert (health["state"], health["model"], health["isa"], health["threads"]) == ("fetching", FIRST, isa_best(), 1)
+        assert health["speed"] == pytest.approx(MACHINE.bandwidth / planner.entry_costs(CATALOGUE[FIRST]).touched_bytes, abs=0.1)
+        hub.go_on(None)
+        assert minute.answer() == FIRST
+
+
+def test_a_repository_that_the_hub_does_not_have_is_named_and_the_next_best_is_taken(tmp_path: Path, hub: Fake) -> None:
+    del hub.more["Qwen/Qwen3-4B-GGUF"]
+    with Minute(tmp_path, hub_endpoint=hub.url) as minute:
+        assert minute.until(lambda now: now["switched"])["switched"] == {"from": FIRST, "to": "qwen3-1.7b-q8_0"}
+        assert any("has no repository Qwen/Qwen3-4B-GGUF" in said for said in minute.said)
+        offers = {offer["name"]: offer for offer in minute.choice()["offers"]}
+        assert "Choose another model" in offers[BEST]["problem"]
+        assert minute.decide(model=BEST).status_code == 200
+        assert "has no repository" in minute.until(lambda now: now["problem"])["problem"]
+        assert (minute.answer(), minute.kept) == ("qwen3-1.7b-q8_0", {"model": "qwen3-1.7b-q8_0"})
+
+
+def test_a_model_that_is_larger_than_it_was_offered_is_asked_for_again(tmp_path: Path, hub: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_SURPRISE", 0.0)
+    with Minute(tmp_path, hub_endpoint=hub.url) as minute:
+        minute.until(lambda now: now["phase"] == "asking")
+        assert minute.decide(model="qwen3-1.7b-q8_0").status_code == 200
+        minute.until(lambda now: now["asked"] == "qwen3-1.7b-q8_0")
+        assert not hub.fetched("1.7B-GGUF/resolve")
+        assert minute.decide(yes=True).status_code == 200
+        assert minute.until(lambda now: now["switched"])["switched"]["to"] == "qwen3-1.7b-q8_0"
+
+
+def test_files_and_mirrors_are_named_on_the_machine_itself_and_elsewhere_only_where_a_setting_says_so(tmp_path: Path, hub: Fake) -> None:
+    file = write(tmp_path / "elsewhere" / "own.gguf", tiny_gguf())
+    named = {"path": str(file), "folder": str(file.parent), "endpoint": hub.url}
+    from_elsewhere = {"x-forwarded-for": "203.0.113.9"}
+    with Minute(tmp_path, offline=True) as minute:
+        minute.until(lambda now: now["phase"] == "nothing")
+        for name, value in named.items():
+            refused = minute.http.post("/choice", json={name: value}, headers=from_elsewhere)
+            assert (refused.status_code, refused.json()["error"]["code"], refused.json()["error"]["param"]) == (403, "not_from_here", name)
+        assert (minute.kept, minute.choice()["here"]) == ({}, [])
+    with Minute(tmp_path / "other", offline=True, remote_choice=True) as minute:
+        minute.until(lambda now: now["phase"] == "nothing")
+        assert minute.http.post("/choice", json={"path": str(file)}, headers=from_elsewhere).status_code == 200
+        assert minute.settled()["model"] == "own"

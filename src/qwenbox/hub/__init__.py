@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ..errors import NotFoundError
 from ..settings import Settings, load_settings
-from .catalogue import CATALOGUE, Entry, Repository
+from .catalogue import CATALOGUE, FIRST, Entry, Repository
 from .disk import look
-from .pull import Phase, Progress, pull, pulled, remove
+from .pull import Phase, Progress, announced_bytes, pull, pulled, remove
 
-__all__ = ["CATALOGUE", "Entry", "Phase", "Progress", "find", "installed", "local", "pull", "pulled", "remove", "resolve"]
+__all__ = ["CATALOGUE", "FIRST", "Entry", "Phase", "Progress", "announced_bytes", "find", "installed", "local", "pull", "pulled", "remove", "resolve"]
 
 
 def find(name: str) -> Entry:

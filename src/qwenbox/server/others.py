@@ -52,19 +52,21 @@ class Others:
         return judged
 
     def _verdict(self, found: Found) -> tuple[Costs | None, str | None]:
+        return (None, found.problem) if found.problem is not None else self.verdict(found.path)
+
+    def verdict(self, path: Path) -> tuple[Costs | None, str | None]:
+        """What a token of the model costs, or why we cannot run it. A file that has not changed is read once."""
         # Not at the top: it brings the model's code along, which the front needs for nothing else.
         from qwenbox.model.load import stored_costs
 
-        if found.problem is not None:
-            return None, found.problem
         try:
-            status = (found.path / "config.json" if found.path.is_dir() else found.path).stat()
-            key = found.path, status.st_size, status.st_mtime_ns
+            status = (path / "config.json" if path.is_dir() else path).stat()
+            key = path, status.st_size, status.st_mtime_ns
             if key not in self._verdicts:
                 try:
-                    self._verdicts[key] = stored_costs(found.path), None
+                    self._verdicts[key] = stored_costs(path), None
                 except QwenboxError as error:
                     self._verdicts[key] = None, error.message
             return self._verdicts[key]
         except OSError as error:
-            return None, f"{found.path}: {error.strerror}"
+            return None, f"{path}: {error.strerror}"

@@ -343,7 +343,7 @@ class Routes:
         place = self._shelf.default
         body: dict[str, Any] = {"state": self._shelf.state(place), "model": place.name}
         if self.choice is not None:
-            body["choice"] = self.choice.phase
+            body |= {"choice": self.choice.phase, **self.choice.prediction()}
         if place.llm is None:
             return body
         state, info = place.llm.engine.state(), place.llm.engine.info()

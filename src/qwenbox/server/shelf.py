@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from qwenbox.errors import EngineError, NotFoundError, OverloadedError, QwenboxError, RequestError
+from qwenbox.errors import EngineError, NotFoundError, OverloadedError, QwenboxError, RequestError, gigabytes
 from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.metrics import Metrics
 from qwenbox.server.stock import Held, Outline, StoredModel
@@ -418,7 +418,7 @@ class Shelf:
         self._displaced = self._who_goes(place, place.need)
         if self._displaced is None:
             free = self._free()
-            fields = {"model": place.name, "needs": _gigabytes(place.need.total), "free": _gigabytes(free)}
+            fields = {"model": place.name, "needs": gigabytes(place.need.total), "free": gigabytes(free)}
             log.info("loading", extra={"fields": fields})
             place.llm, place.loading_since = self._source.open(place.name, free), time.monotonic()
             return place.llm
@@ -439,10 +439,10 @@ class Shelf:
         loaded = [other for other in self.places if other.llm is not None and self._can_open(other)]
         held = sum(max(self._source.held(other.llm)) for other in loaded if other.llm is not None)
         if need.total > free + held:
-            others = f", {_gigabytes(free + held)} if no other model were loaded" if loaded else ""
+            others = f", {gigabytes(free + held)} if no other model were loaded" if loaded else ""
             raise OverloadedError(
-                f"{place.name} needs {_gigabytes(need.total)} of memory (weights {_gigabytes(need.weights)}, keys and values {_gigabytes(need.kv)}, "
-                f"the program {_gigabytes(need.program)}), but {_gigabytes(free)} are free{others}: choose a smaller model, end other programs, or "
+                f"{place.name} needs {gigabytes(need.total)} of memory (weights {gigabytes(need.weights)}, keys and values {gigabytes(need.kv)}, "
+                f"the program {gigabytes(need.program)}), but {gigabytes(free)} are free{others}: choose a smaller model, end other programs, or "
                 "start the service with a smaller context_length or kv_gb.",
                 code="insufficient_memory",
                 retry_after=REFUSED_SECONDS,
@@ -452,7 +452,3 @@ class Shelf:
 
 def _seconds(keep_alive: float) -> float:
     return keep_alive if keep_alive >= 0 else math.inf
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"

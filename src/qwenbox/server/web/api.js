@@ -27,7 +27,7 @@ function progressOf(body) {
 export async function ready() {
   const response = await fetch("health", { headers: headers() }); // what /ready says, without a 503 in the browser's console
   const body = await response.json().catch(() => ({}));
-  return { ...progressOf(body), choice: body.choice ?? null };
+  return { ...progressOf(body), choice: body.choice ?? null, predicted: body.speed ?? null };
 }
 
 /** The models that can be asked and how far each is, the default one first. */

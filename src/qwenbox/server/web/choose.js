@@ -60,7 +60,7 @@ export function showChoice() {
   $("troubled").hidden = !$("troubles").children.length;
 }
 
-function facts({ download, speed }) { return { size: gigabytes(download), rate: number(speed, speed < 10 ? 1 : 0) }; }
+function facts({ download, speed, verified }) { return { size: `${verified ? "" : "≈ "}${gigabytes(download)}`, rate: number(speed, speed < 10 ? 1 : 0) }; }
 
 function sentence() {
   const { phase, asked, fetching, problem, model, practice, offers, switched } = now;
@@ -92,7 +92,7 @@ function others() {
 }
 
 function offer(one) {
-  const why = one.fits ? (one.suits ? t("offerSuits") : t("offerSlow")) : t("offerLarge", { size: gigabytes(one.memory) });
+  const why = one.problem ?? (one.fits ? (one.suits ? t("offerSuits") : t("offerSlow")) : t("offerLarge", { size: gigabytes(one.memory) }));
   const button = el("button", { type: "button", onclick: () => fetchModel(one.name) }, t("fetch"));
   button.disabled = now.fetching?.name === one.name;
   return el("li", { class: "card", "data-offer": one.name }, el("span", { class: "what" }, el("span", { class: "name" }, one.name),

@@ -1,7 +1,7 @@
 // The service and its models: which there are, which one answers, and how far it is.
 import { ready, listModels } from "./api.js";
 import { $ } from "./dom.js";
-import { t, timeLeft } from "./i18n.js";
+import { number, t, timeLeft } from "./i18n.js";
 import { change, settings } from "./settings.js";
 
 const WATCH_MS = 1000;
@@ -9,6 +9,7 @@ const IDLE_MS = 15000;
 
 let models = []; // what can be asked, the default model first
 let service = { state: "loading", progress: null };
+let first = null; // what the service says of the default model
 let machine = {};
 let timer = 0;
 const listeners = [];
@@ -37,8 +38,8 @@ export function health() { return machine; }
 export async function watch() {
   clearTimeout(timer);
   try {
-    const first = await ready();
-    machine = { isa: first.isa, threads: first.threads, choice: first.choice, onDisk: first.onDisk };
+    first = await ready();
+    machine = { isa: first.isa, threads: first.threads, choice: first.choice, onDisk: first.onDisk, predicted: first.predicted };
     if (first.state !== "failed") models = await listModels();
     service = model() === (models[0] ?? null) ? first : model();
   } catch (error) {
@@ -78,5 +79,7 @@ function arrivalText() {
   const parts = [t(`${state}Model`)];
   if (totalBytes) parts.push(t("bytesOf", { done: gigabytes(bytes), total: gigabytes(totalBytes) }));
   if (left !== null) parts.push(timeLeft(left));
-  return `${parts.join(t("comma"))}${t("period")}${reason ? t("triedAgain", { reason }) : t("writeAlready")}`;
+  const runs = service === first && machine.isa ? [t("arrivalRuns", { model: model()?.id ?? "", isa: machine.isa })] : [];
+  if (runs.length && machine.predicted) runs.push(t("arrivalSpeed", { rate: number(machine.predicted, machine.predicted < 10 ? 1 : 0) }));
+  return `${parts.join(t("comma"))}${t("period")}${runs.length ? runs.join(t("comma")) + t("period") : ""}${reason ? t("triedAgain", { reason }) : t("writeAlready")}`;
 }
