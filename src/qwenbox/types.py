@@ -51,6 +51,11 @@ TENSOR_KINDS: Mapping[str, TensorKind] = {
     "int4": TensorKind(10, 128, 67, None),
     # Ours: fp16 scale, 128 int8 codes.
     "int8": TensorKind(11, 128, 130, None),
+    # Ours, int4 with groups of 64 or 32: fp16 scale, uint8 zero from 0 to 15, codes (low nibbles = the first half, high nibbles = the other).
+    "int4_64": TensorKind(12, 64, 35, None),
+    "int4_32": TensorKind(13, 32, 19, None),
+    # Ours: fp16 scale, uint8 zero, 128 uint8 codes.
+    "uint8": TensorKind(14, 128, 131, None),
 }
 """Every kind of weight there is: files are checked, kernels chosen and bytes counted by this table. Blocks are little-endian."""
 
@@ -95,14 +100,14 @@ class RoundedTensor(Tensor):
 
 @dataclass(frozen=True, slots=True)
 class AwqTensor(Tensor):
-    """A matrix of kind int4 in the words of AutoAWQ (see `weights/awq.py`). `data` is empty."""
+    """A matrix of kind int4, int4_64 or int4_32 in the words of AutoAWQ (see `weights/awq.py`). `data` is empty."""
 
     qweight: npt.NDArray[np.uint32]
     """[columns, rows / 8]"""
     qzeros: npt.NDArray[np.uint32]
-    """[columns / 128, rows / 8]"""
+    """[columns / block of the kind, rows / 8]"""
     scales: npt.NDArray[np.uint16]
-    """[columns / 128, rows], the bits of fp16."""
+    """[columns / block of the kind, rows], the bits of fp16."""
 
     @property
     def arrays(self) -> tuple[AnyArray, ...]:

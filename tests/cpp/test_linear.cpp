@@ -28,9 +28,10 @@ struct KindName {
   const char* name;
   int inputs, bytes;
 };
-const KindName kQuantised[] = {{Kind::q4_0, "q4_0", 32, 18},   {Kind::q4_1, "q4_1", 32, 20},   {Kind::q5_0, "q5_0", 32, 22},
-                               {Kind::q8_0, "q8_0", 32, 34},   {Kind::q4_k, "q4_k", 256, 144}, {Kind::q5_k, "q5_k", 256, 176},
-                               {Kind::q6_k, "q6_k", 256, 210}, {Kind::int4, "int4", 128, 67},  {Kind::int8, "int8", 128, 130}};
+const KindName kQuantised[] = {{Kind::q4_0, "q4_0", 32, 18},       {Kind::q4_1, "q4_1", 32, 20},       {Kind::q5_0, "q5_0", 32, 22},
+                               {Kind::q8_0, "q8_0", 32, 34},       {Kind::q4_k, "q4_k", 256, 144},     {Kind::q5_k, "q5_k", 256, 176},
+                               {Kind::q6_k, "q6_k", 256, 210},     {Kind::int4, "int4", 128, 67},      {Kind::int8, "int8", 128, 130},
+                               {Kind::int4_64, "int4_64", 64, 35}, {Kind::int4_32, "int4_32", 32, 19}, {Kind::uint8, "uint8", 128, 131}};
 const KindName kDense[] = {{Kind::f32, "f32", 1, 4}, {Kind::f16, "f16", 1, 2}, {Kind::bf16, "bf16", 1, 2}};
 
 // --- the twin ----------------------------------------------------------------------------------------------------
@@ -98,6 +99,17 @@ Code code_of(Kind kind, const uint8_t* row, int i) {
       const uint8_t* p = row + i / 128 * 130;
       return {int8_t(p[2 + i % 128]), half(p), 0, 1, 0};
     }
+    case Kind::int4_64:
+    case Kind::int4_32: {
+      const int inputs = kind == Kind::int4_64 ? 64 : 32, e = i % inputs;
+      const uint8_t* p = row + i / inputs * (3 + inputs / 2);
+      const int byte = p[3 + e % (inputs / 2)];
+      return {(e < inputs / 2 ? byte & 15 : byte >> 4) - p[2], half(p), 0, 1, 0};
+    }
+    case Kind::uint8: {
+      const uint8_t* p = row + i / 128 * 131;
+      return {p[3 + i % 128] - p[2], half(p), 0, 1, 0};
+    }
     default:
       return {};
   }
@@ -145,10 +157,12 @@ RoundedRow round_row(const float* x, int k) {
 }
 
 float product(Kind kind, const std::vector<Code>& w, const RoundedRow& a) {
-  const bool blocks32 = kind == Kind::q4_0 || kind == Kind::q4_1 || kind == Kind::q5_0 || kind == Kind::q8_0;
+  const size_t step = kind == Kind::q4_0 || kind == Kind::q4_1 || kind == Kind::q5_0 || kind == Kind::q8_0 || kind == Kind::int4_32 ? 32
+                      : kind == Kind::int4_64                                                                                       ? 64
+                                                                                                                                    : 128;
   float acc = 0;
   for (size_t i = 0; i < w.size();) {
-    const size_t g = i / 128, end = std::min(w.size(), blocks32 ? i + 32 : (g + 1) * 128);
+    const size_t g = i / 128, end = std::min(w.size(), i + step);
     long long d = 0, s = 0, asum = 0;
     const Code first = w[i];
     for (; i < end; ++i) {
@@ -226,7 +240,9 @@ std::vector<uint8_t> make_weight(const KindName& kind, int n, int k, Fill fill) 
       std::memset(p + (kind.kind == Kind::q6_k ? 192 : 4), kind.kind == Kind::q6_k ? 0x80 : 0xFF, kind.kind == Kind::q6_k ? 16 : 12);
     put_half(kind.kind == Kind::q6_k ? p + 208 : p, fill);
     if (kind.kind == Kind::q4_1 || kind.kind == Kind::q4_k || kind.kind == Kind::q5_k) put_half(p + 2, fill);
-    if (kind.kind == Kind::int4) p[2] = fill == Fill::random ? p[2] % 16 : fill == Fill::top ? 0 : 15;
+    if (kind.kind == Kind::int4 || kind.kind == Kind::int4_64 || kind.kind == Kind::int4_32)
+      p[2] = fill == Fill::random ? p[2] % 16 : fill == Fill::top ? 0 : 15;
+    if (kind.kind == Kind::uint8 && fill != Fill::random) p[2] = fill == Fill::top ? 0 : 255;
   }
   return raw;
 }

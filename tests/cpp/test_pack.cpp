@@ -44,6 +44,12 @@ RawBlock raw_block(Kind kind) {
       return {128, 67};
     case Kind::int8:
       return {128, 130};
+    case Kind::int4_64:
+      return {64, 35};
+    case Kind::int4_32:
+      return {32, 19};
+    case Kind::uint8:
+      return {128, 131};
   }
   return {1, 0};
 }
@@ -70,13 +76,23 @@ struct Group {
   uint8_t codes[kGroup];
   uint16_t d[4], m[4];  // fp16; K-quants and ours use the first
   int8_t sub[8], sub_min[4];
-  int zero;  // int4
+  int zeros[4];  // int4, uint8: the first
 };
 
 Group read_group(Kind kind, const uint8_t* row, int row_blocks, int g) {
   Group group{};
   uint8_t* codes = group.codes;
   auto block = raw_block(kind);
+  if (kind == Kind::int4_64 || kind == Kind::int4_32) {
+    const int blocks = kGroup / block.inputs, half = block.inputs / 2;
+    for (int j = 0; j < blocks && blocks * g + j < row_blocks; ++j, codes += block.inputs) {
+      const uint8_t* p = row + size_t(blocks * g + j) * block.bytes;
+      group.d[j] = read<uint16_t>(p);
+      group.zeros[j] = p[2];
+      for (int i = 0; i < half; ++i) codes[i] = p[3 + i] & 15, codes[half + i] = p[3 + i] >> 4;
+    }
+    return group;
+  }
   if (block.inputs == 32) {
     for (int j = 0; j < 4 && 4 * g + j < row_blocks; ++j, codes += 32) {
       const uint8_t* p = row + size_t(4 * g + j) * block.bytes;
@@ -96,14 +112,18 @@ Group read_group(Kind kind, const uint8_t* row, int row_blocks, int g) {
     }
     return group;
   }
-  if (kind == Kind::int4 || kind == Kind::int8) {
+  if (block.inputs == 128) {
     const uint8_t* p = row + size_t(g) * block.bytes;
     group.d[0] = read<uint16_t>(p);
     if (kind == Kind::int8) {
       for (int i = 0; i < kGroup; ++i) codes[i] = p[2 + i] ^ 0x80;
       return group;
     }
-    group.zero = p[2];
+    group.zeros[0] = p[2];
+    if (kind == Kind::uint8) {
+      std::memcpy(codes, p + 3, kGroup);
+      return group;
+    }
     for (int i = 0; i < 64; ++i) codes[i] = p[3 + i] & 15, codes[i + 64] = p[3 + i] >> 4;
     return group;
   }
@@ -189,13 +209,20 @@ void pack_group(Kind kind, const Group& group, int c, uint8_t* codes, uint8_t* s
     case Kind::q6_k:
       for (int j = 0; j < 8; ++j) write(sub + 128 * (j / 2) + 2 * c + j % 2, group.sub[j]);
       break;
+    case Kind::int4_64:
+    case Kind::int4_32:
+      for (int j = 0; j < kGroup / raw_block(kind).inputs; ++j) {
+        write(scales + 2 * (64 * j + c), group.d[j]);
+        write(sub + 128 * (j / 2) + 2 * c + j % 2, int8_t(-group.zeros[j]));
+      }
+      return;
     default:
       break;
   }
   if (!first_of_unit) return;
   write(scales + 2 * c, group.d[0]);
   if (kind == Kind::q4_k || kind == Kind::q5_k) write(scales + 128 + 2 * c, group.m[0]);
-  if (kind == Kind::int4) write(scales + 128 + 2 * c, int16_t(-group.zero));
+  if (kind == Kind::int4 || kind == Kind::uint8) write(scales + 128 + 2 * c, int16_t(-group.zeros[0]));
 }
 
 void pack_dense(Kind kind, int n, int k, const uint8_t* raw, int panel, uint8_t* dst) {
@@ -230,14 +257,15 @@ void pack_slowly(Kind kind, int n, int k, const uint8_t* raw, uint8_t* dst) {
 
 // --- checks ------------------------------------------------------------------------------------------------------
 
-const char* const kNames[] = {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q5_k", "q6_k", "int4", "int8"};
+const char* const kNames[] = {"f32",  "f16",  "bf16", "q4_0", "q4_1",    "q5_0",    "q8_0", "q4_k",
+                              "q5_k", "q6_k", "int4", "int8", "int4_64", "int4_32", "uint8"};
 
 }  // namespace
 
 int main() {
   int passed = 0, failed = 0;
   std::mt19937 random_bits(20261122);
-  for (int kind = 0; kind < 12; ++kind)
+  for (int kind = 0; kind < kKinds; ++kind)
     for (int n : {1, 3, 63, 64, 65, 150})
       for (int k : {1, 31, 32, 96, 127, 128, 160, 256, 384, 520, 1024}) {
         const Kind code = Kind(kind);

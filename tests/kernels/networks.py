@@ -22,6 +22,9 @@ HALVES = {
     "q6_k": (208,),
     "int4": (0,),
     "int8": (0,),
+    "int4_64": (0,),
+    "int4_32": (0,),
+    "uint8": (0,),
 }
 """Where the fp16 numbers of a block stand."""
 
@@ -40,7 +43,7 @@ def matrix(rng: np.random.Generator, kind: str, *shape: int, name: str = "w") ->
         blocks = rng.integers(0, 256, (count * -(-shape[-1] // info.block), info.block_bytes), dtype=np.uint8)
         for at in HALVES[kind]:
             blocks[:, at : at + 2] = (rng.standard_normal((len(blocks), 1)) / 256).astype("<f2").view(np.uint8)
-        if kind == "int4":
+        if kind.startswith("int4"):
             blocks[:, 2] &= 15
         data = blocks
     flat = np.ascontiguousarray(data).reshape(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from qwenbox.errors import ModelFormatError
@@ -26,6 +27,8 @@ def finite_blocks(kind: str, shape: tuple[int, int]) -> Tensor:
     blocks = data.reshape(-1, TENSOR_KINDS[kind].block_bytes)
     for at in _SCALES.get(kind, (0,)):
         blocks[:, at + 1] &= 0xBF  # exponents below 16
+    if kind in ("int4_64", "int4_32"):
+        blocks[:, 2] &= 15
     return Tensor("w", kind, shape, data)
 
 
@@ -100,3 +103,22 @@ def test_a_scale_of_awq_that_is_not_finite_is_refused_by_the_name_of_its_tensor(
     scales[1, 71] = bits
     with pytest.raises(ModelFormatError, match=r"^w \(int4\) holds a scale that is NaN or infinite"):
         numbers(tensor)
+
+
+@pytest.mark.parametrize("kind", ["int4", "int4_64", "int4_32"])
+def test_words_of_autoawq_are_the_numbers_that_their_formula_gives(kind: str) -> None:
+    generator = np.random.default_rng(6)
+    rows, columns = 200, 384
+    blocks = columns // TENSOR_KINDS[kind].block
+    codes = generator.integers(0, 16, (columns, rows))
+    zeros = generator.integers(0, 16, (blocks, rows))
+    scales = generator.uniform(-1, 1, (blocks, rows)).astype(np.float16)
+    order = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+
+    def words(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        nibbles = values.reshape(len(values), -1, 8)[..., order].astype(np.uint32)
+        return np.asarray((nibbles << np.arange(0, 32, 4, dtype=np.uint32)).sum(axis=-1), np.uint32)
+
+    tensor = AwqTensor("w", kind, (rows, columns), np.empty(0, np.uint8), words(codes), words(zeros), scales.view(np.uint16))
+    spread = np.arange(columns) // TENSOR_KINDS[kind].block
+    np.testing.assert_array_equal(numbers(tensor), ((codes - zeros[spread]).astype(np.float32) * scales[spread].astype(np.float32)).T)

@@ -47,7 +47,7 @@ _PANEL = 64
 """Rows that are packed together."""
 _SLICE = 16 << 20
 """Bytes that one call packs, about: a few milliseconds, after which loading can report or stop."""
-_AWQ_GROUP = 128
+_GROUP = 128
 """Inputs that share a zero and a scale."""
 _i32, _i64, _u64, _f32, _f64, _ptr = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_float, ctypes.c_double, ctypes.c_void_p
 
@@ -251,14 +251,15 @@ class Native:
             self._intake.consumed(part)
 
     def _pack_awq(self, handle: int, index: int, tensor: AwqTensor, qweight: AnyArray, qzeros: AnyArray, scales: AnyArray) -> None:
-        """All groups of inputs of one matrix, a slice at a time."""
-        groups, rows = scales.shape
-        if qweight.shape != (groups * _AWQ_GROUP, rows // 8) or qzeros.shape != (groups, rows // 8):
+        """All inputs of one matrix, some groups of 128 at a time."""
+        blocks, rows = scales.shape
+        inputs = blocks * TENSOR_KINDS[tensor.kind].block
+        if qweight.shape != (inputs, rows // 8) or qzeros.shape != (blocks, rows // 8):
             raise ValueError(f"{tensor.name}: words of {qweight.shape}, zeros of {qzeros.shape} and scales of {scales.shape} do not fit each other")
-        step = max(1, _SLICE // (_AWQ_GROUP * qweight.shape[1] * 4))
-        for first in range(0, groups, step):
-            last = min(first + step, groups)
-            part = qweight[first * _AWQ_GROUP : last * _AWQ_GROUP]
+        step = max(1, _SLICE // (_GROUP * qweight.shape[1] * 4))
+        for first in range(0, inputs // _GROUP, step):
+            last = min(first + step, inputs // _GROUP)
+            part = qweight[first * _GROUP : last * _GROUP]
             stored, others = self._stored(part), (_address(qzeros), _address(scales))
             problem = library().qw_weight_pack_awq(self._alive(), handle, index, first, last, stored, *others)
             if problem:

@@ -267,8 +267,15 @@ def _q6_k(raw: ByteArray) -> Codes:
 
 
 def _int4(raw: ByteArray) -> Codes:
-    levels = _nibbles(raw[..., 3:]).astype(np.int16) - raw[..., 2:3].astype(np.int16)
-    return Codes(_short(levels, len(raw)), _half(raw, 0))
+    return _less_zero(_nibbles(raw[..., 3:]), raw)
+
+
+def _uint8(raw: ByteArray) -> Codes:
+    return _less_zero(raw[..., 3:], raw)
+
+
+def _less_zero(levels: ByteArray, raw: ByteArray) -> Codes:
+    return Codes(_short(levels.astype(np.int16) - raw[..., 2:3].astype(np.int16), len(raw)), _half(raw, 0))
 
 
 _DECODERS: dict[str, Callable[[ByteArray], Codes]] = {
@@ -281,4 +288,7 @@ _DECODERS: dict[str, Callable[[ByteArray], Codes]] = {
     "q6_k": _q6_k,
     "int4": _int4,
     "int8": _q8_0,
+    "int4_64": _int4,
+    "int4_32": _int4,
+    "uint8": _uint8,
 }

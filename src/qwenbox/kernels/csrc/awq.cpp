@@ -1,4 +1,5 @@
-// AutoAWQ's matrices to our panels of int4, without loss: words of eight outputs of one input become quads of inputs of one output.
+// AutoAWQ's matrices to our panels of int4, int4_64 and int4_32, without loss: words of eight outputs of one input become quads of inputs
+// of one output.
 #include <algorithm>
 #include <cstring>
 
@@ -11,7 +12,6 @@ namespace qwenbox {
 namespace {
 
 constexpr int kOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};  // which output nibble i belongs to
-constexpr Layout kLayout = layout_of(Kind::int4);
 
 // Four words of each of four inputs and of those 32 further on, to the quads of 32 outputs.
 void pack_words(const Bytes16 (&low)[4], const Bytes16 (&high)[4], uint8_t* quads) {
@@ -37,13 +37,14 @@ void pack_words(const Bytes16 (&low)[4], const Bytes16 (&high)[4], uint8_t* quad
 
 }  // namespace
 
-bool pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes) {
+bool pack_awq(Kind kind, int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes) {
   constexpr int together = 16;  // words: a line of each input, two panels
-  const int words = n / 8;
+  const Layout layout = layout_of(kind);
+  const int words = n / 8, blocks = blocks_of(kind);
   for (int begin = 0; begin < words; begin += together) {
     const int count = std::min(together, words - begin);
     const auto panel = [&](int word) { return dst + size_t((begin + word) / 8) * panel_bytes; };
-    if (n % kPanel && begin + count == words) std::memset(panel(count - 1), 0, size_t(kLayout.unit_bytes()));
+    if (n % kPanel && begin + count == words) std::memset(panel(count - 1), 0, size_t(layout.unit_bytes()));
     for (int t = 0; t < 2; ++t)
       for (int r = 0; r < 8; ++r)
         for (int word = 0; word < count; word += 4) {
@@ -56,13 +57,21 @@ bool pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint
           }
           pack_words(low, high, panel(word) + 256 * (8 * t + r) + 32 * (word % 8));
         }
-    for (int word = 0; word < count; ++word) {
-      uint8_t* const at = panel(word) + kLayout.code_bytes() + 16 * (word % 8);
-      std::memcpy(at, scales + 8 * (begin + word), 16);
-      for (int i = 0; i < 8; ++i) write(at + 128 + 2 * kOrder[i], int16_t(-int(qzeros[begin + word] >> 4 * i & 15)));
-    }
+    for (int j = 0; j < blocks; ++j)
+      for (int word = 0; word < count; ++word) {
+        uint8_t* const at = panel(word) + layout.code_bytes() + 16 * (word % 8);
+        const size_t from = size_t(j) * size_t(words) + size_t(begin + word);
+        std::memcpy(at + layout.sub_bytes + 128 * j, scales + 8 * from, 16);
+        for (int i = 0; i < 8; ++i) {
+          const int zero = int(qzeros[from] >> 4 * i & 15);
+          if (blocks == 1)
+            write(at + 128 + 2 * kOrder[i], int16_t(-zero));
+          else
+            at[128 * (j / 2) + 2 * kOrder[i] + j % 2] = uint8_t(-zero);
+        }
+      }
   }
-  return finite_f16(reinterpret_cast<const uint8_t*>(scales), 2 * n);
+  return finite_f16(reinterpret_cast<const uint8_t*>(scales), 2 * n * blocks);
 }
 
 }  // namespace qwenbox

@@ -4,7 +4,7 @@
 #pragma once
 #include <cstring>
 
-#include "kernels.h"
+#include "layout.h"
 
 namespace qwenbox {
 namespace {
@@ -38,6 +38,12 @@ constexpr RawBlock raw_block(Kind kind) {
       return {128, 67};
     case Kind::int8:
       return {128, 130};
+    case Kind::int4_64:
+      return {64, 35};
+    case Kind::int4_32:
+      return {32, 19};
+    case Kind::uint8:
+      return {128, 131};
   }
   return {1, 0};
 }
@@ -78,10 +84,10 @@ inline uint16_t to_f16(float value) {
 
 // The numbers that belong to the codes of one channel and group.
 struct Numbers {
-  uint16_t d[4], m[4];  // fp16; kinds of 128 and 256 inputs use the first
+  uint16_t d[4], m[4];  // fp16, of each block; kinds of 256 inputs use the first
   uint8_t sub[8];       // q4_k q5_k: 4; q6_k: 8, signed
   uint8_t sub_min[4];   // q4_k q5_k
-  int zero;             // int4
+  uint8_t zeros[4];     // of each block
 };
 
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
@@ -113,42 +119,32 @@ inline uint64_t spread_bits(uint8_t bits) {
 template <Kind kind>
 inline void read_group(const uint8_t* __restrict row, int row_blocks, int g, uint8_t* __restrict codes, Numbers& numbers) {
   constexpr RawBlock block = raw_block(kind);
-  if (block.inputs == 32) {
-    for (int j = 0; j < 4; ++j, codes += 32) {
-      if (4 * g + j >= row_blocks) {
-        std::memset(codes, 0, 32);
-        numbers.d[j] = numbers.m[j] = 0;
+  constexpr int blocks = blocks_of(kind);
+  if (block.inputs <= kGroup) {
+    for (int j = 0; j < blocks; ++j, codes += block.inputs) {
+      if (blocks * g + j >= row_blocks) {
+        std::memset(codes, 0, size_t(block.inputs));
+        numbers.d[j] = numbers.m[j] = numbers.zeros[j] = 0;
         continue;
       }
-      const uint8_t* p = row + size_t(4 * g + j) * block.bytes;
+      const uint8_t* p = row + size_t(blocks * g + j) * block.bytes;
       numbers.d[j] = read<uint16_t>(p);
       p += 2;
-      if (kind == Kind::q8_0) {
-        for (int i = 0; i < 32; i += 16) store16(codes + i, load16(p + i) ^ 0x80);
+      if (has_zeros(kind)) numbers.zeros[j] = *p++;
+      if (layout_of(kind).bits == 8) {
+        for (int i = 0; i < block.inputs; i += 16) store16(codes + i, load16(p + i) ^ layout_of(kind).zero_point);
         continue;
       }
       if (kind == Kind::q4_1) numbers.m[j] = read<uint16_t>(p), p += 2;
       if (kind != Kind::q5_0) {
-        store16(codes, low_nibbles16(load16(p)));
-        store16(codes + 16, high_nibbles16(load16(p)));
+        for (int i = 0; i < block.inputs / 2; i += 16) {
+          store16(codes + i, low_nibbles16(load16(p + i)));
+          store16(codes + block.inputs / 2 + i, high_nibbles16(load16(p + i)));
+        }
         continue;
       }
       store16(codes, low_nibbles16(load16(p + 4)) | (Bytes16)Longs2{spread_bits(p[0]), spread_bits(p[1])});
       store16(codes + 16, high_nibbles16(load16(p + 4)) | (Bytes16)Longs2{spread_bits(p[2]), spread_bits(p[3])});
-    }
-    return;
-  }
-  if (block.inputs == 128) {
-    const uint8_t* p = row + size_t(g) * block.bytes;
-    numbers.d[0] = read<uint16_t>(p);
-    if (kind == Kind::int8) {
-      for (int i = 0; i < kGroup; i += 16) store16(codes + i, load16(p + 2 + i) ^ 0x80);
-      return;
-    }
-    numbers.zero = p[2];
-    for (int i = 0; i < 64; i += 16) {
-      store16(codes + i, low_nibbles16(load16(p + 3 + i)));
-      store16(codes + 64 + i, high_nibbles16(load16(p + 3 + i)));
     }
     return;
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -11,7 +12,7 @@
 
 namespace qwenbox {
 
-int tile_crossovers[int(Kind::int8) + 1];
+int tile_crossovers[kKinds];
 
 namespace {
 
@@ -31,12 +32,12 @@ Memory zeros(size_t bytes) {
 // Kinds that are multiplied alike share what is measured for one.
 struct Class {
   Kind measured;
-  Kind members[4];
+  std::initializer_list<Kind> members;
 };
-constexpr Class kClasses[] = {{Kind::int4, {Kind::int4, Kind::int8, Kind::int4, Kind::int8}},
-                              {Kind::q5_0, {Kind::q4_0, Kind::q4_1, Kind::q5_0, Kind::q8_0}},
-                              {Kind::q4_k, {Kind::q4_k, Kind::q5_k, Kind::q4_k, Kind::q5_k}},
-                              {Kind::q6_k, {Kind::q6_k, Kind::q6_k, Kind::q6_k, Kind::q6_k}}};
+const Class kClasses[] = {{Kind::int4, {Kind::int4, Kind::int8, Kind::int4_64, Kind::uint8}},
+                          {Kind::q5_0, {Kind::q4_0, Kind::q4_1, Kind::q5_0, Kind::q8_0, Kind::int4_32}},
+                          {Kind::q4_k, {Kind::q4_k, Kind::q5_k}},
+                          {Kind::q6_k, {Kind::q6_k}}};
 
 // Seconds of one panel of zeros, the best of several, by tiles from `crossover` rows on.
 double seconds(const Weight& weight, const Activations& a, int rows, int crossover, float* out, uint8_t* scratch) {

@@ -25,7 +25,8 @@ constexpr int kPageTokens = 32;    // tokens of one KV page
 constexpr int kBlockTokens = 256;  // tokens of one attention block
 
 // Same numbers as types.TENSOR_KINDS.
-enum class Kind : int32_t { f32, f16, bf16, q4_0, q4_1, q5_0, q8_0, q4_k, q5_k, q6_k, int4, int8 };
+enum class Kind : int32_t { f32, f16, bf16, q4_0, q4_1, q5_0, q8_0, q4_k, q5_k, q6_k, int4, int8, int4_64, int4_32, uint8 };
+constexpr int kKinds = int(Kind::uint8) + 1;
 
 // A matrix of n output channels by k inputs, repacked without loss into panels of 64 channels (layout.h).
 struct Weight {
@@ -136,7 +137,7 @@ const Kernels& kernels_amx();
 
 // crossover.cpp: from how many rows on the amx variant multiplies by tiles, by kind; below as avx512vnni does, with the same bits. Zero
 // until they are measured, once a process.
-extern int tile_crossovers[int(Kind::int8) + 1];
+extern int tile_crossovers[kKinds];
 void measure_tile_crossovers();
 #endif
 
@@ -165,8 +166,8 @@ enum class Rounding { done, not_finite, too_large };
 Rounding round_rows(Kind kind, Kind to, int rows, int k, const uint8_t* raw, uint8_t* out);
 
 // awq.cpp
-// One group of AutoAWQ's words of eight outputs, qweight [128][n / 8], qzeros [n / 8], scales fp16 [n], to its place in every panel of
-// int4; `dst` is its place in the first. False where a scale is NaN or infinite.
-bool pack_awq(int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes);
+// 128 inputs of AutoAWQ's words of eight outputs, qweight [128][n / 8], and their groups' qzeros [n / 8] and scales fp16 [n], to their
+// place in every panel of int4, int4_64 or int4_32; `dst` is that in the first. False where a scale is NaN or infinite.
+bool pack_awq(Kind kind, int n, const uint32_t* qweight, const uint32_t* qzeros, const uint16_t* scales, uint8_t* dst, size_t panel_bytes);
 
 }  // namespace qwenbox

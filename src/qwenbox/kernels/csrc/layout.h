@@ -10,7 +10,9 @@
 //   q4_0 q5_0 q8_0   d fp16 [4 blocks][64]        q4_1   d, then m, the same
 //   q4_k q5_k        sc int8 [2][64][2 blocks], m int8 the same; a unit: d fp16 [64], dmin fp16 [64]
 //   q6_k             sc int8 [4][64][2 blocks]; a unit: d fp16 [64]
-//   int4             s fp16 [64], -z int16 [64]   int8   s fp16 [64]
+//   int4 uint8       s fp16 [64], -z int16 [64]   int8   s fp16 [64]
+//   int4_64          -z int8 [64][2 blocks]; s fp16 [2][64]
+//   int4_32          -z int8 [2][64][2 blocks]; s fp16 [4][64]
 #pragma once
 #include <type_traits>
 
@@ -31,6 +33,29 @@ struct Layout {
 };
 
 constexpr bool is_dense(Kind kind) { return kind == Kind::f32 || kind == Kind::f16 || kind == Kind::bf16; }
+
+// Blocks of a group that have fp16 scales of their own.
+constexpr int blocks_of(Kind kind) {
+  switch (kind) {
+    case Kind::q4_0:
+    case Kind::q4_1:
+    case Kind::q5_0:
+    case Kind::q8_0:
+    case Kind::int4_32:
+      return 4;
+    case Kind::int4_64:
+      return 2;
+    default:
+      return 1;
+  }
+}
+// Blocks of group g that a row of k inputs has.
+constexpr int blocks_left(Kind kind, int k, int g) {
+  const int inputs = kGroup / blocks_of(kind), left = (k - g * kGroup + inputs - 1) / inputs;
+  return left < blocks_of(kind) ? left : blocks_of(kind);
+}
+// Zero points of their own.
+constexpr bool has_zeros(Kind kind) { return kind == Kind::int4 || kind == Kind::int4_64 || kind == Kind::int4_32 || kind == Kind::uint8; }
 
 constexpr Layout layout_of(Kind kind) {
   switch (kind) {
@@ -57,6 +82,12 @@ constexpr Layout layout_of(Kind kind) {
       return {4, 0, 0, 1, 256};
     case Kind::int8:
       return {8, 128, 0, 1, 128};
+    case Kind::int4_64:
+      return {4, 0, 128, 1, 256};
+    case Kind::int4_32:
+      return {4, 0, 256, 1, 512};
+    case Kind::uint8:
+      return {8, 0, 0, 1, 256};
   }
   return {};
 }
@@ -89,6 +120,12 @@ inline void with_kind(Kind kind, const F& f) {
       return f(std::integral_constant<Kind, Kind::int4>());
     case Kind::int8:
       return f(std::integral_constant<Kind, Kind::int8>());
+    case Kind::int4_64:
+      return f(std::integral_constant<Kind, Kind::int4_64>());
+    case Kind::int4_32:
+      return f(std::integral_constant<Kind, Kind::int4_32>());
+    case Kind::uint8:
+      return f(std::integral_constant<Kind, Kind::uint8>());
   }
 }
 

@@ -3,8 +3,10 @@
 //
 // The codes of a panel are unpacked to tiles [16 quads of inputs][16 channels][4], zero point taken off. A *step* is what is scaled
 // together: two *sets* of integer sums for the same rows and channels.
-//   int4 int8              a step is two groups of 128 inputs, a set one of them
-//   q4_0 q4_1 q5_0 q8_0    a step is 64 inputs, a set a block of 32 with tiles of half the depth
+//   int4 int8 uint8        a step is two groups of 128 inputs, a set one of them
+//   int4_64                a step is one group, a set half of it
+//   q4_0 q4_1 q5_0 q8_0 int4_32
+//                          a step is 64 inputs, a set a block of 32 with tiles of half the depth
 //   q4_k q5_k q6_k         a step is one group; code times sub-scale is cut into two planes of bytes, sub * code = 2^shift * high + low,
 //                          and a set is a plane: D = (sum high a << shift) + sum low a
 // The sums of a step are scaled between the products of the next one. Ports of a 32 x 32 step over 2 x 128 inputs of one plane, in cycles:
@@ -25,13 +27,16 @@ constexpr int kPanels = 4;         // panels that share one pass over the activa
 constexpr int kStreamedRows = 64;  // up to so many rows a panel is unpacked a step ahead, and multiplied while it is in L1
 constexpr int kChunkRows = 512;    // rows that share one unpacking
 
-enum class Scheme { groups, blocks32, planes };
+enum class Scheme { groups, blocks64, blocks32, planes };
 
 constexpr Scheme scheme_of(Kind kind) {
   switch (kind) {
     case Kind::int4:
     case Kind::int8:
+    case Kind::uint8:
       return Scheme::groups;
+    case Kind::int4_64:
+      return Scheme::blocks64;
     case Kind::q4_k:
     case Kind::q5_k:
     case Kind::q6_k:
@@ -40,12 +45,15 @@ constexpr Scheme scheme_of(Kind kind) {
       return Scheme::blocks32;
   }
 }
+constexpr bool has_blocks(Kind kind) { return blocks_of(kind) > 1; }
 constexpr int planes_of(Kind kind) { return scheme_of(kind) == Scheme::planes ? 2 : 1; }
 constexpr bool has_mins(Kind kind) { return kind == Kind::q4_k || kind == Kind::q5_k; }
 // sub * code = 2^shift * high + low. q4_k, q5_k: code times the upper and the lower three bits of the sub-scale, at most 7 * 31, so both
 // unsigned. q6_k: the bytes of the 16-bit product, the upper one signed.
 constexpr int shift_of(Kind kind) { return kind == Kind::q6_k ? 8 : 3; }
-constexpr bool unsigned_set(Kind kind, int set) { return scheme_of(kind) == Scheme::planes && (set == 1 || kind != Kind::q6_k); }
+constexpr bool unsigned_set(Kind kind, int set) {
+  return kind == Kind::uint8 || (scheme_of(kind) == Scheme::planes && (set == 1 || kind != Kind::q6_k));
+}
 // Groups unpacked together: few enough that their inputs for 32 rows stay in L1 while the channels pass, and the weights in L2.
 constexpr int block_groups(Kind kind) { return scheme_of(kind) == Scheme::planes ? 2 : 4; }
 constexpr int streamed_groups(Kind kind) { return scheme_of(kind) == Scheme::groups ? 2 : 1; }
@@ -54,9 +62,9 @@ constexpr int streamed_groups(Kind kind) { return scheme_of(kind) == Scheme::gro
 template <Kind kind>
 struct alignas(64) Unpacked {
   uint8_t codes[planes_of(kind)][2][4][kTileBytes];  // [plane][64 inputs][16 channels]
-  float scales[scheme_of(kind) == Scheme::blocks32 ? 4 : 1][kPanel];
+  float scales[blocks_of(kind)][kPanel];
   float mins[kind == Kind::q4_1 ? 4 : 1][kPanel];
-  int32_t sub_mins[2][kPanel];  // pairs of int16
+  int32_t sub_mins[2][kPanel];  // pairs of int16; the first ones of uint8: zeros of the other sign, which int4 has taken off
 };
 
 template <Kind kind>
@@ -159,16 +167,24 @@ bool unpack(const uint8_t* panel, int g, Unpacked<kind>& out) {
           store(tile_low + 64 * r, Bytes{_mm512_mask_blend_epi8(odd_bytes, w0, _mm512_slli_epi16(w1, 8))});
         });
       } else {
-        __m512i zero = _mm512_set1_epi8(char(-layout.zero_point));
+        __m512i zeros[2];  // of the upper and the lower half of the tile
+        zeros[0] = zeros[1] = _mm512_set1_epi8(char(-layout.zero_point));
         if constexpr (kind == Kind::int4) {
           const __m512i minus_z = load_i16((const int16_t*)(scales + 128) + 16 * b).v;
           wide = __mmask16(wide | _mm512_cmplt_epi32_mask(minus_z, _mm512_set1_epi32(-128)));
-          zero = low_byte_four_times(minus_z);
+          zeros[0] = zeros[1] = low_byte_four_times(minus_z);
         }
-        spread_tile<kind>(codes, t, b, [&](auto r, Bytes q) { store(tile + 64 * r, Bytes{_mm512_add_epi8(q.v, zero)}); });
+        if constexpr (has_blocks(kind) && has_zeros(kind)) {
+          const __m512i pairs = load_pairs(sub + 128 * (blocks_of(kind) == 4 ? t : 0) + 32 * b);
+          const __m512i both[2] = {low_byte_four_times(pairs), low_byte_four_times(_mm512_srli_epi32(pairs, 16))};
+          for (int i = 0; i < 2; ++i) zeros[i] = both[blocks_of(kind) == 4 ? i : t];
+        }
+        spread_tile<kind>(codes, t, b, [&](auto r, Bytes q) { store(tile + 64 * r, Bytes{_mm512_add_epi8(q.v, zeros[r / 8])}); });
       }
     }
-  for (int j = 0; j < (scheme_of(kind) == Scheme::blocks32 ? 4 : 1); ++j) widen_halves(scales + 128 * j, out.scales[j]);
+  for (int j = 0; j < blocks_of(kind); ++j) widen_halves(scales + 128 * j, out.scales[j]);
+  if constexpr (kind == Kind::uint8)
+    for (int c = 0; c < kPanel; c += 16) store(out.sub_mins[0] + c, load_i16((const int16_t*)(scales + 128) + c));
   if constexpr (kind == Kind::q4_1)
     for (int j = 0; j < 4; ++j) widen_halves(scales + 512 + 128 * j, out.mins[j]);
   if constexpr (has_mins(kind)) {
@@ -188,7 +204,7 @@ struct Pending {
   float* acc;                     // [tile][16][16]
   const Unpacked<kind>* weights;  // of the (first) group
   int channel;                    // first, in the panel
-  int block;                      // blocks32: the first of two
+  int block;                      // the first of two, where there are such
   int sets;                       // 1 where the inputs end in the middle of a step
   const RowGroup* members;        // of the first row and group
   size_t next_rows;               // members between blocks of rows
@@ -208,8 +224,10 @@ struct Factors {
       const int c = p.channel + 16 * n;
 #pragma GCC unroll 2
       for (int set = 0; set < 2; ++set) {
-        if (scheme == Scheme::groups) scales[set][n] = load((p.weights + (set < p.sets ? set : 0))->scales[0] + c).v;
-        if (scheme == Scheme::blocks32) scales[set][n] = load(p.weights->scales[p.block + set] + c).v;
+        const Unpacked<kind>& group = p.weights[scheme == Scheme::groups && set < p.sets ? set : 0];
+        if (scheme == Scheme::groups) scales[set][n] = load(group.scales[0] + c).v;
+        if (kind == Kind::uint8) sub_mins[set][n] = load_ints(group.sub_mins[0] + c).v;
+        if (has_blocks(kind)) scales[set][n] = load(p.weights->scales[p.block + set] + c).v;
         if (kind == Kind::q4_1) mins[set][n] = load(p.weights->mins[p.block + set] + c).v;
         if (has_mins(kind)) sub_mins[set][n] = load_ints(p.weights->sub_mins[set] + c).v;
       }
@@ -234,12 +252,16 @@ QWENBOX_INLINE void finish_row(const Pending<kind>& p, const Factors<kind, NB>& 
   for (int n = 0; n < NB; ++n) {
     const int tile = r / 16 * NB + n, at = r % 16 * 16;
     float* const acc = p.acc + 256 * tile + at;
-    const __m512i first = _mm512_load_si512(p.sums[0][tile] + at), second = _mm512_load_si512(p.sums[1][tile] + at);
+    __m512i first = _mm512_load_si512(p.sums[0][tile] + at), second = _mm512_load_si512(p.sums[1][tile] + at);
     __m512 y = _mm512_load_ps(acc);
     if constexpr (scheme == Scheme::groups) {
+      if constexpr (kind == Kind::uint8) {
+        first = _mm512_dpwssd_epi32(first, f.sub_mins[0][n], sum_pair(member.sums + 28));
+        second = _mm512_dpwssd_epi32(second, f.sub_mins[1][n], sum_pair((&member)[p.sets == 2 ? 16 : 0].sums + 28));
+      }
       y = scaled(first, f.scales[0][n], row_scale, y);
       if (p.sets == 2) y = scaled(second, f.scales[1][n], _mm512_set1_ps((&member)[16].scale), y);
-    } else if constexpr (scheme == Scheme::blocks32) {
+    } else if constexpr (has_blocks(kind)) {
       const int16_t* sums = member.sums + 24 + p.block;
       y = scaled(first, f.scales[0][n], row_scale, y);
       if (kind == Kind::q4_1) y = scaled(_mm512_set1_epi32(sums[0]), f.mins[0][n], row_scale, y);
@@ -274,7 +296,7 @@ QWENBOX_INLINE void multiply(const int8_t* a, size_t next_rows, const uint8_t* b
   tile_zero<1>();
   tile_zero<2>();
   tile_zero<3>();
-  unrolled<scheme_of(kind) == Scheme::blocks32 ? 1 : 2>([&](auto t) {
+  unrolled<has_blocks(kind) ? 1 : 2>([&](auto t) {
     const int8_t* const x = a + kTileBytes * t;
     const uint8_t* const w = b + 4 * kTileBytes * t;
     if constexpr (MB == 2) {
@@ -330,7 +352,7 @@ template <Kind kind, int MB>
 __attribute__((noinline)) void run_step(const Pending<kind>& next, const Pending<kind>& before, const int8_t* a, size_t next_rows,
                                         int32_t (*sums)[4][256], Ahead& ahead) {
   constexpr Scheme scheme = scheme_of(kind);
-  constexpr int NB = 4 / MB, products = scheme == Scheme::blocks32 ? 4 : 8, rows = 16 * MB / (2 * products);  // of a set; of a piece
+  constexpr int NB = 4 / MB, products = has_blocks(kind) ? 4 : 8, rows = 16 * MB / (2 * products);  // of a set; of a piece
   const Factors<kind, NB> factors(before);
   const auto piece = [&](int i) __attribute__((always_inline)) {
     ahead.fetch();
@@ -346,6 +368,9 @@ __attribute__((noinline)) void run_step(const Pending<kind>& next, const Pending
       multiply<kind, 1, MB>(a + 2 * kTileBytes, next_rows, codes(1, 0), sums[1], later);
     else
       for (int i = 0; i < products; ++i) later(i);
+  } else if constexpr (scheme == Scheme::blocks64) {
+    multiply<kind, 0, MB>(a, next_rows, codes(0, 0), sums[0], piece);
+    multiply<kind, 1, MB>(a + kTileBytes, next_rows, codes(0, 0) + 4 * kTileBytes, sums[1], later);
   } else if constexpr (scheme == Scheme::blocks32) {
     const int t = next.block / 2;
     multiply<kind, 0, MB>(a + kTileBytes * t, next_rows, codes(0, 0) + 4 * kTileBytes * t, sums[0], piece);
@@ -436,7 +461,7 @@ class Product {
   // The codes of groups [g, g + groups) of all panels, in portions for the products of one block; behind the last group the next panels.
   Ahead fetch_from(int g, int groups) const {
     constexpr Layout layout = layout_of(kind);
-    constexpr int pieces = scheme_of(kind) == Scheme::groups ? 8 : 16;  // of a group, in run_step
+    constexpr int pieces = scheme_of(kind) == Scheme::groups || scheme_of(kind) == Scheme::blocks64 ? 8 : 16;  // of a group, in run_step
     const bool over = g >= w_.groups;
     Ahead ahead;
     ahead.lines = (layout.group_bytes() + layout.scale_bytes / layout.unit_groups) / 64 * groups;
@@ -473,8 +498,8 @@ class Product {
       next.weights = weights + i;
       next.members = a_.members + member_index(a_.groups, row, g + i);
       const int8_t* const codes = a_.codes + code_index(a_.groups, row, g + i);
-      if constexpr (scheme_of(kind) == Scheme::blocks32) {
-        const int blocks32 = (w_.k - (g + i) * kGroup + 31) / 32, blocks = blocks32 < 4 ? blocks32 : 4;
+      if constexpr (has_blocks(kind)) {
+        const int blocks = blocks_left(kind, w_.k, g + i);
         for (next.block = 0; next.block < blocks; next.block += 2) step<MB>(next, blocks - next.block < 2 ? 1 : 2, codes);
       } else {
         next.block = 0;

@@ -37,9 +37,8 @@ struct Starts {
   }
 };
 
-constexpr bool has_blocks32(Kind kind) { return kind == Kind::q4_0 || kind == Kind::q4_1 || kind == Kind::q5_0 || kind == Kind::q8_0; }
 constexpr bool has_sub_mins(Kind kind) { return kind == Kind::q4_k || kind == Kind::q5_k; }
-constexpr bool has_group_scale(Kind kind) { return kind == Kind::int4 || kind == Kind::int8; }
+constexpr bool has_group_scale(Kind kind) { return kind == Kind::int4 || kind == Kind::int8 || kind == Kind::uint8; }
 
 // Inputs of one integer sum, in quads: a sub-scale belongs to each sum. q6_k: half of its 16-block, so that the sum fits an int16.
 constexpr int quads_of(Kind kind) { return kind == Kind::q6_k ? 2 : 8; }
@@ -162,7 +161,12 @@ struct Packed {
   }
   Floats factor(int j, int c) const { return to_floats(sub(j, c)); }
   Ints sub_mins(int i, int c) const { return load_i8_pairs((const int8_t*)subs + 256 + 128 * i + 2 * c); }
-  Ints minus_zero(int c) const { return load_i16((const int16_t*)scales + 64 + c); }
+  // To be multiplied by the sum of the group, or by those of its blocks of 32 from the block's first on.
+  Ints minus_zero(int j, int c) const {
+    if (blocks_of(kind) == 1) return load_i16((const int16_t*)scales + 64 + c);
+    if (blocks_of(kind) == 4) return sub(j, c);
+    return j % 2 ? both_high(sub_pairs(0, c)) : both_low(sub_pairs(0, c));
+  }
 
   // Sums of half t of the group, channels from c on: start(part, m, b) gives where a sum starts, finish(part, sums) takes it.
   template <int MR, int NB, class Start, class Finish>
@@ -277,7 +281,7 @@ struct alignas(64) Prepared {
   Ints sub_pairs(int i, int c) const { return pair(sub(2 * i, c), sub(2 * i + 1, c)); }
   Floats factor(int j, int c) const { return load(factors[j] + c); }
   Ints sub_mins(int i, int c) const { return load_ints(pairs[i] + c); }
-  Ints minus_zero(int c) const { return load_ints(subs[0] + c); }
+  Ints minus_zero(int j, int c) const { return load_ints(subs[j] + c); }
 
   void prepare(const uint8_t* panel, int g) {
     const Packed<kind> from(panel, g);
@@ -288,7 +292,7 @@ struct alignas(64) Prepared {
       codes = bytes;
     }
     for (int c = 0; c < kPanel; c += 16) {
-      for (int j = 0; j < (has_blocks32(kind) ? 4 : 1); ++j) store(scales[j] + c, from.scale(j, c));
+      for (int j = 0; j < blocks_of(kind); ++j) store(scales[j] + c, from.scale(j, c));
       if (kind == Kind::q4_1 || has_sub_mins(kind))
         for (int j = 0; j < (kind == Kind::q4_1 ? 4 : 1); ++j) store(mins[j] + c, from.min(j, c));
       if (has_sub_mins(kind)) {
@@ -297,7 +301,8 @@ struct alignas(64) Prepared {
       }
       if (kind == Kind::q6_k)
         for (int j = 0; j < 8; ++j) store(subs[j] + c, from.sub(j, c));
-      if (kind == Kind::int4) store(subs[0] + c, from.minus_zero(c));
+      if (has_zeros(kind))
+        for (int j = 0; j < blocks_of(kind); ++j) store(subs[j] + c, from.minus_zero(j, c));
     }
   }
 
@@ -339,26 +344,38 @@ struct alignas(64) LinearScratch {
 
 QWENBOX_INLINE Ints load_sum_pair(const int16_t* p) { return load_quad((const int8_t*)p); }
 
-// Scales per 32 inputs; `blocks`: how many 32-blocks of the group the weight has.
+// Scales per 32 or 64 inputs; `blocks`: how many such blocks of the group the weight has.
 template <Kind kind, int MR, int NB, class Source>
-QWENBOX_INLINE void tile_blocks32(const Source& source, int blocks, const Row* rows, int c) {
+QWENBOX_INLINE void tile_scaled_blocks(const Source& source, int blocks, const Row* rows, int c) {
+  constexpr int parts = 4 / blocks_of(kind);  // sums of 32 inputs
+  constexpr bool two = parts == 2 && Source::template two_sums<MR>;
   const Starts<kind, MR> starts(rows);
   Floats acc[MR][NB];
+  Ints first[MR][NB];  // of two parts
   if (kKeepAccumulators) each<MR, NB>([&](int m, int b) { acc[m][b] = load(rows[m].acc + c + 16 * b); });
 #pragma GCC unroll kUnrolledSums
   for (int t = 0; t < 2; ++t)
     source.template half<MR, NB>(
-        t, c, rows, [&](int j, int m, int) { return kind == Kind::q4_1 ? zeros() : spread_lane(starts.values[m] + 10 + j); },
-        [&](int j, Ints(&sums)[MR][NB]) {
+        t, c, rows,
+        [&](int i, int m, int b) {
+          if (i % parts == 1 && !two) return first[m][b];
+          return kind == Kind::q4_1 || has_zeros(kind) ? zeros() : spread_lane(starts.values[m] + 10 + i);
+        },
+        [&](int i, Ints(&sums)[MR][NB]) {
+          const int j = i / parts;
+          if (i % parts + 1 < parts) return each<MR, NB>([&](int m, int b) { first[m][b] = sums[m][b]; });
           if (j >= blocks) return;
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) {
             const Floats scale = source.scale(j, c + 16 * b), min = kind == Kind::q4_1 ? source.min(j, c + 16 * b) : scale;
+            const Ints minus_zero = has_zeros(kind) ? source.minus_zero(j, c + 16 * b) : splat(0);
 #pragma GCC unroll 8
             for (int m = 0; m < MR; ++m) {
               const Floats sa = splat(rows[m].member->scale);
               Floats sum = kKeepAccumulators ? acc[m][b] : load(rows[m].acc + c + 16 * b);
-              sum = fma(to_floats(sums[m][b]) * scale, sa, sum);
+              Ints codes = two ? first[m][b] + sums[m][b] : sums[m][b];
+              if (has_zeros(kind)) codes = dot2(codes, minus_zero, load_sum_pair(rows[m].member->sums + 24 + parts * j));
+              sum = fma(to_floats(codes) * scale, sa, sum);
               if (kind == Kind::q4_1) sum = fma(splat(float(rows[m].member->sums[24 + j])) * min, sa, sum);
               if (kKeepAccumulators)
                 acc[m][b] = sum;
@@ -382,7 +399,7 @@ QWENBOX_INLINE void tile_group(const Source& source, const Row* rows, int c) {
   constexpr bool two = Source::template two_sums<MR>;
   Ints sums[2][MR][NB];
   each<MR, NB>([&](int m, int b) {
-    sums[0][m][b] = kind == Kind::int4 ? zeros() : splat(-layout_of(kind).zero_point * rows[m].member->sums[28]);
+    sums[0][m][b] = has_zeros(kind) ? zeros() : splat(-layout_of(kind).zero_point * rows[m].member->sums[28]);
     if (two) sums[1][m][b] = zeros();
   });
 #pragma GCC unroll 2
@@ -393,11 +410,11 @@ QWENBOX_INLINE void tile_group(const Source& source, const Row* rows, int c) {
 #pragma GCC unroll 4
   for (int b = 0; b < NB; ++b) {
     const Floats scale = source.scale(0, c + 16 * b);
-    const Ints minus_zero = kind == Kind::int4 ? source.minus_zero(c + 16 * b) : splat(0);
+    const Ints minus_zero = has_zeros(kind) ? source.minus_zero(0, c + 16 * b) : splat(0);
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) {
       Ints sum = two ? sums[0][m][b] + sums[1][m][b] : sums[0][m][b];
-      if (kind == Kind::int4) sum = dot2(sum, minus_zero, load_sum_pair(rows[m].member->sums + 28));
+      if (has_zeros(kind)) sum = dot2(sum, minus_zero, load_sum_pair(rows[m].member->sums + 28));
       accumulate(rows[m], c + 16 * b, to_floats(sum), scale);
     }
   }
@@ -480,15 +497,15 @@ __attribute__((noinline)) void tile(const Source& source, int blocks, const Row*
       tile_sub_mins<kind, MR, NB>(source, rows, c);
     else if constexpr (kind == Kind::q6_k)
       tile_q6_k<MR, NB>(source, rows, c);
-    else if constexpr (has_blocks32(kind))
-      tile_blocks32<kind, MR, NB>(source, blocks, rows, c);
+    else if constexpr (blocks_of(kind) > 1)
+      tile_scaled_blocks<kind, MR, NB>(source, blocks, rows, c);
     else
       tile_group<kind, MR, NB>(source, rows, c);
   }
 }
 
 // Where sums are all that a tile over spread codes keeps, or also totals or accumulators.
-constexpr bool keeps_sums_only(Kind kind) { return has_group_scale(kind) || (has_blocks32(kind) && !kKeepAccumulators); }
+constexpr bool keeps_sums_only(Kind kind) { return has_group_scale(kind) || (blocks_of(kind) > 1 && !kKeepAccumulators); }
 constexpr int tile_rows(Kind kind, bool packed) { return packed ? kPackedRows : keeps_sums_only(kind) ? kSumRows : kTotalRows; }
 template <Kind kind>
 constexpr int tile_blocks(bool packed, int rows) {
@@ -549,7 +566,7 @@ void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int pa
     for (int c = 0; c < kPanel; c += 16) store(scratch.acc[r] + c, splat(0.0f));
   }
   for (int g = 0; g < w.groups; ++g) {
-    const int left = (w.k - g * kGroup + 31) / 32, blocks = left < 4 ? left : 4;
+    const int blocks = blocks_left(kind, w.k, g);
     if (rows <= kFewRows) {
       const Packed<kind> packed(base, g);
       packed.fetch_scales();

@@ -35,11 +35,11 @@ inline void group_floats(const uint8_t* row, int row_blocks, int g, float* __res
   uint8_t codes[kGroup];
   Numbers numbers{};
   read_group<kind>(row, row_blocks, g, codes, numbers);
-  constexpr int inputs = raw_block(kind).inputs, run = inputs == 256 ? kind == Kind::q6_k ? 16 : 32 : std::min(inputs, kGroup);
+  constexpr int inputs = raw_block(kind).inputs, run = inputs == 256 ? kind == Kind::q6_k ? 16 : 32 : inputs;
   constexpr bool minima = kind == Kind::q4_k || kind == Kind::q5_k;
-  const int zero = kind == Kind::int4 ? numbers.zero : minima ? 0 : layout_of(kind).zero_point;
   for (int j = 0; j < kGroup / run; ++j) {
-    float scale = from_f16(numbers.d[inputs == 32 ? j : 0]), offset = 0;
+    const int zero = has_zeros(kind) ? numbers.zeros[j] : minima ? 0 : layout_of(kind).zero_point;
+    float scale = from_f16(numbers.d[inputs == 256 ? 0 : j]), offset = 0;
     if (inputs == 256) scale *= kind == Kind::q6_k ? float(int8_t(numbers.sub[j])) : float(numbers.sub[j]);
     if (kind == Kind::q4_1) offset = from_f16(numbers.m[j]);
     if (minima) offset = from_f16(numbers.m[0]) * float(numbers.sub_min[j]);

@@ -119,7 +119,7 @@ uint8_t* Arena::allocate(size_t bytes, const char* purpose) {
 // --- tables ------------------------------------------------------------------------------------------------------
 
 int Runtime::add_weight(int kind, int count, int n, int k) {
-  if (kind < 0 || kind > int(Kind::int8)) fail("unknown kind of weight " + std::to_string(kind));
+  if (kind < 0 || kind >= kKinds) fail("unknown kind of weight " + std::to_string(kind));
   if (count < 1 || n < 1 || k < 1) fail("a weight has no elements");
   const Kind code = Kind(kind);
   const WeightLayout layout = weight_layout(code, n, k);
@@ -167,7 +167,7 @@ void Runtime::each_piece(const qw_stored& stored, size_t piece_bytes, const Body
 
 Rounding Runtime::pack_weight(int handle, int index, int first, int last, int kind, const qw_stored& stored) {
   const Weight& weight = matrix(handle, index);
-  if (kind < 0 || kind > int(Kind::int8)) fail("unknown kind of weight " + std::to_string(kind));
+  if (kind < 0 || kind >= kKinds) fail("unknown kind of weight " + std::to_string(kind));
   if (first < 0 || first >= last || last > weight.panels) fail("no such panels: " + std::to_string(first) + " to " + std::to_string(last));
   const size_t row_bytes = raw_row_bytes(Kind(kind), weight.k);
   const int rows = std::min(weight.n, last * kPanel) - first * kPanel;
@@ -198,16 +198,18 @@ Rounding Runtime::pack_weight(int handle, int index, int first, int last, int ki
 Rounding Runtime::pack_awq(int handle, int index, int first, int last, const qw_stored& qweight, const uint32_t* qzeros,
                            const uint16_t* scales) {
   const Weight& weight = matrix(handle, index);
-  if (weight.kind != Kind::int4 || weight.n % 8 || weight.k % kGroup) fail("AutoAWQ's words are packed to int4 of whole words and groups");
+  const bool fits = weight.kind == Kind::int4 || weight.kind == Kind::int4_64 || weight.kind == Kind::int4_32;
+  if (!fits || weight.n % 8 || weight.k % kGroup) fail("AutoAWQ's words are packed to int4 of whole words and 128 inputs");
   if (first < 0 || first >= last || last > weight.groups) fail("no such groups: " + std::to_string(first) + " to " + std::to_string(last));
   const size_t words = size_t(weight.n) / 8, group_bytes = 4 * kGroup * words;
   if (qweight.bytes != group_bytes * size_t(last - first)) fail("groups of AutoAWQ's words have the wrong number of bytes");
   std::atomic<Rounding> result{Rounding::done};
   uint8_t* const panels = panels_of(handle, index);
   each_piece(qweight, group_bytes, [&](int, int64_t piece, const uint8_t* raw) {
-    const size_t group = size_t(first + piece);
-    if (!qwenbox::pack_awq(weight.n, reinterpret_cast<const uint32_t*>(raw), qzeros + group * words, scales + group * size_t(weight.n),
-                           panels + group * (weight.panel_bytes / size_t(weight.groups)), weight.panel_bytes))
+    const size_t group = size_t(first + piece), block = group * size_t(blocks_of(weight.kind));
+    if (!qwenbox::pack_awq(weight.kind, weight.n, reinterpret_cast<const uint32_t*>(raw), qzeros + block * words,
+                           scales + block * size_t(weight.n), panels + group * (weight.panel_bytes / size_t(weight.groups)),
+                           weight.panel_bytes))
       result.store(Rounding::not_finite);
   });
   return result;

@@ -65,22 +65,23 @@ void unpack_codes(int bits, const uint8_t* src, int c, uint8_t* codes) {
 template <Kind kind>
 inline void pack_numbers(const Numbers& numbers, int c, uint8_t* sub, uint8_t* scales, bool first_of_unit) {
   constexpr RawBlock block = raw_block(kind);
-  if (block.inputs == 32) {
-    for (int j = 0; j < 4; ++j) write(scales + 2 * (64 * j + c), numbers.d[j]);
+  constexpr int blocks = blocks_of(kind);
+  if (block.inputs <= kGroup) {
+    for (int j = 0; j < blocks; ++j) write(scales + 2 * (64 * j + c), numbers.d[j]);
     if (kind == Kind::q4_1)
       for (int j = 0; j < 4; ++j) write(scales + 2 * (64 * (4 + j) + c), numbers.m[j]);
+    if (has_zeros(kind) && blocks == 1) write(scales + 128 + 2 * c, int16_t(-numbers.zeros[0]));
+    if (has_zeros(kind) && blocks > 1)
+      for (int j = 0; j < blocks; ++j) sub[128 * (j / 2) + 2 * c + j % 2] = uint8_t(-numbers.zeros[j]);
     return;
   }
-  if (block.inputs == 256) {
-    const int pairs = kind == Kind::q6_k ? 4 : 2;
-    for (int j = 0; j < pairs; ++j) std::memcpy(sub + 128 * j + 2 * c, numbers.sub + 2 * j, 2);
-    if (kind != Kind::q6_k)
-      for (int j = 0; j < pairs; ++j) std::memcpy(sub + 256 + 128 * j + 2 * c, numbers.sub_min + 2 * j, 2);
-    if (!first_of_unit) return;
-  }
+  const int pairs = kind == Kind::q6_k ? 4 : 2;
+  for (int j = 0; j < pairs; ++j) std::memcpy(sub + 128 * j + 2 * c, numbers.sub + 2 * j, 2);
+  if (kind != Kind::q6_k)
+    for (int j = 0; j < pairs; ++j) std::memcpy(sub + 256 + 128 * j + 2 * c, numbers.sub_min + 2 * j, 2);
+  if (!first_of_unit) return;
   write(scales + 2 * c, numbers.d[0]);
   if (kind == Kind::q4_k || kind == Kind::q5_k) write(scales + 128 + 2 * c, numbers.m[0]);
-  if (kind == Kind::int4) write(scales + 128 + 2 * c, int16_t(-numbers.zero));
 }
 
 template <Kind kind>
@@ -97,7 +98,7 @@ bool pack_quantised(int channels, int groups, int row_blocks, const uint8_t* row
       pack_numbers<kind>(numbers, c, group + layout.code_bytes(), scales, g % layout.unit_groups == 0);
     }
     pack_codes<layout.bits>(codes, group);
-    if (g % layout.unit_groups == 0) good &= finite_f16(scales, kind == Kind::int4 ? 2 * kPanel : layout.scale_bytes);
+    if (g % layout.unit_groups == 0) good &= finite_f16(scales, has_zeros(kind) ? 2 * kPanel * blocks_of(kind) : layout.scale_bytes);
   }
   return good;
 }
@@ -204,8 +205,15 @@ void unpack_row(const Weight& w, int row, float* out) {
           out[i] = (f16(0) * sub_scale(0, i / 16)) * q;
           break;
         case Kind::int4:
+        case Kind::uint8:
           out[i] = float(codes[i] + read<int16_t>(scales + 128 + 2 * c)) * f16(0);
           break;
+        case Kind::int4_64:
+        case Kind::int4_32: {
+          const int j = i * blocks_of(w.kind) / kGroup;
+          out[i] = (float(codes[i]) + sub_scale(0, j)) * f16(j);
+          break;
+        }
         case Kind::int8:
           out[i] = q * f16(0);
           break;
