@@ -25,10 +25,10 @@ struct KindName {
   const char* name;
   int scales[2];
 };  // where fp16 scales stand in a raw block, -1: nowhere
-const KindName kKinds[] = {{Kind::int4, "int4", {0, -1}},       {Kind::int8, "int8", {0, -1}},       {Kind::q4_0, "q4_0", {0, -1}},
-                           {Kind::q4_1, "q4_1", {0, 2}},        {Kind::q5_0, "q5_0", {0, -1}},       {Kind::q8_0, "q8_0", {0, -1}},
-                           {Kind::q4_k, "q4_k", {0, 2}},        {Kind::q5_k, "q5_k", {0, 2}},        {Kind::q6_k, "q6_k", {208, -1}},
-                           {Kind::int4_64, "int4_64", {0, -1}}, {Kind::int4_32, "int4_32", {0, -1}}, {Kind::uint8, "uint8", {0, -1}}};
+const KindName kMeasured[] = {{Kind::int4, "int4", {0, -1}},       {Kind::int8, "int8", {0, -1}},       {Kind::q4_0, "q4_0", {0, -1}},
+                              {Kind::q4_1, "q4_1", {0, 2}},        {Kind::q5_0, "q5_0", {0, -1}},       {Kind::q8_0, "q8_0", {0, -1}},
+                              {Kind::q4_k, "q4_k", {0, 2}},        {Kind::q5_k, "q5_k", {0, 2}},        {Kind::q6_k, "q6_k", {208, -1}},
+                              {Kind::int4_64, "int4_64", {0, -1}}, {Kind::int4_32, "int4_32", {0, -1}}, {Kind::uint8, "uint8", {0, -1}}};
 constexpr uint64_t kStream = 512u << 20;  // packed bytes that few rows read at most, so that no cache keeps them
 constexpr size_t kTaskBytes = 65536;      // as the runtime hands out panels: whole columns of many rows, so many bytes for few
 
@@ -105,7 +105,7 @@ int main(int argc, char** argv) {
   if (!arena) return std::puts("not enough memory"), 1;
   if (!options.json)
     std::printf("%s, %d threads, %d x %d; rate / ceiling: memory read, products from registers, from L1\n", kernels.name, threads, n, k);
-  for (const KindName& kind : kKinds) {
+  for (const KindName& kind : kMeasured) {
     if (!options.kinds.empty() && std::find(options.kinds.begin(), options.kinds.end(), kind.name) == options.kinds.end()) continue;
     const size_t row_bytes = raw_row_bytes(kind.kind, k);
     const size_t block = row_bytes / (k / (kind.name[0] == 'i' ? 128 : std::strchr(kind.name, 'k') ? 256 : 32));

@@ -66,16 +66,29 @@ def test_norms_rotations_and_elementwise_operations_are_those_of_the_contract() 
 
 @each_isa
 def test_silu_keeps_denormals_infinities_and_nan(isa: str) -> None:
-    values = np.array([0.0, -0.0, 1e-45, -1e-45, 87.0, -87.0, -88.0, 88.5, 1e38, -1e38, np.inf, np.nan, 3e-39, -100.0, 5.0, 1.0], np.float32)
+    values = np.array([0.0, -0.0, 1e-45, -1e-45, 87.0, -87.0, -88.0, 88.5, 1e38, -1e38, 3e38, -3e38, 3e-39, -100.0, 5.0, 1.0], np.float32)
     ones = np.ones_like(values)
     table = tensor(np.stack([values, ones]))
-    network = Steps(table, lambda ops, x: ops.add(ops.silu_mul(x, x), x))
+    networks = [
+        Steps(table, lambda ops, x: ops.add(ops.silu_mul(x, x), x)),
+        Steps(table, lambda ops, x: ops.silu_mul(ops.add(x, x), ops.add(x, x))),  # twice 3e38 is infinite
+        Steps(table, lambda ops, x: ops.silu_mul(not_numbers(ops, x), x)),
+    ]
     batch = rows_batch(2)
-    with np.errstate(all="ignore"):
-        (want,) = reference(network, [batch])
-    program = compiled(network, isa=isa, threads=1)
-    assert_equal(program.run(batch), want)
-    assert program.run(batch)[0, 2] == np.float32(1e-45) > 0
+    for network in networks:
+        with np.errstate(all="ignore"):
+            (want,) = reference(network, [batch])
+        program = compiled(network, isa=isa, threads=1)
+        assert_equal(program.run(batch), want)
+        if network is networks[0]:
+            assert program.run(batch)[0, 2] == np.float32(1e-45) > 0
+    assert np.isnan(want[0]).all()
+
+
+def not_numbers(ops: Ops, x: Value) -> Value:
+    """Of a row with twice 3e38 and twice -3e38 in it: the sum of both infinities."""
+    ones = tensor(np.ones((16, 16)))
+    return ops.linear(ops.add(x, x), ops.weight(ones))
 
 
 def attention_network(rng: np.random.Generator, rows: int, heads: int, kv_heads: int, head_dim: int) -> Steps:
@@ -255,11 +268,11 @@ def test_nan_in_one_row_stays_in_that_row(kind: str) -> None:
     rng = np.random.default_rng(9)
     x = rng.standard_normal((6, 256)).astype(np.float32)
     clean, dirty = x.copy(), x.copy()
-    dirty[2, 200], dirty[4, 3] = np.nan, np.inf
+    dirty[2, 200], dirty[4, 3] = -3e38, 3e38  # twice that is infinite
     weight = matrix(rng, kind, 70, 256)
 
     def run(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-        return compiled(Steps(tensor(values), lambda ops, x: ops.linear(x, ops.weight(weight)))).run(rows_batch(6))
+        return compiled(Steps(tensor(values), lambda ops, x: ops.linear(ops.add(x, x), ops.weight(weight)))).run(rows_batch(6))
 
     got, want = run(dirty), run(clean)
     assert np.isnan(got[[2, 4]]).all()

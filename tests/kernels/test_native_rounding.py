@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from qwenbox.errors import ModelFormatError
-from qwenbox.kernels import quants
+from qwenbox.kernels import native, quants
 from qwenbox.types import TENSOR_KINDS, AwqTensor, FloatArray, RoundedTensor, Tensor, tensor_nbytes
 from tests.kernels.networks import Steps, compiled, rows_batch
 
@@ -93,6 +93,25 @@ def test_a_stored_scale_that_is_not_finite_is_refused_by_the_name_of_its_tensor(
             with pytest.raises(ModelFormatError, match=rf"^w \({kind}\) holds a scale that is NaN or infinite"):
                 numbers(tensor)
         place[:] = 0
+
+
+@pytest.mark.parametrize("kind", quants.DENSE_KINDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_stored_number_that_is_not_finite_is_refused_by_the_name_of_its_tensor(kind: str, value: float) -> None:
+    largest = np.full((67, 300), {"f16": 65504, "bf16": 3.38e38, "f32": 3.4e38}[kind], np.float32)
+
+    def stored(rows: FloatArray) -> Tensor:
+        data = {"f32": lambda: rows, "f16": lambda: rows.astype(np.float16), "bf16": lambda: quants.round_bf16(rows)}[kind]()
+        return Tensor("w", kind, rows.shape, np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+
+    np.testing.assert_array_equal(numbers(stored(largest)), quants.dequantize(stored(largest)))
+    for at in ((0, 0), (66, 299), (64, 33)):
+        bad = largest.copy()
+        bad[at] = value
+        with pytest.raises(ModelFormatError, match=rf"^w \({kind}\) holds a number that is NaN or infinite"):
+            numbers(stored(bad))
+        with pytest.raises(ModelFormatError, match=rf"^w \({kind}\) holds a number that is NaN or infinite"):
+            native.Native().vector(Tensor("w", kind, (67 * 300,), stored(bad).data))
 
 
 @pytest.mark.parametrize("bits", NOT_FINITE)

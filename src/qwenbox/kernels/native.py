@@ -280,6 +280,8 @@ class Native:
         else:
             raise ValueError(f"{tensor.name}: a vector must be f32, f16 or bf16, not {tensor.kind}")
         values = np.ascontiguousarray(values)
+        if not np.isfinite(values).all():
+            raise not_finite(tensor, tensor.kind)
         handle = library().qw_vector(self._alive(), _address(values), values.size)
         if handle < 0:
             raise _failure()

@@ -128,9 +128,8 @@ def _round_rows(tensor: Tensor, kind: str, start: int, stop: int) -> ByteArray:
 
 def not_finite(tensor: Tensor, kind: str) -> ModelFormatError:
     if tensor.kind == kind:
-        return ModelFormatError(
-            f"{tensor.name} ({kind}) holds a scale that is NaN or infinite, and so no weights: the file is damaged, fetch it again"
-        )
+        what = "a number" if kind in DENSE_KINDS else "a scale"
+        return ModelFormatError(f"{tensor.name} ({kind}) holds {what} that is NaN or infinite: the file is damaged, fetch it again")
     return ModelFormatError(f"{tensor.name} holds NaN or infinity and cannot be rounded to {kind}")
 
 

@@ -71,7 +71,7 @@ bool pack_awq(Kind kind, int n, const uint32_t* qweight, const uint32_t* qzeros,
         }
       }
   }
-  return finite_f16(reinterpret_cast<const uint8_t*>(scales), 2 * n * blocks);
+  return finite_f16(reinterpret_cast<const uint8_t*>(scales), 2 * size_t(n) * size_t(blocks));
 }
 
 }  // namespace qwenbox

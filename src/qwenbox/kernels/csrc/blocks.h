@@ -3,6 +3,7 @@
 // little-endian.
 #pragma once
 #include <cstring>
+#include <limits>
 
 #include "layout.h"
 
@@ -96,12 +97,21 @@ typedef uint64_t Longs2 __attribute__((vector_size(16)));
 
 inline Bytes16 load16(const uint8_t* p) { return read<Bytes16>(p); }
 inline void store16(uint8_t* p, Bytes16 v) { write(p, v); }
-// Whether fp16 numbers in `bytes`, a multiple of 16, are all finite.
-inline bool finite_f16(const uint8_t* p, int bytes) {
-  Longs2 bad{};
-  for (int i = 0; i < bytes; i += 16) bad |= (Longs2)(((Shorts8)load16(p + i) & 0x7C00) == 0x7C00);
-  return (bad[0] | bad[1]) == 0;
+// Whether numbers with these bits of exponent, in `bytes`, a multiple of 16, are all finite: no exponent is all ones.
+template <class Element, Element exponent>
+inline bool finite(const uint8_t* p, size_t bytes) {
+  typedef Element Vector __attribute__((vector_size(16)));
+  constexpr Element magnitude = std::numeric_limits<Element>::max();
+  Vector largest{};
+  for (size_t i = 0; i < bytes; i += 16) {
+    const Vector v = read<Vector>(p + i) & magnitude;
+    largest = v > largest ? v : largest;
+  }
+  for (size_t i = 0; i < 16 / sizeof(Element); ++i)
+    if (largest[i] >= exponent) return false;
+  return true;
 }
+inline bool finite_f16(const uint8_t* p, size_t bytes) { return finite<int16_t, 0x7C00>(p, bytes); }
 inline Bytes16 low_nibbles16(Bytes16 v) { return v & 15; }
 inline Bytes16 high_nibbles16(Bytes16 v) { return (Bytes16)((Shorts8)v >> 4) & 15; }
 // Bits n and n + 1 of each byte, at 4 and 5.
@@ -132,7 +142,7 @@ inline void read_group(const uint8_t* __restrict row, int row_blocks, int g, uin
       p += 2;
       if (has_zeros(kind)) numbers.zeros[j] = *p++;
       if (layout_of(kind).bits == 8) {
-        for (int i = 0; i < block.inputs; i += 16) store16(codes + i, load16(p + i) ^ layout_of(kind).zero_point);
+        for (int i = 0; i < block.inputs; i += 16) store16(codes + i, load16(p + i) ^ uint8_t(layout_of(kind).zero_point));
         continue;
       }
       if (kind == Kind::q4_1) numbers.m[j] = read<uint16_t>(p), p += 2;

@@ -155,7 +155,7 @@ struct WeightLayout {
 WeightLayout weight_layout(Kind kind, int n, int k);
 size_t raw_row_bytes(Kind kind, int k);
 // Packs panels [panel_begin, panel_end) of raw rows (as in the file) to dst (start of the whole weight). Channels past n are zero. False
-// where a scale is NaN or infinite.
+// where a scale or a plain number is NaN or infinite.
 bool pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, int panel_end, uint8_t* dst);
 // Row `row` of a packed weight, dequantised in the order of operations of the gguf package; Kernels::weight_row of every variant.
 void unpack_row(const Weight& w, int row, float* out);

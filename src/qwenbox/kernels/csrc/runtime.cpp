@@ -14,6 +14,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "layout.h"
+
 namespace qwenbox {
 namespace {
 

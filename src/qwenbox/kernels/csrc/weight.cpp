@@ -98,16 +98,18 @@ bool pack_quantised(int channels, int groups, int row_blocks, const uint8_t* row
       pack_numbers<kind>(numbers, c, group + layout.code_bytes(), scales, g % layout.unit_groups == 0);
     }
     pack_codes<layout.bits>(codes, group);
-    if (g % layout.unit_groups == 0) good &= finite_f16(scales, has_zeros(kind) ? 2 * kPanel * blocks_of(kind) : layout.scale_bytes);
+    if (g % layout.unit_groups == 0)
+      good &= finite_f16(scales, size_t(has_zeros(kind) ? 2 * kPanel * blocks_of(kind) : layout.scale_bytes));
   }
   return good;
 }
 
 // Rows of plain numbers to [k][64 channels]; a cache line of each of the block's channels at a time.
-template <class Vector, int size>
-void pack_dense(int channels, int k, const uint8_t* rows, uint8_t* dst) {
-  constexpr int square = 16 / size, line = 64 / size;
+template <class Vector, class Element, Element exponent>
+bool pack_dense(int channels, int k, const uint8_t* rows, uint8_t* dst) {
+  constexpr int size = sizeof(Element), square = 16 / size, line = 64 / size;
   const size_t row_bytes = size_t(k) * size, out_bytes = size_t(kPanel) * size;
+  bool good = true;
   const auto one = [&](int c, int i) {
     std::memcpy(dst + i * out_bytes + size_t(c) * size, rows + c * row_bytes + size_t(i) * size, size);
   };
@@ -123,7 +125,9 @@ void pack_dense(int channels, int k, const uint8_t* rows, uint8_t* dst) {
     }
     for (int c = whole; c < channels; ++c)
       for (int i = begin; i < end; ++i) one(c, i);
+    good &= finite<Element, exponent>(dst + begin * out_bytes, size_t(end - begin) * out_bytes);
   }
+  return good;
 }
 
 }  // namespace
@@ -156,9 +160,9 @@ bool pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, i
     if (channels < kPanel || out.groups % layout.unit_groups) std::memset(base, 0, out.panel_bytes);  // what nothing below writes
     with_kind(kind, [&](auto constant) {
       if constexpr (constant == Kind::f32)
-        pack_dense<Words4, 4>(channels, k, rows, base);
+        good &= pack_dense<Words4, int32_t, 0x7F800000>(channels, k, rows, base);
       else if constexpr (is_dense(constant))
-        pack_dense<Shorts8, 2>(channels, k, rows, base);
+        good &= pack_dense<Shorts8, int16_t, constant == Kind::f16 ? 0x7C00 : 0x7F80>(channels, k, rows, base);
       else
         good &= pack_quantised<constant>(channels, out.groups, row_blocks, rows, row_bytes, base);
     });
