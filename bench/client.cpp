@@ -1,6 +1,7 @@
 // Reads streamed answers with as little work as there is, and notes when each piece came: what is measured is the server.
 //
-//   client PORT STREAMS SECONDS FILE < request     the bytes of the request, sent on every connection
+//   client PORT STREAMS SECONDS FILE < requests    their bytes, zero bytes between them, sent on one connection after the other, again and
+//   again
 //
 // Writes pairs of doubles to FILE, the time on the monotonic clock and the number of the connection, one for each `"content":"` after the
 // first piece of a connection, which says who speaks; prints the CPU seconds it took.
@@ -50,8 +51,12 @@ int main(int argc, char** argv) {
   if (argc != 5) return fprintf(stderr, "usage: client PORT STREAMS SECONDS FILE < request\n"), 2;
   const int streams = atoi(argv[2]);
   const double seconds = atof(argv[3]);
-  std::string request;
-  for (int c; (c = getchar()) != EOF;) request.push_back(char(c));
+  std::vector<std::string> requests(1);
+  for (int c; (c = getchar()) != EOF;)
+    if (c == 0)
+      requests.emplace_back();
+    else
+      requests.back().push_back(char(c));
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(uint16_t(atoi(argv[1])));
@@ -66,8 +71,10 @@ int main(int argc, char** argv) {
     event.data.u32 = uint32_t(i);
     epoll_ctl(ready, EPOLL_CTL_ADD, sockets.back(), &event);
   }
-  for (const int one : sockets)
-    if (write(one, request.data(), request.size()) != ssize_t(request.size())) fail("write");
+  for (size_t i = 0; i < sockets.size(); ++i) {
+    const std::string& request = requests[i % requests.size()];
+    if (write(sockets[i], request.data(), request.size()) != ssize_t(request.size())) fail("write");
+  }
   std::vector<double> seen;
   seen.reserve(size_t(streams) * 20000);
   std::vector<char> buffer(1 << 16);

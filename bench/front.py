@@ -1,6 +1,6 @@
 """What does the front cost? CPU of the whole front process for a streamed token, and what it takes from the model on the same processors.
 
-    python bench/front.py [--streams 32] [--seconds 4] [--repeat 5] [--json]
+    python bench/front.py [--streams 32] [--seconds 4] [--repeat 5] [--conversations] [--json]
 
 The service is the real one, over the real worker with a model of nothing but time (stub.py). `cost`: steps of 5 ms that sleep, so 200 tokens a second
 and stream. `share`: steps of 40 ms of fixed work on both processors, in turn with the same steps that nobody reads; the client's own CPU time is
@@ -11,6 +11,7 @@ steps; a first token 5 ms after its step; the longest gap in a hundred 1.3 steps
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import socket
@@ -19,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,8 +38,8 @@ WORK_SECONDS = 0.040
 WINDOW_SECONDS = 0.1
 BURST_SECONDS = 0.6
 """Long enough for the first tokens of all streams, which begin at once."""
-BODY = json.dumps({"messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 1 << 14, "ignore_eos": True}).encode()
-REQUEST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY
+LONG: dict[str, Any] = {"max_tokens": 1 << 14, "ignore_eos": True}
+MESSAGES = [{"role": "user", "content": "hi"}]
 MODEL = "qwen2.5-coder-0.5b"
 """Its tokenizer makes the tokens that are streamed."""
 
@@ -48,28 +51,30 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--conversations", action="store_true")
     parser.add_argument("--json", action="store_true", help="only the JSON line on standard output")
     asked = parser.parse_args()
     stub.build()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         save_ids(directory)
-        cost = measure_cost(directory, asked.streams, asked.seconds, asked.repeat)
-        share = measure_share(directory, asked.streams, asked.seconds, asked.repeat)
+        cost = measure_cost(directory, asked.streams, asked.seconds, asked.repeat, asked.conversations)
+        share = {} if asked.conversations else measure_share(directory, asked.streams, asked.seconds, asked.repeat)
     summary = {"streams": asked.streams, **cost, **share}
     if not asked.json:
         print(markdown(["figure", "value"], [[key, number(value)] for key, value in summary.items()]))
     print(json.dumps({key: round(value, 4) for key, value in summary.items()}))
 
 
-def measure_cost(directory: Path, streams: int, seconds: float, repeat: int) -> dict[str, float]:
+def measure_cost(directory: Path, streams: int, seconds: float, repeat: int, conversations: bool) -> dict[str, float]:
     """CPU microseconds a token: median and 99th percentile of windows of 0.1 s; milliseconds from a step's end to its token at the client."""
     (directory / "stub.json").write_text(json.dumps({"seconds": SLEEP_SECONDS}), encoding="utf-8")
     windows: list[float] = []
     delays: list[float] = []
     with Service(directory) as service:
         for _ in range(repeat):
-            read = service.read(directory, streams, seconds, windows)
+            with service.conversations(streams) if conversations else contextlib.nullcontext([COMPLETION]) as requests:
+                read = service.read(directory, streams, seconds, windows, requests)
             delays += read["delays"]
     middle, most = np.percentile(windows, [50, 99])
     return {
@@ -135,6 +140,14 @@ def steps_alone(directory: Path, streams: int, seconds: float) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def request(path: str, body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    return b"POST %s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(content)) + content
+
+
+COMPLETION = request("/v1/chat/completions", {"messages": MESSAGES, "stream": True, **LONG})
+
+
 class Service:
     """The service in a process of its own, whose CPU time is read from outside."""
 
@@ -153,7 +166,16 @@ class Service:
         self._process.stdin.close()
         self._process.wait(20)
 
-    def read(self, directory: Path, streams: int, seconds: float, windows: list[float]) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def conversations(self, streams: int) -> Iterator[list[bytes]]:
+        """A request for an answer in each of so many conversations, which are deleted afterwards: their answers would go on."""
+        with httpx2.Client(base_url=f"http://127.0.0.1:{self._port}", trust_env=False, timeout=60) as client:
+            made = [client.post("/conversations", json={"messages": MESSAGES}).json() for _ in range(streams)]
+            yield [request(f"/conversations/{one['id']}/answer", {"parent": one["leaf"], **LONG}) for one in made]
+            for one in made:
+                client.delete(f"/conversations/{one['id']}").raise_for_status()
+
+    def read(self, directory: Path, streams: int, seconds: float, windows: list[float], requests: Sequence[bytes] = (COMPLETION,)) -> dict[str, Any]:
         """Streams for `seconds`. CPU microseconds a token of each tenth of a second go to `windows`."""
         arrivals = directory / "arrivals.f64"
         ends_before = len(step_ends(directory))
@@ -161,7 +183,7 @@ class Service:
             [str(stub.CLIENT), str(self._port), str(streams), str(seconds), str(arrivals)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert process.stdin is not None
-        process.stdin.write(REQUEST)
+        process.stdin.write(b"\0".join(requests))
         process.stdin.close()
         marks = [(time.monotonic(), time.clock_gettime(self._clock))]
         while process.poll() is None:

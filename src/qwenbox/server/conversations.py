@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -110,7 +110,7 @@ class Answer:
         self._stopped = False
         self._running: Running | None = None
         self._thinking = [0.0, 0.0]
-        self._changed = asyncio.Event()
+        self._streams: list[_Stream] = []
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -155,20 +155,23 @@ class Answer:
         return True
 
     def _absorb(self, batch: EventBatch) -> None:
+        new = []
         for _, event in batch:
             if event.kind == "finish":
                 self._last = event
             elif event.kind != "error":
-                self._events.append(event)
+                new.append(event)
                 if event.kind == "reasoning":
                     now = time.monotonic()
                     self._thinking = [self._thinking[0] or now, now]
-        if batch:
-            self._change()
+        if new:
+            self._events += new
+            for stream in self._streams:
+                stream.offer(new)
 
     def _change(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        for stream in self._streams:
+            stream.changed.set()
 
     async def _save_now_and_then(self) -> None:
         saved = 0
@@ -245,33 +248,74 @@ class Answer:
         text = {"content": self._text("content"), "reasoning": self._text("reasoning"), "request_id": self._request_id}
         return self.message.body() | {name: value for name, value in text.items() if value or name == "content"}
 
-    async def frames(self, _: Write) -> AsyncGenerator[bytes]:
+    async def frames(self, write: Write) -> AsyncGenerator[bytes]:
         """Chunks of a chat completion, from the beginning: what came before somebody looked comes in one piece. Before and after it, chunks
         without a choice name the message: how it is cancelled, and how it ended, once it is on the disk. Raises the error that ended it."""
         frame, writer, seen, started = self._dialect.frame, self._writer(), 0, False
         empty = writer.start(0)[0]
         about = {"message": self.message.id, "parent": self.message.parent, "request_id": self._request_id}
-        yield frame(_beside(empty, about))
-        while True:
-            changed, stored, chunks = self._changed, self._stored, []
-            if not started and self._running is not None:
-                started, chunks = True, writer.start(self._running.prompt_tokens)
-            events, seen = _joined(self._events[seen:]), len(self._events)
-            chunks += [chunk for event in events for chunk in writer.chunks(0, event)]
-            if chunks:
-                yield b"".join(map(frame, chunks))
-            if stored is not None:
-                break
-            try:
-                async with asyncio.timeout(sse.KEEP_ALIVE_SECONDS):
-                    await changed.wait()
-            except TimeoutError:
-                yield b""
+
+        def take(events: Sequence[Event]) -> bool:
+            nonlocal seen
+            if not started or seen + len(events) != len(self._events):
+                return False
+            if not write(lambda: b"".join([frame(chunk) for event in events for chunk in writer.chunks(0, event)])):
+                return False
+            seen += len(events)
+            return True
+
+        stream = _Stream()
+        self._streams.append(stream)
+        try:
+            yield frame(_beside(empty, about))
+            while True:
+                stream.changed.clear()
+                stored, chunks = self._stored, []
+                if not started and self._running is not None:
+                    started, chunks = True, writer.start(self._running.prompt_tokens)
+                events, seen = _joined(self._events[seen:]), len(self._events)
+                chunks += [chunk for event in events for chunk in writer.chunks(0, event)]
+                if chunks:
+                    yield b"".join(map(frame, chunks))
+                if stored is not None:
+                    break
+                if not await stream.wait(take):
+                    yield b""
+        finally:
+            self._streams.remove(stream)
         last = [] if self._last is None else writer.chunks(0, self._last)
         yield b"".join(map(frame, [*last, _beside(empty, stored)]))
         if self._error is not None:
             raise self._error
         yield b"".join([*map(frame, writer.end()), self._dialect.done])
+
+
+class _Stream:
+    """Somebody who reads an answer. While its task sleeps and has seen everything, new text is written past it; where that fails, it is woken."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self._take: Callable[[Sequence[Event]], bool] | None = None
+
+    async def wait(self, take: Callable[[Sequence[Event]], bool]) -> bool:
+        """Until something has to be looked at; False after a silence."""
+        self._take = take
+        try:
+            async with asyncio.timeout(sse.KEEP_ALIVE_SECONDS):
+                await self.changed.wait()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self._take = None
+
+    def offer(self, events: Sequence[Event]) -> None:
+        if self._take is not None:
+            # What it raises is raised again by its own task, and not here, where an answer is written and others read.
+            with suppress(Exception):
+                if self._take(events):
+                    return
+        self.changed.set()
 
 
 class Conversations:
