@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "qwenbox"
 
 LEVELS = [
     {"types", "errors"},
-    {"settings", "metrics"},
+    {"settings", "metrics", "confinement"},
     {"kernels", "weights", "hub"},
     {"model", "chat"},
     {"engine"},

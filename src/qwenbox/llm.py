@@ -14,7 +14,8 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.chat.stream import THINK, EventStream, starts_in_reasoning, text_logprob
 from qwenbox.chat.structured import constraint_plan
-from qwenbox.chat.thinking import NO_THOUGHT, Decision, Nature, decide, thinking_plan, vote_of
+from qwenbox.chat.thinking import Decision, Nature, decide, thinking_plan, vote_of
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
@@ -162,14 +163,22 @@ class LocalLLM:
 
     def batch(self, conversations: Sequence[str | Sequence[Message | Mapping[str, Any]]], **params: Any) -> list[Reply]:
         """The answers to several conversations, which run together."""
+        answers = dict(self.replies(conversations, **params))
+        return [answers[index] for index in range(len(conversations))]
+
+    def replies(
+        self, conversations: Sequence[str | Sequence[Message | Mapping[str, Any]]], **params: Any
+    ) -> Generator[tuple[int, Reply], None, None]:
+        """`batch`, each answer with its number as soon as it is whole. Closing the iterator ends the others."""
         asked = request_params(params)
         prompts = [self.chat_prompt(as_messages(messages), (), asked) for messages in conversations]
-        events: list[list[Event]] = [[] for _ in prompts]
         room = self._info.max_requests
         for first in range(0, len(prompts), room):
+            events: dict[int, list[Event]] = defaultdict(list)
             for index, event in self._indexed_events(prompts[first : first + room], asked, chat=True):
-                events[first + index].append(event)
-        return [reply(own) for own in events]
+                events[index].append(event)
+                if event.kind in ("finish", "error"):
+                    yield first + index, reply(events.pop(index))
 
     def close(self) -> None:
         self.metrics.engines.pop(self.name, None)
@@ -259,10 +268,7 @@ class LocalLLM:
         has_form = params.output_format is not None or params.tool_choice not in ("auto", "none")
         if has_form:
             decision = replace(decision, unless_sure=False)
-        switch = {"enable_thinking": decision.on} if chat.nature == "hybrid" else {}
-        ids = chat.encode(messages, tools, **{**params.template_options, **switch})
-        if not decision.on and chat.nature == "always" and chat.starts_in_reasoning(ids):
-            ids += chat.tokenizer.encode(NO_THOUGHT)
+        ids = chat.encode_for(decision.on, messages, tools, **params.template_options)
         if decision.on and has_form and not chat.starts_in_reasoning(ids):
             ids += chat.tokenizer.encode(f"{THINK}\n")  # as the model would; the form is for what follows the thought
         return ids, decision

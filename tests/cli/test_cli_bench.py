@@ -56,9 +56,9 @@ def test_bench_for_people_explains_the_ceilings_and_still_ends_with_json(qwenbox
 def test_eval_prints_a_perplexity_that_knows_text_from_noise(qwenbox: Command, small: Path) -> None:
     (qwenbox.folder / "text.txt").write_text(TEXT, encoding="utf-8")
     (qwenbox.folder / "noise.txt").write_text("".join(random.Random(0).sample(TEXT, len(TEXT))), encoding="utf-8")
-    results = [json.loads(qwenbox("eval", small, "--task", "ppl", "--data", f"{name}.txt", "--json").stdout) for name in ("text", "noise")]
-    text, noise = results
-    assert text["task"] == "ppl"
+    found = [json.loads(qwenbox("eval", small, "--task", "ppl", "--data", f"{name}.txt", "--json").stdout) for name in ("text", "noise")]
+    assert found[0]["task"] == "ppl"
+    text, noise = (one["results"][0] for one in found)
     assert 1 < text["perplexity"] < noise["perplexity"]
     assert text["nll"] == pytest.approx(math.log(text["perplexity"]))
 
@@ -67,7 +67,7 @@ def test_eval_prints_a_perplexity_that_knows_text_from_noise(qwenbox: Command, s
 def test_eval_finds_no_divergence_of_a_model_from_itself_and_some_after_rounding(qwenbox: Command, small: Path) -> None:
     (qwenbox.folder / "text.txt").write_text(TEXT, encoding="utf-8")
     words = ("eval", small, "--task", "kl", "--reference", small, "--data", "text.txt", "--max-tokens", 60, "--json")
-    same, rounded = (json.loads(qwenbox(*words, *more).stdout) for more in ((), ("--weights", "int8")))
+    same, rounded = (json.loads(qwenbox(*words, *more).stdout)["results"][0] for more in ((), ("--weights", "int8")))
     assert (same["kl_mean"], same["top1_agreement"], same["tokens"]) == (0, 1, 59)
     assert 0 < rounded["kl_mean"] < 0.2
     assert rounded["top1_agreement"] > 0.8

@@ -71,7 +71,7 @@ def test_version(qwenbox: Command) -> None:
         (["bench", "m", "--batch", "0"], "--batch"),
         (["eval", "m", "--task", "ppl", "--data", "absent.txt"], "absent.txt"),
         (["eval", "m", "--task", "kl", "--data", "absent.txt"], "--reference"),
-        (["eval", "m", "--task", "ppl", "--data", "absent.txt", "--reference", "n"], "--task kl"),
+        (["eval", "m", "--task", "layers", "--data", "absent.txt"], "--reference"),
         (["eval", "m", "--task", "bleu", "--data", "absent.txt"], "bleu"),
     ],
 )

@@ -140,5 +140,7 @@ def extract(data):
             pass
     return "text", "could: " + ", ".join(told)
 """
-    program.write_text(source.replace("\nif __name__ ==", f"{tries}\nif __name__ ==").replace("import os\n", "import os\nimport socket\n"), "utf-8")
+    program.write_text(
+        source.replace("\nif __name__ ==", f"{tries}\nif __name__ ==").replace("import io\n", "import io\nimport os\nimport socket\n"), "utf-8"
+    )
     assert read_document("a.txt", b"x").text == "could: "

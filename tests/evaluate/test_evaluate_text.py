@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenbox.errors import UsageError
 from qwenbox.evaluate import text
-from qwenbox.evaluate.divergence import divergence
+from qwenbox.evaluate.divergence import divergence, divergences
 from qwenbox.evaluate.perplexity import perplexity
 from qwenbox.evaluate.text import pieces, token_ids, windows
 from qwenbox.types import Batch, FloatArray
@@ -31,7 +31,7 @@ class TableModel:
     """Logits depend on the id and its position alone; remembers what it was asked, and that pages were written before they are read."""
 
     def __init__(self, seed: int = 0, *, max_batch_tokens: int = 16, max_logits: int = 4, vocab: int = VOCAB) -> None:
-        self.vocab_limit, self.max_batch_tokens, self.max_logits = VOCAB, max_batch_tokens, max_logits
+        self.vocab_limit, self.max_batch_tokens, self.max_logits, self.context_length = VOCAB, max_batch_tokens, max_logits, 2048
         self.table = np.random.default_rng(seed).normal(size=(VOCAB, vocab)).astype(np.float32) * 3
         self.written = 0
 
@@ -60,7 +60,7 @@ def test_perplexity_scores_each_token_once_whatever_the_windows(count: int, size
     model = TableModel()
     result = perplexity(model, ids, window=size, stride=stride)
     assert result.tokens == count - 1
-    assert result.nll == pytest.approx(expected_nll(model, ids), rel=1e-9)
+    assert result.nll == pytest.approx(expected_nll(model, ids), rel=1e-6)
     assert result.perplexity == pytest.approx(math.exp(result.nll))
 
 
@@ -68,7 +68,7 @@ def test_columns_past_the_vocabulary_have_no_mass() -> None:
     ids = [1, 2, 3, 4]
     wide = TableModel(vocab=VOCAB + 5)
     wide.table[:, VOCAB:] = 100.0
-    assert perplexity(wide, ids, window=8, stride=4).nll == pytest.approx(expected_nll(wide, ids), rel=1e-9)
+    assert perplexity(wide, ids, window=8, stride=4).nll == pytest.approx(expected_nll(wide, ids), rel=1e-6)
 
 
 def test_max_tokens_stops_in_the_middle() -> None:
@@ -84,6 +84,7 @@ def test_a_model_does_not_diverge_from_itself() -> None:
     ids = list(np.random.default_rng(1).integers(0, VOCAB, 50))
     result = divergence(TableModel(), TableModel(max_logits=7), ids, window=16, stride=8)
     assert (result.kl_mean, result.kl_max, result.top1_agreement) == (0.0, 0.0, 1.0)
+    assert result.perplexity_ratio() == (1.0, 1.0, 1.0)
     assert result.tokens == 49
 
 
@@ -97,6 +98,34 @@ def test_divergence_is_the_formula() -> None:
     assert result.kl_mean == pytest.approx(kl.mean())
     assert result.kl_max == pytest.approx(kl.max())
     assert result.top1_agreement == pytest.approx((p.argmax(1) == q.argmax(1))[ids[:-1]].mean())
+
+
+def test_models_that_are_compared_at_once_diverge_as_each_does_alone_and_have_the_perplexities_of_their_own() -> None:
+    ids = list(np.random.default_rng(1).integers(0, VOCAB, 90))
+    sizes = {"window": 16, "stride": 8}
+    several = divergences([TableModel(1), TableModel(3, max_logits=7)], TableModel(2), ids, **sizes)
+    for seed, result in zip((1, 3), several, strict=True):
+        assert result.numbers() == divergence(TableModel(seed), TableModel(2), ids, **sizes).numbers()
+        assert result.perplexity.nll == pytest.approx(perplexity(TableModel(seed), ids, **sizes).nll, rel=1e-12)
+        assert result.reference_perplexity.nll == pytest.approx(perplexity(TableModel(2), ids, **sizes).nll, rel=1e-12)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32), st.floats(0, 30), st.floats(0, 2))
+def test_sums_in_single_precision_are_as_exact_as_logits(seed: int, spread: float, shift: float) -> None:
+    random = np.random.default_rng(seed)
+    a = (random.normal(size=5000) * spread).astype(np.float32)
+    b = (a + random.normal(size=5000) * shift + 1).astype(np.float32)
+
+    def model(logits: FloatArray) -> TableModel:
+        one = TableModel()
+        one.vocab_limit, one.table = len(logits), np.tile(logits, (VOCAB, 1))
+        return one
+
+    p, q = (row.astype(np.float64) - row.max() - np.log(np.exp(row.astype(np.float64) - row.max()).sum()) for row in (a, b))
+    result = divergence(model(b), model(a), [1, 2], window=8, stride=4)
+    assert result.kl_mean == pytest.approx((np.exp(p) * (p - q)).sum(), rel=1e-5, abs=2e-6)
+    assert result.perplexity.nll == pytest.approx(-q[2], rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("stride", [0, 8, 9])

@@ -13,7 +13,7 @@ from typing import Any
 from qwenbox.chat.stream import starts_in_reasoning
 from qwenbox.chat.structured import writes_tags
 from qwenbox.chat.template import ChatTemplate, encode_chat, template_for
-from qwenbox.chat.thinking import Nature, nature_of
+from qwenbox.chat.thinking import NO_THOUGHT, Nature, nature_of
 from qwenbox.chat.tokenizer import Tokenizer
 from qwenbox.errors import ModelFormatError, RequestError, UnsupportedModelError
 from qwenbox.types import Message, SamplingParams
@@ -65,6 +65,14 @@ class ChatFormat:
     def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, /, **options: Any) -> list[int]:
         """Prompt ids of a conversation: see `encode_chat`."""
         return encode_chat(self.tokenizer, self.template, messages, tools, **options)
+
+    def encode_for(self, thinks: bool, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, /, **options: Any) -> list[int]:
+        """`encode` for an answer with or without a thought: tells a hybrid model which, and ends at once the thought of one that always thinks."""
+        switch = {"enable_thinking": thinks} if self.nature == "hybrid" else {}
+        ids = self.encode(messages, tools, **{**options, **switch})
+        if not thinks and self.nature == "always" and self.starts_in_reasoning(ids):
+            ids += self.tokenizer.encode(NO_THOUGHT)
+        return ids
 
     def starts_in_reasoning(self, prompt_ids: Sequence[int]) -> bool:
         """`EventStream(start_reasoning=...)` for an answer to this prompt."""

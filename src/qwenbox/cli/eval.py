@@ -1,10 +1,12 @@
-"""`qwenbox eval MODEL --task ppl|kl --data FILE`: how good a model is on a text, and how far from a reference."""
+"""`qwenbox eval MODEL... --task ppl|kl|choice|generate|code|layers --data FILE`: how good models are, and how far from a reference."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import json as json_module
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,82 +15,226 @@ import typer
 
 from qwenbox.errors import UsageError
 
-from .options import Isa, Json, Model, Threads, Weights
-from .session import load_with_bar, progress_bar, resolve
+from .options import Isa, Json, Threads, Weights
+from .session import load_with_bar, open_llm, progress_bar, resolve
 
 if TYPE_CHECKING:
+    from qwenbox.chat.chat import ChatFormat
     from qwenbox.chat.tokenizer import Tokenizer
+    from qwenbox.evaluate.report import LayerReport, Report, Result
 
 
 class Task(StrEnum):
     ppl = "ppl"
     kl = "kl"
+    choice = "choice"
+    generate = "generate"
+    code = "code"
+    layers = "layers"
+
+
+class Thinking(StrEnum):
+    off = "off"
+    on = "on"
+    both = "both"
+
+
+ON_TEXT = (Task.ppl, Task.kl, Task.layers)
+LAYER_TOKENS = 256
 
 
 def evaluate(
-    model: Model,
-    task: Annotated[Task, typer.Option(help="ppl: perplexity. kl: divergence from --reference.", show_default=False)],
-    data: Annotated[Path, typer.Option(help="UTF-8 text to measure on.", show_default=False)],
-    reference: Annotated[str | None, typer.Option(help="The model to compare with, for --task kl.")] = None,
+    models: Annotated[list[str], typer.Argument(help="Names of the catalogue, directories, or .gguf files.", metavar="MODEL...", show_default=False)],
+    task: Annotated[
+        Task,
+        typer.Option(
+            help="ppl: perplexity. kl: divergence from --reference. choice, generate: right answers. code: code that passes its tests. "
+            "layers: errors layer by layer, compared with --reference.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="UTF-8 text for ppl, kl and layers, otherwise problems in JSON lines.", show_default=False)],
+    reference: Annotated[str | None, typer.Option(help="The model that the others are compared with; otherwise the first.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Read no more tokens of the text than this.")] = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens that the model sees at once.")] = 2048,
     stride: Annotated[int | None, typer.Option(min=1, help="How far the window moves; otherwise half of it.")] = None,
+    problems: Annotated[int | None, typer.Option(min=1, help="No more than the first so many problems.")] = None,
+    answer_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; otherwise 1024 tokens, 4096 with a thought.")] = None,
+    thinking: Annotated[Thinking, typer.Option(help="Think before answers, where the model can; both: one result each.")] = Thinking.off,
+    report: Annotated[Path | None, typer.Option(help="Write report.md, results.json and plot.svg into this folder.", show_default=False)] = None,
     json: Json = False,
     weights: Weights = None,
     reference_weights: Annotated[str | None, typer.Option(help="--weights for the reference.")] = None,
     threads: Threads = None,
     isa: Isa = None,
 ) -> None:
-    """Measure a model on a text.
+    """Measure models on a text or on problems, with intervals of 95 %.
 
-    Windows of --window tokens move by --stride; each token but the first is scored once, with at least window - stride tokens before it.
+    On a text, windows of --window tokens move by --stride; each token but the first is scored once, with at least window - stride tokens before it.
+    Code is executed in processes that can open nothing and have 1 GB and 10 seconds.
     """
-    from qwenbox.evaluate.divergence import divergence
-    from qwenbox.evaluate.perplexity import perplexity
-    from qwenbox.evaluate.text import token_ids
-    from qwenbox.settings import load_settings
-
-    if (task is Task.kl) != (reference is not None):
-        raise UsageError("--task kl needs --reference MODEL" if reference is None else "--reference is only for --task kl")
+    if task in (Task.kl, Task.layers) and reference is None:
+        raise UsageError(f"--task {task} needs --reference MODEL")
+    if task is Task.layers and len(models) > 1:
+        raise UsageError("--task layers looks at one model")
     if not data.is_file():
         raise UsageError(f"there is no file {data}")
-    sizes: dict[str, Any] = {"window": window, "stride": stride or max(1, window // 2), "max_tokens": max_tokens}
-    overrides = {"threads": threads, "isa": isa, "context_length": window, "max_sequences": 128}
-    with ExitStack() as stack:
-        tokenizer, scored = _open(model, load_settings({**overrides, "weights": weights}), stack)
-        if reference is not None:
-            other, compared = _open(reference, load_settings({**overrides, "weights": reference_weights}), stack)
-            _check_same_vocabulary(tokenizer, other)
-        with progress_bar() as bar:
-            line = bar.add_task("scoring", total=None if max_tokens is None else max_tokens - 1)
-            ids = token_ids(data, tokenizer)
-            result: Any
-            if reference is None:
-                result = perplexity(scored, ids, progress=lambda tokens: bar.update(line, completed=tokens), **sizes)
-            else:
-                result = divergence(scored, compared, ids, progress=lambda tokens: bar.update(line, completed=tokens), **sizes)
-    numbers = {"task": task.value, "model": model, **({"reference": reference} if reference else {}), **dataclasses.asdict(result)}
-    if json:
-        typer.echo(json_module.dumps(numbers))
+    overrides = {"threads": threads, "isa": isa}
+    subjects = [_Subject(model, {**overrides, "weights": weights}) for model in models]
+    other = None if reference is None else _Subject(reference, {**overrides, "weights": reference_weights})
+    found: Report | LayerReport
+    if task is Task.layers:
+        assert other is not None
+        found = _layers(subjects[0], other, data, max_tokens or LAYER_TOKENS)
+    elif task in ON_TEXT:
+        found = _on_text(task, subjects, other, data, {"window": window, "stride": stride or max(1, window // 2), "max_tokens": max_tokens})
     else:
-        for name, value in numbers.items():
-            typer.echo(f"{name:15} {value:.6g}" if isinstance(value, float) else f"{name:15} {value}")
+        found = _on_problems(task, subjects, other, data, problems, answer_tokens, thinking, window)
+    if report is not None:
+        found.write(report)
+    typer.echo(json_module.dumps(found.numbers()) if json else found.table())
 
 
-def _open(model: str, settings: Any, stack: ExitStack) -> tuple[Tokenizer, Any]:
-    """The tokenizer and the loaded model, with pages for one window."""
-    from qwenbox.engine.options import EngineOptions, open_model
-    from qwenbox.llm import model_name, open_chat
-    from qwenbox.types import PAGE_TOKENS
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A model that is measured. `overrides` are settings."""
 
-    path = resolve(model, settings)
-    tokenizer = open_chat(path).tokenizer
-    pages = -(-settings.context_length // PAGE_TOKENS)
-    options = EngineOptions.from_settings(settings, model=str(path), num_pages=pages, tokens=tokenizer.table())
-    return tokenizer, stack.enter_context(closing(load_with_bar(lambda progress: open_model(options, progress), model_name(model))))
+    model: str
+    overrides: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        from qwenbox.llm import model_name
+
+        weights = self.overrides["weights"]
+        return model_name(self.model) + (f" ({weights})" if weights else "")
+
+    @property
+    def path(self) -> Path:
+        from qwenbox.settings import load_settings
+
+        return resolve(self.model, load_settings(self.overrides))
+
+    def facts(self) -> dict[str, Any]:
+        from qwenbox.model.load import stored_costs
+
+        return {"weights_bytes": stored_costs(self.path, self.overrides["weights"]).weights_bytes}
+
+    def open(self, stack: ExitStack, window: int) -> tuple[ChatFormat, Any]:
+        """The chat format and the loaded model, with pages for one window; closed with the stack."""
+        from qwenbox.engine.options import EngineOptions, open_model
+        from qwenbox.llm import open_chat
+        from qwenbox.settings import load_settings
+        from qwenbox.types import PAGE_TOKENS
+
+        settings = load_settings({**self.overrides, "context_length": window, "max_sequences": 128})
+        path = self.path
+        chat = open_chat(path)
+        stack.callback(chat.close)
+        options = EngineOptions.from_settings(settings, model=str(path), num_pages=-(-window // PAGE_TOKENS), tokens=chat.tokenizer.table())
+        return chat, stack.enter_context(closing(load_with_bar(lambda progress: open_model(options, progress), self.name)))
+
+
+# --- on a text -------------------------------------------------------------------------------------------------------
+
+
+def _on_text(task: Task, subjects: Sequence[_Subject], reference: _Subject | None, data: Path, sizes: dict[str, Any]) -> Report:
+    from qwenbox.evaluate.divergence import divergences
+    from qwenbox.evaluate.perplexity import perplexity
+    from qwenbox.evaluate.report import Report, Result
+    from qwenbox.evaluate.text import token_ids
+    from qwenbox.llm import open_chat
+
+    everybody = [*([reference] if reference is not None else []), *subjects]
+    tokenizer = open_chat(everybody[0].path).tokenizer
+    for subject in everybody[1:]:
+        _check_same_vocabulary(tokenizer, open_chat(subject.path).tokenizer)
+    total = sum(1 for _ in itertools.islice(token_ids(data, tokenizer), sizes["max_tokens"])) - 1
+    results = []
+    if task is Task.kl:
+        assert reference is not None
+        with ExitStack() as stack:
+            opened = [subject.open(stack, sizes["window"])[1] for subject in everybody]
+            with _bar("comparing", total) as progress:
+                measured = divergences(opened[1:], opened[0], token_ids(data, tokenizer), progress=progress, **sizes)
+        results = [Result(subject.name, one, subject.facts()) for subject, one in zip(subjects, measured, strict=True)]
+    else:
+        for subject in everybody:
+            with ExitStack() as stack:
+                model = subject.open(stack, sizes["window"])[1]
+                with _bar(subject.name, total) as progress:
+                    results.append(Result(subject.name, perplexity(model, token_ids(data, tokenizer), progress=progress, **sizes), subject.facts()))
+    return Report(task.value, data.name, results, results[0] if len(results) > 1 else None)
 
 
 def _check_same_vocabulary(tokenizer: Tokenizer, other: Tokenizer) -> None:
     probe = "Vocabulary 词表 def f(x):\n    return x**2  # ภาษาไทย 🙂"
     if tokenizer.encode(probe) != other.encode(probe):
-        raise UsageError("the two models have different vocabularies, so their distributions cannot be compared")
+        raise UsageError("the models have different vocabularies, so their distributions cannot be compared")
+
+
+def _layers(subject: _Subject, reference: _Subject, data: Path, max_tokens: int) -> LayerReport:
+    from qwenbox.evaluate.layers import layer_errors
+    from qwenbox.evaluate.report import LayerReport
+    from qwenbox.evaluate.text import token_ids
+    from qwenbox.llm import open_chat
+    from qwenbox.model.load import open_network
+
+    tokenizer = open_chat(subject.path).tokenizer
+    _check_same_vocabulary(tokenizer, open_chat(reference.path).tokenizer)
+    ids = list(itertools.islice(token_ids(data, tokenizer), max_tokens))
+    mine, other = (open_network(one.path, weights=one.overrides["weights"], positions=max_tokens) for one in (subject, reference))
+    with _bar("comparing layers", 1000) as progress:
+        errors = layer_errors(mine, other, ids, lambda part: progress(round(1000 * part)))
+    return LayerReport(subject.name, reference.name, data.name, len(ids), errors)
+
+
+# --- on problems -----------------------------------------------------------------------------------------------------
+
+
+def _on_problems(
+    task: Task,
+    subjects: Sequence[_Subject],
+    reference: _Subject | None,
+    data: Path,
+    most: int | None,
+    answer_tokens: int | None,
+    thinking: Thinking,
+    window: int,
+) -> Report:
+    from qwenbox.evaluate import problems, tasks
+    from qwenbox.evaluate.report import Report, Result
+
+    read: Callable[[Path], Any] = {Task.choice: problems.choices, Task.generate: problems.questions, Task.code: problems.code_problems}[task]
+    asked = read(data)[:most]
+    results: list[Result] = []
+    for subject in [*([reference] if reference is not None else []), *subjects]:
+        if task is Task.choice:
+            with ExitStack() as stack:
+                chat, model = subject.open(stack, window)
+                with _bar(subject.name, len(asked)) as progress:
+                    results.append(Result(subject.name, tasks.choose(model, chat, asked, progress), subject.facts()))
+            continue
+        ask: Callable[..., tasks.Score] = tasks.generate if task is Task.generate else tasks.write_code
+        with open_llm(subject.model, **subject.overrides) as llm:
+            for thinks in _ways(thinking, llm.nature):
+                with _bar(subject.name, len(asked)) as progress:
+                    score = ask(llm, asked, thinking=thinks, max_tokens=answer_tokens, progress=progress)
+                facts = {"thinking": thinks} if llm.nature != "never" else {}
+                results.append(Result(subject.name, score, {**subject.facts(), **facts}))
+    return Report(task.value, data.name, results, results[0] if len(results) > 1 else None)
+
+
+def _ways(thinking: Thinking, nature: str | None) -> list[bool]:
+    """Whether to think: a model that cannot is asked without."""
+    if nature == "never":
+        return [False]
+    return {Thinking.off: [False], Thinking.on: [True], Thinking.both: [False, True]}[thinking]
+
+
+@contextmanager
+def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar for so much work; what is given is called with how much of it is done."""
+    with progress_bar() as bar:
+        line = bar.add_task(name, total=total)
+        yield lambda done: bar.update(line, completed=done)

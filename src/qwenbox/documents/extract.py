@@ -1,7 +1,6 @@
 """The program of the child process that reads one file: bytes on stdin, one JSON object on stdout, {kind, text} or {error, code}.
 
-It knows no other part of the package and gets no environment. Before it looks at the first byte it gives up memory, processor time and every further
-descriptor: without one there is no file, no socket and no other program, whatever stands in the file.
+It knows no other part of the package but `confinement`, which takes everything from it before it looks at the first byte.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ import contextlib
 import importlib
 import io
 import json
-import os
 import pkgutil
 import re
-import resource
 import sys
 import unicodedata
 import zipfile
@@ -208,19 +205,6 @@ class _Word:
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def limit() -> None:
-    """Gives up what is not needed from now on. Every module that is wanted must be there already."""
-    os.nice(10)  # people's answers first
-    for what, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(what, (most, most))
-
-
 def load_modules() -> None:
     """Loads what is otherwise loaded when a file asks for it, and lets the search for what is not installed end in memory."""
     for package in ("pypdf", "encodings"):
@@ -233,9 +217,11 @@ def load_modules() -> None:
 
 
 def main() -> None:
+    from qwenbox.confinement import give_up
+
     load_modules()
     data = sys.stdin.buffer.read()
-    limit()
+    give_up(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS, strictly=False)
     try:
         kind, text = extract(data)
         answer = json.dumps({"kind": kind, "text": text.encode("utf-8", "replace").decode().replace("\x00", "")})
@@ -247,5 +233,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, sys.argv[1])
+    sys.path[:0] = sys.argv[1:]
     main()

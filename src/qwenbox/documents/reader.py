@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import unicodedata
 from pathlib import Path
@@ -12,11 +10,14 @@ from typing import NamedTuple
 
 import pypdf
 
+from qwenbox.confinement import run
 from qwenbox.documents import extract
 from qwenbox.errors import EngineError, OverloadedError, PayloadTooLargeError, RequestError
 
 MAX_DOCUMENT_BYTES = 50 * 1024 * 1024
 MAX_NAME = 120
+MAX_ANSWER_BYTES = 13 * extract.MAX_CHARACTERS
+"""The longest text as JSON, in which no character takes more than two of `\\u0000`, and what stands around it."""
 DEADLINE_SECONDS = 90.0
 """For one document, by the clock on the wall."""
 MAX_CHILDREN = 2
@@ -59,16 +60,17 @@ def clean_name(name: str) -> str:
 
 
 def _ask_child(data: bytes) -> dict[str, str]:
-    command = [sys.executable, "-I", extract.__file__, str(Path(pypdf.__file__).parent.parent)]
     try:
-        done = subprocess.run(command, input=data, capture_output=True, env={}, cwd="/", timeout=DEADLINE_SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"error": f"it takes longer than {DEADLINE_SECONDS:g} seconds to read.", "code": "hard"}
+        done = run(
+            Path(extract.__file__), data, folders=[str(Path(pypdf.__file__).parent.parent)], seconds=DEADLINE_SECONDS, max_output=MAX_ANSWER_BYTES
+        )
     except OSError as error:
         raise EngineError(f"The process that reads files does not start: {error}.") from error
-    if done.returncode < 0:  # it was ended by the system
+    if done.ended == "time":
+        return {"error": f"it takes longer than {DEADLINE_SECONDS:g} seconds to read.", "code": "hard"}
+    if done.status < 0 or done.ended == "output":  # it was ended by the system
         return {"error": "it takes too much time or memory to read.", "code": "hard"}
-    if done.returncode > 0:
+    if done.status > 0:
         raise EngineError("The process that reads files failed.", code="reader_failed")
-    answer: dict[str, str] = json.loads(done.stdout)
+    answer: dict[str, str] = json.loads(done.output)
     return answer

@@ -1,1 +1,1 @@
-"""Measurements of a model: perplexity and divergence on a text, and speed. Models come in loaded; nothing here opens a file but the text."""
+"""Measurements of a model: on a text, on problems, against a reference, and its speed. Models come in loaded; data are the caller's files."""

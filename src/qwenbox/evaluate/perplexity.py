@@ -7,19 +7,53 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .logits import Scorable, log_softmax, scored_logits
+from .interval import Estimate, Mean
+from .logits import Scorable, log_mass, scored_logits
 from .text import windows
 
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """`tokens` is how many were scored; `nll` is their mean negative log-likelihood in nats, `perplexity` its exponential."""
+    """The negative log-likelihood, in nats, summed in each window over the tokens that are scored there."""
 
-    tokens: int
-    nll: float
-    perplexity: float
+    likelihood: Mean
     window: int
     stride: int
+
+    @property
+    def tokens(self) -> int:
+        """How many were scored."""
+        return int(self.likelihood.weights.sum())
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-likelihood of a token, NaN where there are fewer than two."""
+        return self.likelihood.value
+
+    @property
+    def perplexity(self) -> float:
+        return _exp(self.nll)
+
+    def estimate(self) -> Estimate:
+        return exp_estimate(self.likelihood.estimate())
+
+    def over(self, other: Perplexity) -> Estimate:
+        """This perplexity divided by that of another model on the same text."""
+        return exp_estimate(self.likelihood.minus(other.likelihood))
+
+    def numbers(self) -> dict[str, float]:
+        low, high = self.estimate()[1:]
+        sizes = {"window": self.window, "stride": self.stride, "windows": len(self.likelihood.sums)}
+        return {"tokens": self.tokens, "nll": self.nll, "perplexity": self.perplexity, "perplexity_low": low, "perplexity_high": high, **sizes}
+
+
+def exp_estimate(estimate: Estimate) -> Estimate:
+    """Of a logarithm. The bootstrap's percentiles keep their order."""
+    return Estimate(*map(_exp, estimate))
+
+
+def _exp(value: float) -> float:
+    return math.inf if value > 700 else math.exp(value)
 
 
 def perplexity(
@@ -31,13 +65,15 @@ def perplexity(
     max_tokens: int | None = None,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Perplexity:
-    """Perplexity over the ids, at most `max_tokens` of them. NaN where there are fewer than two."""
-    count, total = 0, 0.0
+    """Perplexity over the ids, at most `max_tokens` of them."""
+    units: list[tuple[float, float]] = []
+    count = 0
     for piece in windows(itertools.islice(ids, max_tokens), window, stride):
+        total = 0.0
         for position, logits in scored_logits(model, piece):
             for row, id in zip(logits, piece.ids[position:], strict=False):
-                total -= float(log_softmax(row)[id])
-                count += 1
+                total += log_mass(row) - float(row[id])
+            count += len(logits)
             progress(count)
-    nll = total / count if count else math.nan
-    return Perplexity(count, nll, math.exp(nll) if nll < 700 else math.inf if count else math.nan, window, stride)
+        units.append((total, len(piece.ids) - piece.first))
+    return Perplexity(Mean.of(units), window, stride)

@@ -260,6 +260,14 @@ def load_model(
     )
 
 
+def open_network(path: Path, *, weights: str | None = None, positions: int) -> Qwen:
+    """The network of a model with the weights that `load_model` would run, for whoever looks at them. Raises what it raises."""
+    config, tensors = _read(path)
+    network = Qwen(config, tensors, positions=positions)
+    network.prepare = rounding(_form(weights, tensors), "reference", lambda data: None)
+    return network
+
+
 class MemoryNeed(NamedTuple):
     """Bytes that a model takes at least: weights, keys and values of one whole context (or `kv_bytes`), and the rest of its program."""
 
