@@ -83,8 +83,10 @@ class Store:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def create(self, title: str, messages: Sequence[StoredMessage] = (), leaf: str | None = None) -> Conversation:
-        """A conversation, with messages where they come from elsewhere: they get ids of their own."""
+    def create(
+        self, title: str, messages: Sequence[StoredMessage] = (), leaf: str | None = None, created: float | None = None, updated: float | None = None
+    ) -> Conversation:
+        """A conversation, with messages where they come from elsewhere: they get ids of their own. Times in Unix seconds, otherwise now."""
         id, now = _new_id(), time.time()
         if len(messages) > MAX_MESSAGES:
             raise RequestError(f"messages: a conversation has at most {MAX_MESSAGES}.", param="messages")
@@ -92,7 +94,14 @@ class Store:
         with self._transaction():
             titled_by = "person" if title else "words"
             questions = [message.content for message in messages if message.role == "user"]
-            values = (id, title or first_words(questions[0] if questions else ""), titled_by, now, now, self._next_turn())
+            values = (
+                id,
+                title or first_words(questions[0] if questions else ""),
+                titled_by,
+                created or now,
+                updated or created or now,
+                self._next_turn(),
+            )
             self._connection.execute("INSERT INTO conversations VALUES (?, ?, ?, ?, ?, ?, NULL)", values)
             for message in messages:
                 if message.parent not in ids:

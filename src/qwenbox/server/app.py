@@ -64,6 +64,8 @@ def create_app(
         Route("/v1/models/{model:path}", routes.model),
         Route("/conversations", conversations.list),
         Route("/conversations", conversations.create, methods=["POST"]),
+        Route("/conversations/import", conversations.take, methods=["POST"]),
+        Route("/conversations/news", conversations.news),
         Route("/conversations/{id}", conversations.get),
         Route("/conversations/{id}", conversations.change, methods=["PATCH"]),
         Route("/conversations/{id}", conversations.delete, methods=["DELETE"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
@@ -19,19 +20,20 @@ from starlette.responses import JSONResponse, Response
 from qwenbox.archive import Archive, Conversation, StoredMessage
 from qwenbox.archive.conversation import State
 from qwenbox.archive.export import as_json, as_markdown, file_name
+from qwenbox.archive.imports import as_ours, conversations_in
 from qwenbox.errors import EngineError, NotFoundError, QwenboxError, RequestError
 from qwenbox.generation import EventBatch
 from qwenbox.llm import LocalLLM
 from qwenbox.server.attempts import Attempt
 from qwenbox.server.middleware import log
-from qwenbox.server.routes import Routes, Running, ignored_header, raise_error, read_body
+from qwenbox.server.routes import Routes, Running, ignored_header, raise_error, read_body, read_bytes
 from qwenbox.server.shelf import Lease, Place, Shelf
 from qwenbox.server.stream import EventResponse, Write
 from qwenbox.server.titles import Titles
 from qwenbox.types import Event, Message, Usage
 from qwenbox.wire import sse
 from qwenbox.wire.dialects import Dialect
-from qwenbox.wire.errors import validate
+from qwenbox.wire.errors import read_json_value, validate
 from qwenbox.wire.openai_chat import MAX_MESSAGES, ChatCall
 
 SAVE_SECONDS = 1.0
@@ -39,6 +41,11 @@ SAVE_SECONDS = 1.0
 MAX_TITLE = 200
 MAX_QUERY = 256
 MAX_LISTED = 200
+MAX_IMPORT_BYTES = 32 * 1024 * 1024
+MAX_IMPORTED = 2000
+"""Conversations of a file."""
+MAX_REMEMBERED = 1000
+"""Changes of which somebody can be told one by one."""
 _REFUSED = ("messages", "n", "tools", "logprobs")
 """Fields of a chat completion that an answer which is stored cannot have: its messages are those of the conversation, and it is text."""
 
@@ -71,10 +78,12 @@ class GivenMessage(BaseModel):
 
 
 class ConversationRequest(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
     title: Annotated[str, Field(max_length=MAX_TITLE)] = ""
     messages: Annotated[list[GivenMessage], Field(max_length=MAX_MESSAGES)] = []
     leaf: Annotated[str, Field(max_length=64)] | None = None
+    created: Annotated[float, Field(ge=0)] | None = None
+    updated: Annotated[float, Field(ge=0)] | None = None
 
 
 class ChangeRequest(BaseModel):
@@ -335,7 +344,11 @@ class Conversations:
         """Under way, by conversation."""
         self._beginning: set[str] = set()
         """Conversations whose answer is on its way to the disk before it begins."""
-        self._titles = Titles(archive, shelf)
+        # A service that was started again goes on with larger numbers: what somebody knows of the one before is not taken for its own.
+        self._news: deque[tuple[int, str]] = deque([(int(time.time() * 1000), "")], MAX_REMEMBERED)
+        """Numbers of changes, each with its conversation."""
+        self._titles = Titles(archive, shelf, self._tell)
+        self._import = asyncio.Semaphore(1)
 
     # --- conversations ------------------------------------------------------------------------------------------------
 
@@ -352,15 +365,50 @@ class Conversations:
 
     async def create(self, request: Request) -> Response:
         """Empty, or with messages: an export is taken back, and so is what a browser kept."""
-        asked = validate(ConversationRequest, await read_body(request))
+        made = await self._create(validate(ConversationRequest, await read_body(request)))
+        return JSONResponse(made.body(), 201)
+
+    async def take(self, request: Request) -> Response:
+        """The conversations of a file, of ours or of another program. What cannot be taken is named with the reason, and keeps nothing else out."""
+        async with self._import:
+            data = await read_bytes(request, MAX_IMPORT_BYTES)
+            given = conversations_in(await asyncio.to_thread(read_json_value, data))
+            if len(given) > MAX_IMPORTED:
+                raise RequestError(f"The file has {len(given)} conversations; up to {MAX_IMPORTED} are taken at once.", code="too_many_conversations")
+            taken, refused = 0, []
+            for one in given:
+                try:
+                    await self._create(await asyncio.to_thread(_imported, one))
+                    taken += 1
+                except (ValueError, RequestError) as error:
+                    title = one.get("title") if isinstance(one, dict) else None
+                    reason = error.message if isinstance(error, RequestError) else str(error)
+                    refused.append({"title": title[:MAX_TITLE] if isinstance(title, str) else None, "reason": reason})
+        return JSONResponse({"taken": taken, "refused": refused})
+
+    async def _create(self, asked: ConversationRequest) -> Conversation:
         messages, before = [], None
         for number, given in enumerate(asked.messages):
             parent = given.parent if given.id is not None else before
             before = given.id if given.id is not None else f"#{number}"
             known = given.model_dump(exclude={"id", "parent", "created"})
             messages.append(StoredMessage(id=before, parent=parent, created=given.created or time.time(), **known))
-        made = await self._archive.do(lambda store: store.create(asked.title.strip(), messages, asked.leaf))
-        return JSONResponse(made.body(), 201)
+        title = asked.title.strip()
+        made = await self._archive.do(lambda store: store.create(title, messages, asked.leaf, asked.created, asked.updated))
+        self._tell(made.id)
+        return made
+
+    async def news(self, request: Request) -> Response:
+        """What has changed since `after`, a number that an earlier answer gave: ids, or None where that is not known any more."""
+        after = request.query_params.get("after", "")
+        if after and not after.isdecimal():
+            raise RequestError("after: a number that an earlier answer gave.", param="after")
+        known = bool(after) and self._news[0][0] <= int(after[:20]) <= self._news[-1][0]
+        changed = list(dict.fromkeys(id for number, id in self._news if number > int(after[:20]))) if known else None
+        return JSONResponse({"at": self._news[-1][0], "changed": changed})
+
+    def _tell(self, id: str) -> None:
+        self._news.append((self._news[-1][0] + 1, id))
 
     async def get(self, request: Request) -> Response:
         conversation = await self._read(request)
@@ -378,6 +426,7 @@ class Conversations:
         if title == "":
             raise RequestError("title: it is empty.", param="title")
         await self._archive.do(lambda store: store.update(id, title, asked.leaf))
+        self._tell(id)
         return JSONResponse({"id": id})
 
     async def delete(self, request: Request) -> Response:
@@ -386,6 +435,7 @@ class Conversations:
             answer.cancel()
             await asyncio.wait([answer.task])
         await self._archive.delete(id)
+        self._tell(id)
         return JSONResponse({"id": id, "deleted": True})
 
     async def export(self, request: Request) -> Response:
@@ -405,6 +455,7 @@ class Conversations:
         """A question. When this answers, it is on the disk."""
         asked, id = validate(MessageRequest, await read_body(request)), request.path_params["id"]
         message = await self._archive.do(lambda store: store.add_message(id, asked.parent, "user", asked.content))
+        self._tell(id)
         return JSONResponse(message.body(), 201)
 
     async def answer(self, request: Request) -> Response:
@@ -434,6 +485,7 @@ class Conversations:
         begin = partial(self._routes.begin, request, call, {})
         self._answers[conversation.id] = self._routes.under_way[request_id] = answer
         answer.task = asyncio.create_task(answer.write(self._shelf.lease(place, call.keep_alive), self._request_timeout, begin))
+        self._tell(conversation.id)
         self._tasks.add(answer.task)
         answer.task.add_done_callback(self._tasks.discard)
         answer.task.add_done_callback(partial(self._ended, answer, place if conversation.titled_by == "words" else None, call.messages))
@@ -453,12 +505,18 @@ class Conversations:
 
     def _ended(self, answer: Answer, place: Place | None, asked: Sequence[Message], _: asyncio.Task[None]) -> None:
         del self._answers[answer.conversation]
+        self._tell(answer.conversation)
         if place is not None and answer.content and answer.state not in ("interrupted", "error"):
             self._titles.ask(answer.conversation, place, (*asked, Message("assistant", answer.content)))
 
     async def _read(self, request: Request) -> Conversation:
         id: str = request.path_params["id"]
         return await self._archive.do(lambda store: store.get(id))
+
+
+def _imported(given: Any) -> ConversationRequest:
+    """ValueError, RequestError."""
+    return validate(ConversationRequest, as_ours(given))
 
 
 def _history(conversation: Conversation, parent: str, system: str | None) -> list[dict[str, str]]:

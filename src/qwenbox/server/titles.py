@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -36,8 +36,10 @@ _PARAMS = RequestParams(max_tokens=32, temperature=0.0, priority=MAX_PRIORITY, t
 class Titles:
     """Makes one at a time, behind all requests. As soon as anybody asks the model something, it drops what it has and begins again later."""
 
-    def __init__(self, archive: Archive, shelf: Shelf) -> None:
+    def __init__(self, archive: Archive, shelf: Shelf, given: Callable[[str], None]) -> None:
+        """`given` is told the id of a conversation that has got one."""
         self._archive = archive
+        self._given = given
         self._shelf = shelf
         self._wanted: dict[str, tuple[Place, Sequence[Message]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -61,6 +63,7 @@ class Titles:
                     title = await self._make(place, messages)
                 if title:
                     await self._archive.do(lambda store: store.give_title(conversation, title))  # noqa: B023
+                    self._given(conversation)
             except QwenboxError as error:
                 log.info("no title", extra={"fields": {"reason": error.message}})
             if title is None:

@@ -57,24 +57,36 @@ def error_headers(error: QwenboxError) -> dict[str, str]:
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request body.
-
-    Refused: NaN and Infinity, numbers that no double holds, lone surrogates, a byte order mark, nesting beyond `MAX_DEPTH`. Integers beyond 64 bits
-    become floats, which integer fields then refuse by name. Of duplicate keys the last counts.
-    """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        # The decoder's message holds a position and no input.
-        raise RequestError(
-            f"The body is not valid JSON: {error.msg} at character {error.pos}.", param=_unreal_number(body), code="invalid_json"
-        ) from None
+    """The JSON object of a request body, with at most `MAX_FIELDS` fields. Raises what `read_json_value` does."""
+    value = _parsed(body)
     if not isinstance(value, dict):
         raise RequestError("The body must be a JSON object.", code="invalid_json")
     if len(value) > MAX_FIELDS:  # looking at each would keep every other client waiting
         raise RequestError(f"The body has {len(value)} fields; up to {MAX_FIELDS} are read.", code="invalid_json")
     _check_depth(value)
     return value
+
+
+def read_json_value(body: bytes) -> Any:
+    """The JSON of a request body. For a large one this takes seconds, most of them not in one piece.
+
+    Refused: NaN and Infinity, numbers that no double holds, lone surrogates, a byte order mark, nesting beyond `MAX_DEPTH`. Integers beyond 64 bits
+    become floats, which integer fields then refuse by name. Of duplicate keys the last counts.
+    """
+    value = _parsed(body)
+    if isinstance(value, dict | list):
+        _check_depth(value)
+    return value
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # The decoder's message holds a position and no input.
+        raise RequestError(
+            f"The body is not valid JSON: {error.msg} at character {error.pos}.", param=_unreal_number(body), code="invalid_json"
+        ) from None
 
 
 def validate(schema: type[Schema], value: Mapping[str, Any]) -> Schema:
