@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
 TOOLS := MAKEFLAGS= PATH=$(CURDIR)/$(VENV)/bin:$$PATH
-TWO := -n 2 --dist loadfile  # most tests wait or use one processor
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder  # on two processors: half of the time tests wait; tests/conftest.py orders them
 
 .PHONY: run test test-long soak lint format bench dist native models clean
 
@@ -11,10 +11,10 @@ run: $(VENV)/installed          ## environment, build, then a service that choos
 	$(VENV)/bin/qwenbox $(if $(MODEL),serve $(MODEL)) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/test native models  ## everything but the minutes-long checks
-	$(PY) -m pytest $(TWO) -m "not long"
+	$(PY) -m pytest $(BESIDE) -m "not long"
 
 test-long: $(VENV)/test native models
-	$(PY) -m pytest $(TWO)
+	$(PY) -m pytest $(BESIDE)
 
 soak: $(VENV)/test native models  ## thousands of requests with faults, on a tiny model and on real weights: about half an hour
 	$(PY) tests/soak.py --requests 10000

