@@ -22,6 +22,7 @@ from .run import run
 from .serve import serve
 from .start import Browser, Port, start
 from .stop import stop
+from .verify import verify
 
 app = typer.Typer(
     name="qwenbox",
@@ -41,6 +42,7 @@ app.command()(stop)
 app.command()(bench)
 app.command("eval")(evaluate)
 app.command()(compare)
+app.command()(verify)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(launch)
 
 
