@@ -53,10 +53,16 @@ def paragraph(text: str) -> str:
     return f'<w:p><w:r><w:t xml:space="preserve">{text}</w:t></w:r></w:p>'
 
 
-def docx(body: str, *, head: str = "", name: str = "word/document.xml") -> bytes:
-    """A document of Word with this XML as its body."""
+def docx(body: str, *, head: str = "", name: str = "word/document.xml", notes: dict[str, str] | None = None) -> bytes:
+    """A document of Word with this XML as its body. `notes`: the XML of its footnotes and endnotes, by these names."""
     xml = f'<?xml version="1.0" encoding="UTF-8"?>{head}<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
-    return archive({"[Content_Types].xml": b"<Types/>", name: xml.encode()})
+    more = {f"word/{kind}.xml": f'<w:{kind} xmlns:w="{WORD}">{text}</w:{kind}>'.encode() for kind, text in (notes or {}).items()}
+    return archive({"[Content_Types].xml": b"<Types/>", name: xml.encode(), **more})
+
+
+def note(kind: str, id: int, text: str, more: str = "") -> str:
+    """A footnote or an endnote, as its part of the document holds it."""
+    return f'<w:{kind} w:id="{id}" {more}><w:p><w:r><w:{kind}Ref/></w:r><w:r><w:t xml:space="preserve"> {text}</w:t></w:r></w:p></w:{kind}>'
 
 
 def archive(files: dict[str, bytes]) -> bytes:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
+import pypdf
 import pytest
 
 from qwenbox.documents import Document, read_document, reader
 from qwenbox.errors import EngineError, RequestError
-from tests.documents.files import archive, assemble, docx, paragraph, pdf
+from tests.documents.files import archive, assemble, docx, note, paragraph, pdf
 
 LINES = "\n".join(f"Line {number} of a page, as long as lines are." for number in range(40))
 CHINESE = "你好，世界。这是一个测试。\n第二行"
@@ -60,6 +62,31 @@ def test_a_docx_gives_its_paragraphs_and_tables_once():
     assert read_document("a.docx", docx(body)).text == "First & best\none\ttwo\nthree\n\na\tb\na\tb\nin a box\n你好"
 
 
+def test_the_notes_of_a_docx_stand_behind_its_text_where_the_text_points_to_them():
+    def marked(text: str, kind: str, id: int) -> str:
+        return f'<w:p><w:r><w:t>{text}</w:t></w:r><w:r><w:{kind}Reference w:id="{id}"/></w:r></w:p>'
+
+    separator = note("footnote", -1, "never shown", 'w:type="separator"')
+    notes = {
+        "footnotes": separator + note("footnote", 2, "the first") + note("footnote", 7, "第二个") + note("footnote", 9, "points nowhere"),
+        "endnotes": note("endnote", 2, "at the end"),
+    }
+    data = docx(marked("One", "footnote", 2) + marked("two", "endnote", 2) + marked("three", "footnote", 7), notes=notes)
+    assert read_document("a.docx", data).text == "One[^1]\ntwo[^2]\nthree[^3]\n\n[^1]: the first\n[^2]: at the end\n[^3]: 第二个"
+
+
+@pytest.mark.parametrize("algorithm", ["RC4-128", "AES-128", "AES-256-R5", "AES-256"])
+def test_an_encrypted_pdf_is_read_where_it_opens_without_a_password(algorithm):
+    def encrypted(password: str) -> bytes:
+        writer, out = pypdf.PdfWriter(io.BytesIO(pdf(["Nobody may print this."]))), io.BytesIO()
+        writer.encrypt(password, "of its owner", algorithm=algorithm)
+        writer.write(out)
+        return out.getvalue()
+
+    assert read_document("a.pdf", encrypted("")).text == "Nobody may print this."
+    assert "password" in refused("a.pdf", encrypted("of its readers"), "locked")
+
+
 def test_what_a_file_is_its_bytes_say():
     assert read_document("letter.txt", pdf(["Hello there"])) == Document("letter.txt", "pdf", "Hello there")
     assert read_document("letter.pdf", b"Hello there").kind == "text"
@@ -86,6 +113,7 @@ def test_empty_and_protected_files_say_what_they_are():
 ENTITIES = "".join(f'<!ENTITY {chr(98 + depth)} "{f"&{chr(97 + depth)};" * 10}">' for depth in range(9))
 BOMBS = {
     "zip.docx": lambda: docx(paragraph("a" * 100_000_000)),
+    "notes.docx": lambda: docx(paragraph("a" * 30_000_000), notes={"footnotes": note("footnote", 1, "a" * 40_000_000)}),
     "entities.docx": lambda: docx(paragraph("&j;"), head=f'<!DOCTYPE z [<!ENTITY a "aaaaaaaaaa">{ENTITIES}]>'),
     "outside.docx": lambda: docx(paragraph("&x;"), head='<!DOCTYPE z [<!ENTITY x SYSTEM "file:///etc/passwd">]>'),
     "deep.docx": lambda: docx("<w:p>" * 100_000 + "</w:p>" * 100_000),

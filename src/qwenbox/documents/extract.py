@@ -15,7 +15,7 @@ import sys
 import unicodedata
 import zipfile
 import zlib
-from typing import Any
+from collections.abc import Mapping
 from xml.parsers import expat
 
 MEMORY_BYTES = 768 * 1024 * 1024
@@ -34,6 +34,8 @@ _LOOKALIKES = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06]")
 """Radicals and ligatures, which programs that print write for the characters that look the same: no model knows such words."""
 _WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
 _STRICT_WORD = "http://purl.oclc.org/ooxml/wordprocessingml/main"
+_BODY = "word/document.xml"
+_TEXTS = (_BODY, "word/footnotes.xml", "word/endnotes.xml")
 _COMPATIBLE = "http://schemas.openxmlformats.org/markup-compatibility/2006"
 
 
@@ -129,30 +131,54 @@ def _pdf(data: bytes) -> str:
 
 
 def _docx(data: bytes) -> str:
+    """The text, and behind it the notes at the foot of its pages and at its end, as Markdown marks them."""
+    parts = _word_parts(data)
+    body = _Word()
+    text = body.read(parts.pop(_BODY))
+    notes: dict[tuple[str, str], str] = {}
+    for xml in parts.values():
+        part = _Word()
+        part.read(xml)
+        notes |= part.notes
+    told = [f"[^{number}]: {notes.get(reference, '')}" for number, reference in enumerate(body.references, 1)]
+    return "\n".join([text, *told])
+
+
+def _word_parts(data: bytes) -> dict[str, bytes]:
+    """The XML of a docx that holds text, by name."""
+    parts: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_ENTRIES:
                 raise UnreadableError("unknown", f"it is an archive of {len(entries):,} files, not a docx.")
-            found = next((entry for entry in entries if entry.filename == "word/document.xml"), None)
-            if found is None:
+            found = {entry.filename: entry for entry in entries if entry.filename in _TEXTS}
+            if _BODY not in found:
                 raise UnreadableError("unknown", "it is an archive, but no docx.")
-            if found.flag_bits & 1:
+            if any(entry.flag_bits & 1 for entry in found.values()):
                 raise UnreadableError("locked", "it is protected by a password; save it without one.")
-            with archive.open(found) as entry:
-                xml = entry.read(MAX_XML_BYTES + 1)  # what the archive says of its size nobody has to believe
+            left = MAX_XML_BYTES
+            for name, entry in found.items():
+                with archive.open(entry) as file:
+                    parts[name] = file.read(left + 1)  # what the archive says of its size nobody has to believe
+                if (left := left - len(parts[name])) < 0:
+                    raise UnreadableError("long", f"its text takes more than {MAX_XML_BYTES:,} bytes unpacked.")
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
         raise UnreadableError("damaged", f"it is a damaged docx ({type(error).__name__}).") from None
-    if len(xml) > MAX_XML_BYTES:
-        raise UnreadableError("long", f"its text takes more than {MAX_XML_BYTES:,} bytes unpacked.")
-    return _Word().read(xml)
+    return parts
 
 
 class _Word:
     """Text of a document's XML: paragraphs are lines, cells of a table stand between tabs."""
 
     def __init__(self) -> None:
+        self.references: list[tuple[str, str]] = []
+        """The notes that the text points to, in its order: footnote or endnote, and its id."""
+        self.notes: dict[tuple[str, str], str] = {}
+        """Of a part that holds notes: the text of each."""
         self._pieces: list[str] = []
+        self._note: tuple[str, str] = ("", "")
+        self._begun = 0
         self._depth = self._skipped = self._cells = 0
         self._in_text = False
 
@@ -165,12 +191,15 @@ class _Word:
             parser.Parse(xml, True)
         except expat.ExpatError:
             raise UnreadableError("damaged", "it is a damaged docx (its XML is not well-formed).") from None
-        return re.sub(" *\t", "\t", re.sub("\n{3,}", "\n\n", "".join(self._pieces)))
+        return self._joined()
+
+    def _joined(self, start: int = 0) -> str:
+        return re.sub(" *\t", "\t", re.sub("\n{3,}", "\n\n", "".join(self._pieces[start:])))
 
     def _refuse(self, *_: object) -> None:
         raise UnreadableError("damaged", "it declares types of its own, which no docx does.")
 
-    def _start(self, name: str, _: Any) -> None:
+    def _start(self, name: str, attributes: Mapping[str, str]) -> None:
         self._depth += 1
         if self._depth > MAX_XML_DEPTH:
             raise UnreadableError("damaged", "its XML is nested too deep.")
@@ -182,6 +211,11 @@ class _Word:
             self._cells += tag == "tc"
             if tag in ("tab", "br", "cr"):
                 self._pieces.append("\t" if tag == "tab" else "\n")
+            elif tag in ("footnoteReference", "endnoteReference"):
+                self.references.append((tag.removesuffix("Reference"), attributes.get(f"{space} id", "")))
+                self._pieces.append(f"[^{len(self.references)}]")
+            elif tag in ("footnote", "endnote"):
+                self._note, self._begun = (tag, attributes.get(f"{space} id", "")), len(self._pieces)
 
     def _end(self, name: str) -> None:
         self._depth -= 1
@@ -193,6 +227,8 @@ class _Word:
         if space not in (_WORD, _STRICT_WORD):
             return
         self._cells -= tag == "tc"
+        if tag in ("footnote", "endnote"):
+            self.notes[self._note] = " ".join(self._joined(self._begun).split())
         ending = {"p": " " if self._cells else "\n", "tc": "\t", "tr": "\n"}.get(tag)
         if ending is not None:
             self._pieces.append(ending)
@@ -211,9 +247,9 @@ def load_modules() -> None:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
-    for absent in ("PIL", "fontTools", "brotli"):
+    for late in ("Crypto.Cipher._mode_ecb", "Crypto.Cipher._mode_cbc", "PIL", "fontTools", "brotli"):
         with contextlib.suppress(ImportError):
-            importlib.import_module(absent)
+            importlib.import_module(late)
 
 
 def main() -> None:
