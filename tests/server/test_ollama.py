@@ -150,6 +150,43 @@ def test_models_are_found_by_the_names_that_ollama_gives_them(tmp_path, name):
         assert (answer["model"], answer["message"]["content"]) == ("qwen3-8b", "I am qwen3-8b.")
 
 
+def test_a_copy_is_another_name_that_can_be_listed_asked_and_deleted(http):
+    def names() -> list[str]:
+        return [model["name"] for model in http.get("/api/tags").json()["models"]]
+
+    before = names()
+    copied = http.post("/api/copy", json={"source": "tiny:latest", "destination": "gpt-4o:latest"})
+    assert copied.status_code == 200 and "--alias gpt-4o=tiny" in copied.json()["qwenbox"]
+    assert names() == before  # the scripted engine's model lies on no disk
+    assert http.post("/api/chat", json={"model": "gpt-4o", "messages": MESSAGES, "stream": False}).json()["message"]["content"] == TEXT
+    assert http.post("/api/show", json={"model": "gpt-4o:latest"}).status_code == 200
+    for wrong, status in (
+        ({"source": "llama3", "destination": "x"}, 404),
+        ({"source": "tiny", "destination": "tiny"}, 409),
+        ({"source": "tiny"}, 400),
+    ):
+        assert http.post("/api/copy", json=wrong).status_code == status
+    assert http.request("DELETE", "/api/delete", json={"model": "gpt-4o"}).status_code == 200
+    assert http.post("/api/show", json={"model": "gpt-4o"}).status_code == 404
+    assert http.post("/api/show", json={"model": "tiny"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "way_out"),
+    [
+        ("POST", "/api/embed", "embeddings from another server"),
+        ("POST", "/api/embeddings", "embeddings from another server"),
+        ("POST", "/api/create", "/api/copy"),
+        ("POST", "/api/blobs/sha256:0", "models_dir"),
+        ("POST", "/api/push", "tool of the hub"),
+    ],
+)
+def test_what_is_not_done_here_is_refused_with_the_reason_and_the_way_out(http, method, path, way_out):
+    response = http.request(method, path, json={"model": "tiny", "input": "Hi"})
+    assert response.status_code == 501
+    assert way_out in response.json()["error"]
+
+
 def test_requests_that_say_nothing_load_and_unload(tmp_path):
     source = FakeSource({"tiny": 1, "other": 2}, memory=16)
     with (
@@ -180,9 +217,6 @@ def test_what_clients_ask_before_they_begin(http):
     assert "num_ctx 4096" in shown["parameters"].splitlines()
     assert shown["capabilities"] == ["completion", "tools", "thinking"]
     assert ".Suffix" not in shown["template"]
-    embed = http.post("/api/embed", json={"model": "tiny", "input": "Hi"})
-    assert embed.status_code == 501
-    assert "another server" in embed.json()["error"]
 
 
 @pytest.fixture
@@ -207,6 +241,9 @@ def test_a_model_is_pulled_listed_shown_and_deleted_and_no_other_is_deleted(star
         shown = http.post("/api/show", json={"model": "qwen3:0.6b"}).json()
         assert shown["model_info"]["general.architecture"] == "qwen3"
         assert "thinking" in shown["capabilities"]
+        assert http.post("/api/copy", json={"source": "qwen3:0.6b", "destination": "mine"}).status_code == 200
+        assert [model["name"] for model in http.get("/api/tags").json()["models"]] == ["qwen3-0.6b:latest", "mine:latest"]
+        assert http.request("DELETE", "/api/delete", json={"model": "mine:latest"}).status_code == 200
         refused = http.request("DELETE", "/api/delete", json={"model": "tiny"})
         assert refused.status_code == 400
         assert "not pulled by qwenbox" in refused.json()["error"]

@@ -89,6 +89,10 @@ def create_app(
         Route("/api/show", ollama.show, methods=["POST"]),
         Route("/api/pull", ollama.pull, methods=["POST"]),
         Route("/api/delete", ollama.delete, methods=["DELETE"]),
+        Route("/api/copy", ollama.copy, methods=["POST"]),
+        Route("/api/create", ollama.create, methods=["POST"]),
+        Route("/api/blobs/{digest}", ollama.create, methods=["HEAD", "POST"]),
+        Route("/api/push", ollama.push, methods=["POST"]),
         Route("/api/embed", ollama.embed, methods=["POST"]),
         Route("/api/embeddings", ollama.embed, methods=["POST"]),
         Route("/api/version", ollama.version),
@@ -106,6 +110,8 @@ def create_app(
         if path.startswith("/conversations/"):
             what = path.rsplit("/", 1)[-1]
             return "/conversations/{id}" + (f"/{what}" if what in ("export", "messages", "answer") else "")
+        if path.startswith("/api/blobs/"):
+            return "/api/blobs/{digest}"
         return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
 
     # On loopback no key is asked for, so only the names of this machine are answered to.

@@ -37,6 +37,7 @@ API_VERSION = "0.13.0"
 """The version of Ollama whose API is spoken here. Clients compare it with the one that they need."""
 RUNNING = "Ollama is running"
 PROGRESS_SECONDS = 0.25
+MAX_ALIASES = 256
 _FOR_EVER = 100 * 365 * 86400.0
 """How far away the end of a model is shown that stays."""
 
@@ -53,6 +54,12 @@ class NamedModel(BaseModel):
         if not (name := self.model or self.name):
             raise RequestError("model: the name of one is needed.", param="model")
         return name
+
+
+class Copy(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    source: Annotated[str, Field(min_length=1, max_length=512)]
+    destination: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +93,12 @@ class OllamaRoutes:
     async def tags(self, _: Request) -> Response:
         stored = {name: model for name, model in self._shelf.models().items() if model is not None}
         about = await asyncio.to_thread(lambda: {name: self._read(model) for name, model in stored.items()})
-        listed = [{**_head(name, model), "modified_at": ollama.timestamp(model.created), **_details(about[name])} for name, model in stored.items()]
-        return JSONResponse({"models": listed})
+        names = {**{name: name for name in stored}, **{alias: name for alias, name in self._shelf.aliases.items() if name in stored}}
+        return JSONResponse({"models": [self._row(shown, stored[name], about[name]) for shown, name in names.items()]})
+
+    @staticmethod
+    def _row(name: str, model: StoredModel, about: _About | None) -> dict[str, Any]:
+        return {**_head(name, model), "modified_at": ollama.timestamp(model.created), **_details(about)}
 
     async def ps(self, _: Request) -> Response:
         stored, listed = self._shelf.models(), []
@@ -141,9 +152,27 @@ class OllamaRoutes:
 
         return EventResponse(frames, failed, {}, Attempt(0), media_type=ollama.MEDIA_TYPE)
 
+    async def copy(self, request: Request) -> Response:
+        """Gives a model another name until the service ends: nobody needs its bytes twice."""
+        asked = validate(Copy, await read_body(request))
+        place = first_found(ollama.model_names(asked.source), self._shelf.place)
+        name = asked.destination.removesuffix(ollama.LATEST)
+        if name in self._shelf.models():
+            raise RequestError(f"destination: {name} is the name of a model already.", param="destination", status=409)
+        if len(self._shelf.aliases) >= MAX_ALIASES:
+            raise RequestError(f"There are {MAX_ALIASES} further names already; delete one first.", param="destination")
+        self._shelf.aliases[name] = place.name
+        return JSONResponse(
+            {"status": "success", "qwenbox": f"until the service ends; started with --alias {name}={place.name} it has the name always"}
+        )
+
     async def delete(self, request: Request) -> Response:
-        """Removes a model that was pulled into our cache, and no other."""
-        place = await self._place(request)
+        """Removes a further name, or a model that was pulled into our cache, and no other."""
+        names = ollama.model_names(validate(NamedModel, await read_body(request)).named())
+        for name in names:
+            if self._shelf.aliases.pop(name, None) is not None:
+                return Response()
+        place = first_found(names, self._shelf.place)
         model, entry = self._shelf.models().get(place.name), hub.CATALOGUE.get(place.name)
         path = None if entry is None else hub.pulled(entry, self._settings)
         if entry is None or path is None or (model is not None and model.path != path):
@@ -158,10 +187,21 @@ class OllamaRoutes:
         return Response()
 
     async def embed(self, _: Request) -> Response:
-        raise RequestError(
-            "This service makes no embeddings: its models answer. Let the client take its embeddings from another server, such as Ollama itself.",
-            status=501,
-            code="unsupported",
+        raise _unsupported(
+            "This service makes no embeddings yet: its models answer. Let the client take its embeddings from another server, such as Ollama itself; "
+            "most have a setting of their own for that server's address."
+        )
+
+    async def create(self, _: Request) -> Response:
+        raise _unsupported(
+            "This service builds no models out of a Modelfile. Send the system prompt and the options with each request; give a model another name "
+            "with /api/copy; start the service with a .gguf file, or set models_dir to the folder that has it, to use it as it is."
+        )
+
+    async def push(self, _: Request) -> Response:
+        raise _unsupported(
+            "This service sends no models to a registry: the file is on its own machine, and /v1/models says under which name. Upload it with the "
+            "tool of the hub that is to have it."
         )
 
     # --- models -----------------------------------------------------------------------------------------------------------
@@ -251,6 +291,10 @@ class OllamaRoutes:
             pull.add_done_callback(lambda task: task.cancelled() or task.exception())
         yield {"status": "writing manifest"}
         yield {"status": "success"}
+
+
+def _unsupported(message: str) -> RequestError:
+    return RequestError(message, status=501, code="unsupported")
 
 
 def _head(name: str, model: StoredModel | None) -> dict[str, Any]:
