@@ -74,6 +74,7 @@ def test_claude_is_told_address_key_model_and_window(programs: Command, service:
     assert environment["ANTHROPIC_API_KEY"] == ""
     assert {value for name, value in environment.items() if name.startswith("ANTHROPIC") and name.endswith("MODEL")} == {"tiny"}
     assert environment["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == str(WINDOW)
+    assert int(environment["CLAUDE_STREAM_IDLE_TIMEOUT_MS"]) > 1_000_000
 
 
 def test_codex_is_told_address_key_model_and_window(programs: Command, service: Service) -> None:
@@ -107,6 +108,21 @@ def test_a_program_that_is_missing_and_one_that_is_unknown_are_said(qwenbox: Com
     assert missing.returncode == 2
     assert "npm install -g @openai/codex" in missing.stderr
     assert "claude, codex, opencode, qwen" in qwenbox("launch", "emacs").stderr
+
+
+def test_the_folder_of_a_profile_has_one_name_unless_somebody_else_has_it(programs: Command, service: Service) -> None:
+    """Programs write it into their prompts: with another name each time nothing behind it would be found in the cache."""
+    first = programs.start("launch", "--url", service.url, "claude", "wait")
+    assert first.stdout is not None
+    folder = Path(json.loads(first.stdout.readline())["folder"])
+    beside = given(programs, service, "claude")["folder"]
+    assert beside == f"{folder}-2"
+    first.send_signal(signal.SIGTERM)
+    first.wait(30)
+    folder.mkdir()
+    (folder / "left.txt").write_text("by one that was killed")
+    again = given(programs, service, "claude")
+    assert (again["folder"], list(again["files"])) == (str(folder), [".claude.json"])
 
 
 def test_the_profile_goes_when_launch_is_terminated(programs: Command, service: Service) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,9 @@ from .remote import Remote, Url, started_service
 
 _NO_KEY = "none"
 _KEY_VARIABLE = "LAUNCHED_API_KEY"
+MAX_AT_ONCE = 64
+_PATIENCE_MS = 3_600_000
+"""How long a program waits while its prompt is read: tens of thousands of tokens take minutes on a processor."""
 
 
 class Target(NamedTuple):
@@ -65,6 +68,11 @@ def _claude(to: Target, folder: Path) -> Profile:
         # Counts for models that are not called claude-something.
         "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(to.window),
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(to.answer),
+        # Pings do not count for it: after 300 s without an event it asks again, and gives up.
+        "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_PATIENCE_MS),
+        "API_TIMEOUT_MS": str(_PATIENCE_MS),
+        # Memory would go with the profile; the others are a third of its prompt, which is read before the first word.
+        **dict.fromkeys((f"CLAUDE_CODE_DISABLE_{what}" for what in ("AUTO_MEMORY", "WORKFLOWS", "CRON")), "1"),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
     }
@@ -103,7 +111,7 @@ def _opencode(to: Target, folder: Path) -> Profile:
 def _qwen(to: Target, folder: Path) -> Profile:
     settings = {
         "security": {"auth": {"selectedType": "openai"}},
-        "model": {"name": to.model, "generationConfig": {"contextWindowSize": to.window, "timeout": 600000}},
+        "model": {"name": to.model, "generationConfig": {"contextWindowSize": to.window, "timeout": _PATIENCE_MS}},
         "privacy": {"usageStatisticsEnabled": False},
         "general": {"enableAutoUpdate": False},
     }
@@ -144,10 +152,10 @@ def launch(
         # Not below /tmp: Codex keeps its helpers in no temporary folder.
         profiles = load_settings().state_dir / "profiles"
         profiles.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{program}-", dir=profiles) as folder:
-            profile = PROGRAMS[program].profile(target, Path(folder))
+        with _folder(profiles, program) as folder:
+            profile = PROGRAMS[program].profile(target, folder)
             for name, text in profile.files.items():
-                Path(folder, name).write_text(text, "utf-8")
+                (folder / name).write_text(text, "utf-8")
             code = _run([path, *context.args], profile.environment)
     raise typer.Exit(code)
 
@@ -161,6 +169,28 @@ def _service(remote: Remote, *, ours: bool) -> Iterator[Remote]:
     typer.echo(f"no service answers at {remote.url}; one is started until the program ends", err=True)
     with started_service([], remote):
         yield remote
+
+
+@contextmanager
+def _folder(profiles: Path, program: str) -> Iterator[Path]:
+    """An empty folder until the block ends, with the same name every time while nobody else has it: programs write it into the beginning of their
+    prompts, and with another name there nothing that follows would be found in the service's cache.
+    """
+    for name in (program, *(f"{program}-{number}" for number in range(2, MAX_AT_ONCE + 1))):
+        with (profiles / f"{name}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            folder = profiles / name
+            shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+            folder.mkdir(mode=0o700)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+    raise UsageError(f"{program} has been launched {MAX_AT_ONCE} times already.")
 
 
 def _target(remote: Remote, name: str | None) -> Target:
