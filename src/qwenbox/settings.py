@@ -60,6 +60,11 @@ def _xdg(variable: str, fallback: str) -> Callable[[], Path]:
     return directory
 
 
+def _language() -> str:
+    """That of the locale, as POSIX ranks its variables."""
+    return "zh" if next((value for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := os.environ.get(name))), "").startswith("zh") else "en"
+
+
 _state_home = _xdg("XDG_STATE_HOME", ".local/state")
 
 
@@ -162,6 +167,7 @@ class Settings:
     )
     hub_token: str | None = _setting(None, "Token for that hub; it is sent to no other host.", also="HF_TOKEN")
     modelscope_endpoint: str = _setting("https://modelscope.cn", "Address of ModelScope, tried where the Hugging Face hub does not answer.")
+    language: str = _setting(_language, "Language of the chat in the terminal.", choices=("en", "zh"), shown="that of the locale, else `en`")
     log_level: str = _setting("info", "How much is logged.", also="LOG_LEVEL", choices=("debug", "info", "warning", "error"))
 
     def __repr__(self) -> str:
@@ -235,6 +241,11 @@ def keep_setting(state_dir: Path, name: str, value: str | None) -> None:
         os.replace(draft.name, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another place with QWENBOX_STATE_DIR.", param="state_dir") from None
+
+
+def takes_copies() -> bool:
+    """Whether the terminal may pass text on to a clipboard: some are known never to."""
+    return os.environ.get("TERM", "dumb") not in ("dumb", "linux") and os.environ.get("TERM_PROGRAM") != "Apple_Terminal"
 
 
 def child_environment(**changes: str) -> dict[str, str]:

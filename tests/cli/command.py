@@ -19,7 +19,7 @@ class Command:
         self.folder = folder
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(("QWENBOX_", "HF_"))}
         self.env |= {"PYTHONPATH": str(ROOT / "src"), "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
-        self.env |= {"XDG_DATA_HOME": str(folder / "data")}
+        self.env |= {"XDG_DATA_HOME": str(folder / "data"), "LC_ALL": "C.UTF-8"}
         self.env |= {"XDG_STATE_HOME": str(folder / "state"), "QWENBOX_OFFLINE": "1"}
         self._errors = folder / "errors.txt"
         self._started: list[subprocess.Popen[str]] = []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import stat
+import string
 from collections.abc import Iterator
 
 import pytest
 
+from qwenbox.cli.chat import COMMANDS, DEPTHS, KEYS
+from qwenbox.cli.texts import TEXTS
 from tests.cli.command import Command
 from tests.cli.terminal import Terminal
 from tests.thinker import ENDLESS, MODEL
@@ -84,6 +88,55 @@ def test_a_file_goes_into_the_next_message_and_one_that_does_not_fit_says_both_n
     terminal.ask("What is it?")
     terminal.ask("/save talk.md")
     assert "small.txt:\n```\n3 + 4 + 5\n```\n\nWhat is it?" in (qwenbox.folder / "talk.md").read_text(encoding="utf-8")
+
+
+def test_an_answer_is_copied_by_way_of_the_terminal_and_where_it_takes_none_that_is_said(terminal, qwenbox):
+    terminal.ask("/copy")
+    assert "There is no answer yet." in terminal.lines
+    terminal.ask(SUM)
+    terminal.ask("/copy code")
+    assert "The last answer has no piece of code." in terminal.lines
+    terminal.ask("/copy")
+    (sequence,) = re.findall(r"\x1b\]52;c;([A-Za-z0-9+/=]+)\x07", terminal.raw)
+    terminal.ask("/save talk.md")
+    answer = (qwenbox.folder / "talk.md").read_text(encoding="utf-8").partition("## Assistant\n\n")[2]
+    assert base64.b64decode(sequence).decode().strip() == answer.strip() != ""
+    piped = qwenbox("chat", MODEL, "--temperature", 0, input=f"{SUM}\n/copy\n")
+    assert "This terminal has no clipboard" in piped.stderr and "\x1b" not in piped.stdout
+
+
+def test_the_chat_speaks_the_language_of_the_locale_or_of_the_setting(qwenbox):
+    qwenbox.env |= {"LC_ALL": "zh_CN.UTF-8"}
+    terminal = Terminal(qwenbox, "chat", MODEL, "--temperature", 0, "--thinking", "on")
+    try:
+        terminal.wait_for("显示所有命令。")
+        terminal.wait_for("\x1b[?2004h")
+        terminal.ask(SUM)
+        terminal.ask("/help")
+        text = "\n".join(terminal.lines).replace(" ", "")
+        assert re.search(r"思考了[\d.]+秒；/show可以展开。", text) and re.search(r"\d个token，[\d.]+token/秒，上下文\d+/4,096", text)
+        assert "/undo撤回最近一条消息和它的回答" in text
+        (qwenbox.folder / "broken.pdf").write_bytes(b"%PDF-1.7 nothing")
+        terminal.ask("/file broken.pdf")
+        terminal.ask("/撤回")
+        assert "broken.pdf已损坏。" in "\n".join(terminal.lines).replace(" ", "")
+    finally:
+        terminal.close()
+    assert "There is no command /x" in qwenbox("chat", MODEL, input="/x\n", env={"QWENBOX_LANGUAGE": "en"}).stderr
+    assert "没有 /x 这个命令" in qwenbox("chat", MODEL, input="/x\n").stderr
+
+
+def test_both_languages_have_the_same_sentences():
+    english, chinese = TEXTS["en"], TEXTS["zh"]
+    assert list(english) == list(chinese)
+    for name, text in english.items():
+        assert fields_of(text) == fields_of(chinese[name]), name
+    assert {f"help {name}" for name in (*COMMANDS, *KEYS)} == {name for name in english if name.startswith("help ")}
+    assert set(DEPTHS.values()) <= set(english)
+
+
+def fields_of(text: str) -> set[tuple[str, str]]:
+    return {(field, form or "") for _, field, form, _ in string.Formatter().parse(text) if field}
 
 
 def test_lines_are_remembered_by_the_next_chat_and_nobody_else_reads_them(terminal, qwenbox):

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from qwenbox.cli import display
 from qwenbox.cli.display import LiveAnswer, formatted, settled
+from qwenbox.cli.texts import Texts
 from qwenbox.types import Event
 
 TEXT = """# Numbers
@@ -52,7 +53,7 @@ def screen_of(text: str, sizes: Iterator[int], *, width: int, height: int = 12) 
             at += size
         yield Event("finish", finish_reason="stop")
 
-    LiveAnswer(console).read(events())
+    LiveAnswer(console, Texts("en")).read(events())
     screen = pyte.HistoryScreen(width, height, history=10_000)
     pyte.Stream(screen).feed(out.getvalue().replace("\n", "\r\n"))
     before = ["".join(line[column].data for column in range(width)) for line in screen.history.top]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import time
 from collections.abc import Iterator
@@ -14,36 +15,17 @@ from qwenbox.errors import ContextLengthError, QwenboxError
 from .options import ContextLength, Isa, MaxTokens, OptionalModel, Seed, System, Temperature, Thinking, Threads, TopK, TopP, Weights
 from .run import Answer
 from .session import note, open_llm, printable, thinking_votes
+from .texts import Texts
 
 if TYPE_CHECKING:
     from qwenbox.llm import LocalLLM
     from qwenbox.types import Event
 
-COMMANDS = {
-    "/help": "this text",
-    "/new": "forget the conversation and begin anew; /clear does too",
-    "/model": "NAME talks to another model, without NAME shows which there are",
-    "/think": "think before each answer",
-    "/fast": "never think",
-    "/auto": "think as the question needs it",
-    "/show": "unfold the last thought",
-    "/system": "TEXT sets the system message and begins anew; without TEXT removes it",
-    "/file": "PATH puts the text of a file (txt, md, code, pdf, docx) into the next message",
-    "/retry": "answer the last message once more",
-    "/undo": "take the last message and its answer back",
-    "/save": "PATH writes the conversation as Markdown",
-    "/exit": "leave; Ctrl-D does too",
-}
-KEYS = {
-    "Ctrl-C": "stop the answer and keep what there is of it; at an empty prompt, leave",
-    "Alt-Enter": "a new line in the message; pasted lines stay one message",
-}
-
-DEPTHS = {
-    "/think": ("on", "Every answer is thought about."),
-    "/fast": ("off", "No answer is thought about."),
-    "/auto": ("auto", "Whether to think is up to the question."),
-}
+COMMANDS = (*("/help", "/new", "/model", "/think", "/fast", "/auto", "/show", "/system", "/file", "/copy", "/retry", "/undo", "/save", "/exit"),)
+KEYS = ("Ctrl-C", "Alt-Enter")
+DEPTHS = {"/think": "on", "/fast": "off", "/auto": "auto"}
+MAX_COPY_BYTES = 72_000
+"""Terminals take about 100,000 characters of an escape sequence, and base64 makes four of three bytes."""
 
 
 def chat(
@@ -64,12 +46,15 @@ def chat(
     asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     asked["thinking"] = thinking_votes(thinking)
     overrides: dict[str, Any] = {"weights": weights, "context_length": context_length, "threads": threads, "isa": isa}
+    from qwenbox.settings import load_settings
+
+    texts = Texts(load_settings().language)
     with closing(Models(model, overrides)) as models:
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
-        conversation = Conversation(models, system, asked, interactive=interactive)
+        conversation = Conversation(models, system, asked, texts, interactive=interactive)
         if interactive:
-            note(f"{models.llm.name}: {models.llm.context_length:,} tokens of context. /help shows the commands.")
-        for line in _typed_lines() if interactive else sys.stdin:
+            note(texts("begin", model=models.llm.name, window=models.llm.context_length))
+        for line in _typed_lines(texts) if interactive else sys.stdin:
             if not conversation.take(line.strip()):
                 break
 
@@ -111,8 +96,9 @@ def installed_models() -> list[str]:
 class Conversation:
     """Messages so far, and what a line that the person typed does to them."""
 
-    def __init__(self, models: Models, system: str | None, asked: dict[str, Any], *, interactive: bool = False) -> None:
+    def __init__(self, models: Models, system: str | None, asked: dict[str, Any], texts: Texts, *, interactive: bool = False) -> None:
         self._models = models
+        self._texts = texts
         self._asked = asked
         self._interactive = interactive
         self._thought = ""
@@ -124,24 +110,23 @@ class Conversation:
         if command in ("/exit", "/quit"):
             return False
         if command == "/help":
-            note("\n".join(f"{name:<10} {meaning}" for name, meaning in {**COMMANDS, **KEYS}.items()))
+            note("\n".join(f"{name:<10} {self._texts(f'help {name}')}" for name in (*COMMANDS, *KEYS)))
         elif command in ("/new", "/clear"):
             self._begin(self._system)
-            note("The conversation is forgotten.")
+            note(self._texts("forgotten"))
         elif command == "/system":
             self._begin(rest.strip() or None)
-            note("The system message is set." if self._system else "There is no system message.")
+            note(self._texts("system" if self._system else "no system"))
         elif command in DEPTHS and not rest:
-            mode, said = DEPTHS[command]
-            self._asked["thinking"] = thinking_votes(mode)
-            note(said)
+            self._asked["thinking"] = thinking_votes(DEPTHS[command])
+            note(self._texts(DEPTHS[command]))
         elif command in _ACTIONS:
             try:
                 _ACTIONS[command](self, rest.strip())
             except QwenboxError as error:
                 note(error.message)
         elif command.startswith("/") and command[1:].isalpha():
-            note(f"There is no command {command}; /help shows them all.")
+            note(self._texts("unknown", command=command))
         elif line:
             self._answer("\n\n".join([*self._files, line]))
         return True
@@ -158,9 +143,9 @@ class Conversation:
         try:
             self._end(answer.read(events))
         except KeyboardInterrupt:
-            note("\n(stopped)")
+            note("\n" + self._texts("stopped"))
         except ContextLengthError as error:
-            note(f"{error.message} /new forgets the conversation.")
+            note(f"{error.message} {self._texts('forget')}")
             return
         except QwenboxError as error:
             if not self._interactive:
@@ -181,33 +166,57 @@ class Conversation:
         from .display import LiveAnswer
 
         console = Console(highlight=False)
-        return Answer(show=True) if console.is_dumb_terminal else LiveAnswer(console)
+        return Answer(show=True) if console.is_dumb_terminal else LiveAnswer(console, self._texts)
 
     def _end(self, end: Event) -> None:
         """Under an answer: its numbers, and how full the context is."""
         if not self._interactive or end.usage is None:
             return
-        usage, seconds, window = end.usage, (end.timings or {}).get("decode", 0.0), self._models.llm.context_length
-        parts = [f"{usage.completion_tokens:,} tokens"]
+        texts, usage, seconds = self._texts, end.usage, (end.timings or {}).get("decode", 0.0)
+        parts = [texts("tokens", count=usage.completion_tokens)]
         if usage.completion_tokens > 1 and seconds > 0:
-            parts[0] += f" at {(usage.completion_tokens - 1) / seconds:.1f} tok/s"
+            parts[0] += texts("rate", rate=(usage.completion_tokens - 1) / seconds)
         if end.finish_reason == "length":
-            parts.append("ended: it went in circles" if end.detail.get("stop_detail") == "loop" else "cut at the limit of tokens")
-        parts.append(f"context {usage.prompt_tokens + usage.completion_tokens:,} of {window:,}")
-        note(f"\x1b[2m{', '.join(parts)}\x1b[0m")
+            parts.append(texts("circles" if end.detail.get("stop_detail") == "loop" else "cut"))
+        parts.append(texts("filled", used=usage.prompt_tokens + usage.completion_tokens, window=self._models.llm.context_length))
+        note(f"\x1b[2m{texts('comma').join(parts)}\x1b[0m")
 
     def _model(self, name: str) -> None:
         if not name:
-            note("\n".join([f"{self._models.llm.name} answers. On this disk:", *installed_models()]))
+            note("\n".join([self._texts("models", model=self._models.llm.name), *installed_models()]))
             return
         self._models.switch(name)
-        note(f"{self._models.llm.name}: {self._models.llm.context_length:,} tokens of context.")
+        note(self._texts("context", model=self._models.llm.name, window=self._models.llm.context_length))
 
     def _show(self, _: str) -> None:
-        note(printable(self._thought.strip()) or "There was no thought.")
+        note(printable(self._thought.strip()) or self._texts("no thought"))
+
+    def _copy(self, what: str) -> None:
+        """By the escape sequence with which a terminal is asked to fill the clipboard, over ssh too. Whether it did nobody tells."""
+        from markdown_it import MarkdownIt
+
+        from qwenbox.settings import takes_copies
+
+        text = next((message["content"] for message in reversed(self._messages) if message["role"] == "assistant"), None)
+        if text is None:
+            note(self._texts("no answer"))
+            return
+        if what == "code":
+            text = next((token.content for token in reversed(MarkdownIt("commonmark").parse(text)) if token.type in ("fence", "code_block")), "")
+        data = text.encode("utf-8", "replace")
+        if not data:
+            note(self._texts("no code"))
+        elif not (self._interactive and takes_copies()):
+            note(self._texts("no clipboard"))
+        elif len(data) > MAX_COPY_BYTES:
+            note(self._texts("copy too long", count=len(text)))
+        else:
+            print(f"\x1b]52;c;{base64.b64encode(data).decode()}\x07", end="", flush=True)
+            note(self._texts("copied", count=len(text)))
 
     def _file(self, name: str) -> None:
         from qwenbox.documents import MAX_DOCUMENT_BYTES, read_document
+        from qwenbox.errors import RequestError
 
         path = Path(name.strip("'\"")).expanduser()
         try:
@@ -216,17 +225,23 @@ class Conversation:
         except OSError as error:
             note(f"{printable(str(path))}: {error.strerror}.")
             return
-        document = read_document(path.name, data)
+        try:
+            document = read_document(path.name, data)
+        except RequestError as error:
+            if not self._texts.has(known := (error.error_code or "").replace("_", " ")):
+                raise
+            note(self._texts(known, name=printable(path.name)))
+            return
         fence = "```"
         while fence in document.text:
             fence += "`"
         text = f"{path.name}:\n{fence}\n{document.text}\n{fence}"
         count, window = len(self._models.llm.tokenizer.encode(text, control=False)), self._models.llm.context_length
         if count >= window:
-            note(f"{path.name} has {count:,} tokens; {window:,} are the whole context.")
+            note(self._texts("file too long", name=printable(path.name), count=count, window=window))
             return
         self._files.append(text)
-        note(f"{path.name}: {count:,} of {window:,} tokens, for the next message.")
+        note(self._texts("file taken", name=printable(path.name), count=count, window=window))
 
     def _retry(self, _: str) -> None:
         before = self._messages
@@ -237,12 +252,12 @@ class Conversation:
     def _undo(self, _: str) -> None:
         if (text := self._taken_back()) is not None:
             first = text.strip().splitlines()[0] if text.strip() else ""
-            note(f"Taken back: {printable(first[:60])}")
+            note(self._texts("taken back", text=printable(first[:60])))
 
     def _taken_back(self) -> str | None:
         """The last message, which is no longer part of the conversation."""
         if len(self._messages) < 2 or self._messages[-1]["role"] != "assistant":
-            note("There is no message yet.")
+            note(self._texts("no message"))
             return None
         *self._messages, message, _ = self._messages
         return message["content"]
@@ -256,12 +271,13 @@ class Conversation:
         except OSError as error:
             note(f"{printable(str(path))}: {error.strerror}.")
             return
-        note(f"Saved as {printable(str(path))}.")
+        note(self._texts("saved", path=printable(str(path))))
 
 
 _ACTIONS = {
     "/model": Conversation._model,
     "/show": Conversation._show,
+    "/copy": Conversation._copy,
     "/file": Conversation._file,
     "/retry": Conversation._retry,
     "/undo": Conversation._undo,
@@ -276,10 +292,11 @@ def _close(events: Iterator[object]) -> None:
         close()
 
 
-def _typed_lines() -> Iterator[str]:
+def _typed_lines(texts: Texts) -> Iterator[str]:
     """Messages typed at the prompt."""
     from qwenbox.settings import load_settings
 
     from .prompt import Commands, Prompt
 
-    return Prompt(load_settings().state_dir / "chat_history", Commands(COMMANDS, installed_models)).lines()
+    commands = Commands({name: texts(f"help {name}") for name in COMMANDS}, installed_models)
+    return Prompt(load_settings().state_dir / "chat_history", commands, texts).lines()

@@ -21,9 +21,10 @@ from rich.segment import Segment
 from rich.text import Text
 
 from qwenbox.errors import QwenboxError
-from qwenbox.types import Event, Progress
+from qwenbox.types import Event
 
 from .session import printable
+from .texts import Texts
 
 REDRAW_SECONDS = 0.08
 """The last block is drawn at most this often, and at most a quarter of the time."""
@@ -55,7 +56,8 @@ def settled(text: str) -> int:
 class LiveAnswer:
     """Draws one answer. `text` and `reasoning` are what has come of it; `seconds` how long it thought."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, texts: Texts) -> None:
+        self._texts = texts
         self.text = ""
         self.reasoning = ""
         self.seconds = 0.0
@@ -85,11 +87,12 @@ class LiveAnswer:
 
     def _take(self, event: Event) -> None:
         if event.progress is not None:
-            self._draw(_status(progress_line(event.progress)))
+            progress = event.progress
+            self._draw(_status(self._texts("reading", read=progress.num_read, count=progress.num_tokens, seconds=progress.seconds_left)))
         elif event.kind == "reasoning":
             self._began = self._began or time.monotonic()
             self.reasoning += event.text
-            self._draw(_Thought(self.reasoning, time.monotonic() - self._began))
+            self._draw(_Thought(self._texts("thinking", seconds=time.monotonic() - self._began), self.reasoning))
         elif event.kind == "content":
             self._fold()
             # Line ends that Python knows and Markdown does not would shift the lines of a block.
@@ -107,7 +110,7 @@ class LiveAnswer:
             return
         self._folded = True
         self.seconds = time.monotonic() - self._began
-        self._write(_status(f"Thought for {self.seconds:.1f} s; /show unfolds it."))
+        self._write(_status(self._texts("thought", seconds=self.seconds)))
 
     def _draw(self, what: RenderableType) -> None:
         """Something that will be drawn over, unless it is too early for that."""
@@ -136,10 +139,6 @@ class LiveAnswer:
 
 
 _OTHER_LINE_ENDS = dict.fromkeys(map(ord, "\v\f\x1c\x1d\x1e\x85\u2028\u2029"), " ")
-
-
-def progress_line(progress: Progress) -> str:
-    return f"Reading: {progress.num_read:,} of {progress.num_tokens:,} tokens, {progress.seconds_left:.0f} s left"
 
 
 def _status(line: str) -> Text:
@@ -200,15 +199,15 @@ class _Line:
 
 
 class _Thought:
-    """One line: the seconds, and the thought's last words as far as they fit."""
+    """One line: what it is, and the thought's last words as far as they fit."""
 
-    def __init__(self, text: str, seconds: float) -> None:
+    def __init__(self, head: str, text: str) -> None:
+        self._head = f"{head}  "
         self._text = " ".join(printable(text[-1000:]).split())
-        self._seconds = seconds
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-        head = f"Thinking, {self._seconds:.0f} s  "
-        room, tail = options.max_width - len(head) - 2, self._text
+        head = self._head
+        room, tail = options.max_width - cell_len(head) - 2, self._text
         if cell_len(tail) > room:
             start = len(tail)
             while start > 0 and cell_len(tail[start - 1 :]) < room:

@@ -14,6 +14,8 @@ from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 
+from .texts import Texts
+
 MAX_HISTORY_BYTES = 1 << 20
 LONG_PASTE = 2000
 """Characters, or 20 lines, from which on a paste is shown as one mark."""
@@ -45,7 +47,8 @@ class Commands(Completer):
 class Prompt:
     """Asks for messages. `pasted` long texts stand as marks in the line and are put back when it is sent."""
 
-    def __init__(self, history: Path, completer: Completer) -> None:
+    def __init__(self, history: Path, completer: Completer, texts: Texts) -> None:
+        self._texts = texts
         self._pasted: dict[str, str] = {}
         keys = KeyBindings()
 
@@ -84,7 +87,7 @@ class Prompt:
         lines = text.count("\n") + 1
         if len(text) < LONG_PASTE and lines < LONG_PASTE // 100:
             return text
-        mark = f"[pasted text {len(self._pasted) + 1}: {lines:,} lines, {len(text):,} characters]"
+        mark = self._texts("pasted", number=len(self._pasted) + 1, lines=lines, count=len(text))
         self._pasted[mark] = text
         return mark
 
