@@ -155,6 +155,45 @@ def test_a_conversation_is_exported_and_taken_back(page: Page, tmp_path: Path) -
     assert markdown.read_text(encoding="utf-8").startswith("# what is 2/3?") and "Two thirds. 三分之二" in markdown.read_text(encoding="utf-8")
     body = json.loads(exported.read_text(encoding="utf-8"))
     assert [message["content"] for message in body["messages"]] == ["what is 2/3?", "Two thirds. 三分之二"]
+    page.find("#new-chat").click()
+    page.wait(lambda: said(page) == [])
+    page.find("#import-choice").send_keys(str(exported))
+    page.wait(lambda: titles(page) == ["what is 2/3?"] * 2 and said(page) == ["what is 2/3?", "Two thirds. 三分之二"])
+    assert page.all("#history .open")[0].get_attribute("aria-current") == "true"  # the copy
+    page.find("#import-choice").send_keys(str(markdown))
+    page.wait(lambda: page.find("#find-status").text == "what is 2 3.md is no conversation that was exported as JSON.")
+    assert len(titles(page)) == 2
+
+
+def test_a_second_window_shows_what_the_first_one_does(page: Page) -> None:
+    ask(page, "first", "One.")
+    here = page.chromium.current_window_handle
+    page.chromium.switch_to.new_window("window")
+    try:
+        there = page.chromium.current_window_handle
+        page.open()
+        page.wait(lambda: said(page) == ["first", "One."] and titles(page) == ["first"])
+        page.engine.script, page.engine.step_seconds = Script(reply=lambda plan: byte_tokenizer_ids(LONG)), 0.002
+        page.say("count")
+        page.wait(lambda: len(page.answer()) > 20)
+        page.chromium.switch_to.window(here)
+        page.wait(lambda: said(page)[:3] == ["first", "One.", "count"] and len(page.answer()) > 20)
+        assert page.find("#stop").is_displayed()
+        page.wait(lambda: page.finished() and said(page)[-1] == LONG.strip())
+        page.engine.script = Script("Other.")
+        page.find("#new-chat").click()
+        ask(page, "another", "Other.")
+        action(page, "first", "rename")
+        page.find("#history input").send_keys(Keys.CONTROL + "a" + Keys.NULL + "renamed" + Keys.ENTER)
+        page.chromium.switch_to.window(there)
+        page.wait(lambda: sorted(titles(page)) == ["another", "renamed"])
+        assert said(page)[-1] == LONG.strip()  # each stays where it is
+    finally:
+        for handle in page.chromium.window_handles:
+            if handle != here:
+                page.chromium.switch_to.window(handle)
+                page.chromium.close()
+        page.chromium.switch_to.window(here)
 
 
 def test_what_this_browser_kept_before_is_taken_over_once(page: Page) -> None:

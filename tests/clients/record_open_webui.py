@@ -25,7 +25,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.browser.conftest import open_chromium
-from tests.clients.test_clients import python_of
+from tests.clients.environments import python_of
 from tests.clients.test_open_webui import RECORDING
 from tests.thinker import ENDLESS, serve
 

@@ -1,15 +1,13 @@
 """Unmodified clients, each in an environment of its own, against the service: what works is written into docs/clients.md.
 
-The engine is scripted, so what is tested is what goes over the wire. The environments are kept in build/clients.
+The engine is scripted, so what is tested is what goes over the wire.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,9 +19,9 @@ from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.settings import Settings, child_environment
 from qwenbox.types import GenerationPlan
+from tests.clients.environments import ROOT, python_of
 from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer, byte_tokenizer_ids
 
-ROOT = Path(__file__).parents[2]
 CLIENTS = {
     "openai": ("openai",),
     "anthropic": ("anthropic",),
@@ -88,17 +86,6 @@ def running(tmp_path: Path) -> Iterator[tuple[str, ScriptedEngine]]:
     yield service.url, engine
     service.stop()
     llm.close()
-
-
-def python_of(client: str, packages: Sequence[str]) -> Path:
-    """The interpreter of the client's environment, which is made where there is none."""
-    folder = ROOT / "build" / "clients" / client
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        venv.create(folder, clear=True)
-        subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "-q", *packages], check=True, timeout=900)
-        (folder / "ready").touch()
-    return python
 
 
 @pytest.mark.long

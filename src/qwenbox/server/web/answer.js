@@ -1,7 +1,7 @@
 // The answer that is being written: asked for, drawn as it comes, stopped, asked for again. It belongs to the service: a page that leaves, or loses its
 // connection, finds it again.
 import { addMessage, ApiError, answerNow, askAnswer, attachAnswer, cancelRequest, createConversation, getConversation } from "./api.js";
-import { branchTo, confirm, conversationId, drawConversation, lastNode, messageOf, messages, named, showConversation, stick, toEnd } from "./conversation.js";
+import { branchTo, confirm, conversationId, drawConversation, isKnown, lastNode, messageOf, messages, named, showConversation, stick, toEnd } from "./conversation.js";
 import { markOpened, refresh } from "./conversations.js";
 import { depthFields } from "./depth.js";
 import { $ } from "./dom.js";
@@ -63,16 +63,31 @@ export async function openConversation(id) {
     return draw();
   }
   if (running) return; // a question was asked meanwhile
-  showConversation(conversation);
   rememberPlace(id);
   markOpened(id);
+  toEnd();
+  show(conversation);
+}
+
+function show(conversation) {
+  showConversation(conversation);
   showSpeed(0, null);
   const last = messages.at(-1);
-  if (last?.state === "running") follow(last, (signal) => attachAnswer(id, signal));
-  else {
-    draw();
-    toEnd();
-  }
+  if (last?.state === "running") follow(last, (signal) => attachAnswer(conversation.id, signal));
+  else draw();
+}
+
+let seen = null; // when the conversation on the screen had changed last, as far as the page has looked
+
+/** Shows what another window, or another person, has added to the conversation on the screen. */
+export async function catchUp({ id, updated, running: answered }) {
+  const now = `${id} ${updated} ${answered}`;
+  if (now === seen || running || id !== conversationId() || document.querySelector(".message.edited")) return;
+  let conversation;
+  try { conversation = await getConversation(id); } catch { return; } // the list is fetched again
+  if (running || id !== conversationId() || document.querySelector(".message.edited")) return;
+  seen = now;
+  if (!isKnown(conversation)) show(conversation);
 }
 
 // --- asking -------------------------------------------------------------------------------------

@@ -85,12 +85,14 @@ async function ask(method, path, body) {
 }
 
 /** The conversations that have every word of `query`, the last used first, those after the conversation `before`: {conversations, more}. */
-export function listConversations(query, before) {
-  const asked = new URLSearchParams(Object.entries({ query, before }).filter(([, value]) => value));
-  return ask("GET", `conversations${asked.size ? `?${asked}` : ""}`);
+export function listConversations(query, before, limit) {
+  return ask("GET", `conversations?${new URLSearchParams(Object.entries({ query, before, limit }).filter(([, value]) => value))}`);
 }
 
 export function createConversation(content = {}) { return ask("POST", "conversations", content); }
+
+/** Takes back a conversation that was exported as JSON: {id}. */
+export function importConversation(content) { return ask("POST", "conversations", content); }
 export function getConversation(id) { return ask("GET", `conversations/${id}`); }
 export function changeConversation(id, values) { return ask("PATCH", `conversations/${id}`, values); }
 export function deleteConversation(id) { return ask("DELETE", `conversations/${id}`); }

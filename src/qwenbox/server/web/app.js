@@ -1,5 +1,5 @@
 // The page, put together: each module owns one thing of it, and here they learn of each other.
-import { draw, isRunning, newConversation, openConversation } from "./answer.js";
+import { catchUp, draw, isRunning, newConversation, openConversation } from "./answer.js";
 import { createConversation } from "./api.js";
 import "./branches.js";
 import { showChoice, watchChoice } from "./choose.js";
@@ -40,5 +40,5 @@ signIn();
 applyLook();
 watch();
 focusComposer();
-startConversations(openConversation, (id) => { if (id === conversationId()) newConversation(); });
+startConversations(openConversation, (id) => { if (id === conversationId()) newConversation(); }, catchUp);
 takeOver().catch(place).then((id) => { if (id && !isRunning()) openConversation(id); });

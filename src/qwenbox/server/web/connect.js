@@ -30,9 +30,11 @@ print(answer.content[-1].text)`],
 client = Client(host="${url}"${key ? `, headers={"Authorization": "Bearer ${key}"}` : ""})
 answer = client.chat(model="${model}", messages=[{"role": "user", "content": "Hello"}])
 print(answer.message.content)`],
-  "Claude Code": ({ url, key, model }) => ["bash", `export ANTHROPIC_BASE_URL=${url}
+  "Claude Code": ({ url, key, model, window }) => ["bash", `export ANTHROPIC_BASE_URL=${url}
 export ANTHROPIC_AUTH_TOKEN=${key || "none"}
-export ANTHROPIC_MODEL=${model} ANTHROPIC_SMALL_FAST_MODEL=${model}
+export ANTHROPIC_MODEL=${model} ANTHROPIC_DEFAULT_HAIKU_MODEL=${model}
+export CLAUDE_CODE_MAX_CONTEXT_TOKENS=${window ?? 32768}
+export CLAUDE_STREAM_IDLE_TIMEOUT_MS=3600000 API_TIMEOUT_MS=3600000
 claude`],
   Codex: ({ url, key, model, window }) => ["toml", `# ~/.codex/config.toml${key ? `; before codex: export QWENBOX_API_KEY=${key}` : ""}
 model = "${model}"
@@ -43,6 +45,9 @@ name = "qwenbox"
 base_url = "${url}/v1"
 wire_api = "responses"${key ? '\nenv_key = "QWENBOX_API_KEY"' : ""}`],
   Continue: ({ url, key, model }) => ["yaml", `# ~/.continue/config.yaml
+name: qwenbox
+version: 1.0.0
+schema: v1
 models:
   - name: qwenbox
     provider: openai

@@ -31,6 +31,12 @@ export function known({ error, usage, ...message }) {
   return { reasoning: "", ...message };
 }
 
+/** Whether the page knows all that the service says of this conversation. */
+export function isKnown(conversation) {
+  return conversation.messages.length === all.length
+    && conversation.messages.every(({ id, content, state }, index) => all[index].id === id && all[index].content === content && (state === "running") === (all[index].state === "running"));
+}
+
 /** The service has confirmed a message. */
 export function confirm(message) { if (!all.includes(message)) all.push(message); }
 

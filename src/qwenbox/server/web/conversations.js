@@ -1,15 +1,20 @@
 // The conversations that the service keeps: listed beside the page, searched, opened, renamed, exported, deleted.
-import { changeConversation, deleteConversation, exportConversation, listConversations } from "./api.js";
+import { changeConversation, deleteConversation, exportConversation, importConversation, listConversations } from "./api.js";
 import { $, el } from "./dom.js";
 import { currentLanguage, t } from "./i18n.js";
 import { health, onService, state } from "./service.js";
 import { change, settings } from "./settings.js";
 
 const FIND_MS = 200; // of silence before a search
+const PAGE = 50; // conversations that are fetched at once,
+const MOST = 200; // and of those that are on the screen
+const FORMAT = "qwenbox conversation"; // of what is exported as JSON
 const TITLE_MS = [1500, 4000, 10000]; // after an answer its conversation may get a title
 const wide = matchMedia("(min-width: 900px)");
+const windows = new BroadcastChannel("qwenbox.conversations"); // those of this browser tell each other that something has changed
 
 let listed = [];
+let listedOf = ""; // what was searched for
 let more = false;
 let opened = null; // the conversation on the screen
 let unfolded = null; // the one whose actions are shown
@@ -18,12 +23,14 @@ let problem = "";
 let drawn = "";
 let open = () => {};
 let gone = () => {};
+let news = () => {};
 let timers = [];
 
-/** `onOpen(id)` shows a conversation, `onGone(id)` is told of one that was deleted. */
-export function startConversations(onOpen, onGone) {
+/** `onOpen(id)` shows a conversation, `onGone(id)` is told of one that was deleted, `onNews(summary)` how the one on the screen stands in the list. */
+export function startConversations(onOpen, onGone, onNews) {
   open = onOpen;
   gone = onGone;
+  news = onNews;
   showSidebar(wide.matches && settings.sidebar);
   refresh();
 }
@@ -34,22 +41,30 @@ export function markOpened(id) {
   showConversations();
 }
 
-/** Asks the service again: something is new. With `titled` a title may follow. */
+/** Asks the service again: something is new here, and for other windows. With `titled` a title may follow. */
 export async function refresh(titled = false) {
   timers.forEach(clearTimeout);
-  timers = titled ? TITLE_MS.map((milliseconds) => setTimeout(() => fetchList(), milliseconds)) : [];
-  await fetchList();
+  timers = titled ? TITLE_MS.map((milliseconds) => setTimeout(tellAndFetch, milliseconds)) : [];
+  await tellAndFetch();
+}
+
+function tellAndFetch() {
+  windows.postMessage("");
+  return fetchList();
 }
 
 async function fetchList(before = null) {
   const query = $("find").value.trim();
   try {
-    const answer = await listConversations(query, before);
+    const answer = await listConversations(query, before, before || query !== listedOf ? PAGE : Math.min(Math.max(listed.length, PAGE), MOST));
     if (query !== $("find").value.trim()) return;
     const known = new Set(before ? listed.map(({ id }) => id) : []);
     listed = [...(before ? listed : []), ...answer.conversations.filter(({ id }) => !known.has(id))];
     ({ more } = answer);
+    listedOf = query;
     problem = "";
+    const here = listed.find(({ id }) => id === opened);
+    if (here) news(here);
   } catch (error) {
     problem = error.status === 401 ? "" : error.message; // of a missing key the page says so elsewhere
   }
@@ -136,6 +151,18 @@ async function save(id, form) {
   });
 }
 
+async function takeBack(files) {
+  for (const file of files) {
+    const done = await attempt(async () => {
+      const content = await file.text().then(JSON.parse).catch(() => null);
+      if (content?.format !== FORMAT) throw new Error(t("notExported", { name: file.name }));
+      const { id } = await importConversation(content);
+      if (file === files[files.length - 1]) choose(id);
+    });
+    if (!done) return;
+  }
+}
+
 function remove(id, name) {
   $("remove-text").textContent = t("removeText", { title: name });
   const dialog = $("remove");
@@ -175,6 +202,11 @@ function toggle() {
   (shown ? $("find") : $("open-sidebar")).focus();
 }
 
+$("import").addEventListener("click", () => $("import-choice").click());
+$("import-choice").addEventListener("change", async () => {
+  await takeBack([...$("import-choice").files]);
+  $("import-choice").value = "";
+});
 $("open-sidebar").addEventListener("click", toggle);
 $("close-sidebar").addEventListener("click", toggle);
 $("curtain").addEventListener("click", toggle);
@@ -188,7 +220,7 @@ document.addEventListener("keydown", (event) => {
 let away = false; // the service was not to be reached, or asked for a key
 onService(() => {
   const now = ["locked", "unreachable"].includes(state());
-  if (away && !now) refresh();
+  if ((away && !now) || ["ready", "unloaded"].includes(state())) fetchList(); // somebody elsewhere may have changed them
   else showConversations();
   away = now;
 });
@@ -197,4 +229,6 @@ $("find").addEventListener("input", () => {
   clearTimeout(finding);
   finding = setTimeout(() => fetchList(), FIND_MS);
 });
-document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") refresh(); }); // another window may have changed them
+windows.addEventListener("message", () => fetchList());
+document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") fetchList(); });
+addEventListener("focus", () => fetchList());
