@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import shutil
 import sys
 import tempfile
@@ -45,6 +46,7 @@ def farthest(known: Fingerprint, model: Model, chat: ChatFormat) -> tuple[float,
 
 
 def main() -> None:
+    logging.getLogger("qwenbox").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--variants", nargs="*", default=VARIANTS)

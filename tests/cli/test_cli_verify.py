@@ -138,4 +138,4 @@ def test_a_damaged_fingerprint_is_refused_by_name(
     write(awq[1], model / FILE)
     (model / FILE).write_text(damage((model / FILE).read_text()))
     done = qwenbox("verify", model, "--quick")
-    assert done.returncode == 1 and f"{FILE} is no fingerprint" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 65 and f"{FILE} is no fingerprint" in done.stderr and "Traceback" not in done.stderr
