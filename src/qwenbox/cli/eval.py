@@ -79,6 +79,10 @@ def evaluate(
         raise UsageError("--task layers looks at one model")
     if not data.is_file():
         raise UsageError(f"there is no file {data}")
+    if report is not None:
+        from qwenbox.evaluate.report import make_folder
+
+        make_folder(report)
     overrides = {"threads": threads, "isa": isa}
     subjects = [_Subject(model, {**overrides, "weights": weights}) for model in models]
     other = None if reference is None else _Subject(reference, {**overrides, "weights": reference_weights})

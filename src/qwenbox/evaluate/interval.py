@@ -1,9 +1,9 @@
 """How sure a measured mean is: bootstrap over the units that were measured, which are windows of a text or items of a task.
 
 Tokens of one window depend on each other, so they are not units. The interval holds the middle 95 % of the means of `RESAMPLES` samples of as many
-units, drawn with replacement (Efron's percentile method). Draws depend on the number of units alone: two models that were measured on the same units
-are resampled alike, which makes the interval of their difference a paired one. It says nothing about texts or tasks that differ from these, and
-where all units agree it has no width.
+units, drawn with replacement (Efron's percentile method); a handful of units says too little for that, so it has no interval. Draws depend on the
+number of units alone: two models that were measured on the same units are resampled alike, which makes the interval of their difference a paired
+one. It says nothing about texts or tasks that differ from these, and where all units agree it has no width.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 5000
+MIN_UNITS = 10
+"""With fewer there is no interval."""
 SEED = 2026
 _ELEMENTS = 1 << 22
 """Drawn numbers that are in memory at one time."""
@@ -25,14 +27,14 @@ Doubles = npt.NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
-    """A number with the bounds of its 95 % interval, which are NaN where there are fewer than two units."""
+    """A number with the bounds of its 95 % interval, which are NaN where there are too few units."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g}" + ("" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ class Mean:
 
     def _resampled(self) -> Doubles:
         """The mean of each resample."""
-        if len(self.sums) < 2:
+        if len(self.sums) < MIN_UNITS:
             return np.full(1, np.nan)
         return np.concatenate([self.sums[drawn].sum(1) / self.weights[drawn].sum(1) for drawn in _draws(len(self.sums))])
 

@@ -25,7 +25,7 @@ def bars(title: str, rows: Sequence[tuple[str, Estimate]]) -> str:
         if math.isfinite(row.low) and math.isfinite(row.high):
             low, high = (_LEFT + value / most * _WIDTH for value in (row.low, row.high))
             marks.append(f'<path d="M{low:.1f} {y + 10}H{high:.1f}M{low:.1f} {y + 5}v10M{high:.1f} {y + 5}v10" stroke="#000" fill="none"/>')
-        marks.append(_text(_LEFT + _WIDTH + 12, y + 15, str(row) if math.isfinite(row.low) else f"{row.value:.4g}"))
+        marks.append(_text(_LEFT + _WIDTH + 12, y + 15, str(row)))
     return _page(title, _LEFT + _WIDTH + 210, 54 + 30 * len(rows), marks)
 
 

@@ -125,14 +125,22 @@ class LayerReport:
         _write(folder, f"# {self.title}\n\n{self.table()}\n\n![plot](plot.svg)\n\n{explained}\n", self.numbers(), plot)
 
 
-def _write(folder: Path, text: str, numbers: Mapping[str, Any], plot: str) -> None:
+def make_folder(folder: Path) -> None:
+    """For a report, before anything is measured. Raises UsageError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write a report to {folder}: {error.strerror}", param="report") from None
+
+
+def _write(folder: Path, text: str, numbers: Mapping[str, Any], plot: str) -> None:
+    make_folder(folder)
+    try:
         (folder / "report.md").write_text(text, "utf-8")
         (folder / "results.json").write_text(json.dumps(numbers, ensure_ascii=False, indent=1) + "\n", "utf-8")
         (folder / "plot.svg").write_text(plot, "utf-8")
     except OSError as error:
-        raise UsageError(f"cannot write the report to {folder}: {error.strerror}", param="report") from None
+        raise UsageError(f"cannot write a report to {folder}: {error.strerror}", param="report") from None
 
 
 _TITLES = {"ppl": "Perplexity", "kl": "KL divergence in nats", "choice": "Right choices", "generate": "Right answers", "code": "Code that passes"}

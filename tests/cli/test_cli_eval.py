@@ -1,0 +1,84 @@
+"""`qwenbox eval` on problems, on several models, layer by layer, and the report that it writes."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import pytest
+
+from tests import thinker
+from tests.cli.command import ROOT, Command
+from tests.cli.test_cli_usage import assert_error
+
+
+def write_lines(path: Path, lines: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def report_of(folder: Path) -> tuple[str, dict[str, object]]:
+    """report.md and results.json; the plot is well-formed."""
+    assert xml.parse(folder / "plot.svg").getroot().tag.endswith("svg")
+    return (folder / "report.md").read_text("utf-8"), json.loads((folder / "results.json").read_text("utf-8"))
+
+
+def test_the_thinker_with_and_without_thoughts_is_compared_problem_by_problem(qwenbox: Command) -> None:
+    asked = thinker.sums(9, 20, [4, 5, 6])
+    write_lines(
+        qwenbox.folder / "sums.jsonl",
+        [{"id": index, "question": one.text, "answer": one.answer, "match": "number"} for index, one in enumerate(asked)],
+    )
+    words = ("--task", "generate", "--data", "sums.jsonl", "--thinking", "both", "--answer-tokens", 256, "--report", "out", "--json")
+    done = qwenbox("eval", thinker.MODEL, *words)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    off, on = found["results"]
+    assert (off["thinking"], on["thinking"], on["problems"]) == (False, True, 20)
+    assert on["score"] > off["score"] and on["score_low"] <= on["score"] <= on["score_high"]
+    (compared,) = found["comparisons"]
+    assert compared["difference"] == pytest.approx(on["score"] - off["score"])
+    text, results = report_of(qwenbox.folder / "out")
+    assert "thinker, thinking on" in text and f"{on['right']} of 20" in text
+    assert [len(one["items"]) for one in results["results"]] == [20, 20]  # type: ignore[attr-defined]
+
+
+def test_two_forms_of_a_model_diverge_beside_each_other_and_layer_by_layer(qwenbox: Command) -> None:
+    (qwenbox.folder / "text.txt").write_text("What is 2 + 3? The answer is 5. " * 40, encoding="utf-8")
+    words = ("--data", "text.txt", "--reference", thinker.MODEL, "--weights", "int8", "--window", 32, "--report")
+    done = qwenbox("eval", thinker.MODEL, thinker.MODEL, "--task", "kl", *words, "kl", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    first, second = found["results"]
+    assert first == second and first["model"] == "thinker (int8)"
+    assert 0 < first["kl_p50"] <= first["kl_p90"] <= first["kl_p99"] <= first["kl_max"]
+    assert 0 < first["kl_mean_low"] <= first["kl_mean"] <= first["kl_mean_high"]
+    assert first["perplexity"] == pytest.approx(first["reference_perplexity"] * first["perplexity_ratio"])
+    assert found["comparisons"][0]["difference"] == 0
+    done = qwenbox("eval", thinker.MODEL, "--task", "ppl", *words, "ppl", "--json")
+    reference, rounded = json.loads(done.stdout)["results"]
+    assert (reference["perplexity"], rounded["perplexity"]) == pytest.approx((first["reference_perplexity"], first["perplexity"]), rel=1e-6)
+    done = qwenbox("eval", thinker.MODEL, "--task", "layers", *words, "layers")
+    assert done.returncode == 0, done.stderr
+    text, results = report_of(qwenbox.folder / "layers")
+    assert done.stdout.strip() in text
+    assert all(0 < layer["own"] < 0.1 and 0 < layer["weights"]["down"] < 0.02 for layer in results["layers"])  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(qwenbox: Command) -> None:
+    write_lines(qwenbox.folder / "bad.jsonl", [{"id": "a", "question": "?"}])
+    assert_error(qwenbox("eval", thinker.MODEL, "--task", "code", "--data", "bad.jsonl"), 2, "bad.jsonl, line 1", "entry")
+    assert_error(qwenbox("eval", "m", "n", "--task", "layers", "--reference", "r", "--data", "bad.jsonl"), 2, "one model")
+    assert_error(qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "bad.jsonl", "--report", "bad.jsonl"), 2, "bad.jsonl")
+
+
+@pytest.mark.weights
+def test_the_small_real_model_writes_code_that_passes(qwenbox: Command, small: Path) -> None:
+    words = ("--data", ROOT / "bench" / "data" / "code.jsonl", "--problems", 6, "--answer-tokens", 200, "--report", "out")
+    done = qwenbox("eval", small, "--task", "code", *words)
+    assert done.returncode == 0, done.stderr
+    assert " of 6 " in done.stdout
+    _, results = report_of(qwenbox.folder / "out")
+    items = results["results"][0]["items"]  # type: ignore[index]
+    assert sum(item["right"] for item in items) >= 3
+    assert all("def " in item["code"] for item in items)
