@@ -111,6 +111,8 @@ def test_a_pulled_model_is_compared_with_its_download(qwenbox: Command, tmp_path
     flipped_byte(model)
     done = qwenbox("verify", model, "--quick")
     assert done.returncode == 1 and "not those of the download from a hub: model.safetensors" in done.stdout
+    assert qwenbox("verify", model, "--store").returncode == 1
+    assert "fingerprint" not in qwenbox("verify", model, "--quick").stdout, "nobody keeps that of a damaged model"
 
 
 def test_a_fingerprint_in_the_directory_comes_first(qwenbox: Command, awq: tuple[Path, Fingerprint], tmp_path: Path) -> None:

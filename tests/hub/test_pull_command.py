@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from qwenbox import hub
 from qwenbox.cli.pull import pull
-from qwenbox.errors import NotFoundError
+from qwenbox.errors import NotFoundError, QwenboxError
 from qwenbox.hub.catalogue import Entry
 from qwenbox.settings import Settings
 from tests.hub.conftest import FILES, WANTED
@@ -45,3 +45,9 @@ def test_pull_of_an_unknown_model_is_a_not_found_error() -> None:
     result = CliRunner().invoke(APP, ["tinny"])
     assert isinstance(result.exception, NotFoundError)
     assert "did you mean tiny?" in result.exception.message
+
+
+def test_a_fingerprint_of_a_model_that_does_not_load_is_an_error_behind_a_whole_pull(settings: Settings) -> None:
+    result = CliRunner().invoke(APP, ["tiny", "--fingerprint"])
+    assert isinstance(result.exception, QwenboxError), "the fake hub's files are no model"
+    assert (settings.cache_dir / "models" / "tiny" / "manifest.json").is_file()

@@ -12,6 +12,7 @@ import typer
 def pull(
     model: Annotated[str, typer.Argument(help="Name of the catalogue, such as qwen2.5-coder-0.5b or qwen3-8b.")],
     json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of the path.")] = False,
+    fingerprint: Annotated[bool, typer.Option("--fingerprint", help="Load it too, and keep what it says for `qwenbox verify`.")] = False,
 ) -> None:
     """Fetch MODEL into the cache and verify it; one that is there is verified again. An interrupted pull goes on where it was."""
     # Not at the top: the help of the whole command line imports this file.
@@ -32,6 +33,11 @@ def pull(
             bar.update(task, description=f"{phase} {entry.name}", completed=done, total=total)
 
         path = hub.pull(entry, settings, report)
+    if fingerprint:
+        from ..evaluate.fingerprint import place
+        from .verify import keep_fingerprint
+
+        keep_fingerprint(entry.name, path, settings, place(path, settings.state_dir))
     if not json:
         typer.echo(path)
         return

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from qwenbox.errors import ModelFormatError, NumericalError
 
-from .options import Isa, Json, Model, Threads
+from .options import Isa, Json, Threads
+from .options import Model as ModelName
 from .session import load_with_bar, note, progress_bar, resolve
 
 if TYPE_CHECKING:
+    from qwenbox.chat.chat import ChatFormat
     from qwenbox.evaluate.fingerprint import Finding, Fingerprint
     from qwenbox.hub.verify import FileDigest
+    from qwenbox.model.load import Model
     from qwenbox.settings import Settings
 
 
 def verify(
-    model: Model,
+    model: ModelName,
     store: Annotated[bool, typer.Option("--store", help="Take the model as it is for well, and keep its fingerprint for later.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Only compare the files' digests; load nothing.")] = False,
     json: Json = False,
@@ -50,12 +53,16 @@ def verify(
                 typer.echo(f"{_SIGNS[one.well]} {one.name:21} {one.text}")
 
     files = load_with_bar(lambda progress: prints.digests(path, progress), f"{model} from the disk")
-    tell(_files(known, path, files, kept))
-    if not quick:
-        try:
-            tell(_loaded(model, path, settings, known, files, kept if store else None))
-        except (ModelFormatError, NumericalError) as error:
-            tell([prints.Finding("loading", False, error.message)])
+    tell(_files(known, path, files))
+    try:
+        if store and all(one.well is not False for one in findings):
+            keep_fingerprint(model, path, settings, kept, files)
+            tell([prints.Finding("fingerprint", True, f"stored in {kept}")])
+        elif not (quick or store):
+            with opened(model, path, settings, settings.weights if known is None else known.weights) as loaded:
+                tell(_asked(known, loaded))
+    except (ModelFormatError, NumericalError) as error:
+        tell([prints.Finding("loading", False, error.message)])
     wrong = [one.name for one in findings if one.well is False]
     if json:
         told = [one._asdict() for one in findings]
@@ -70,58 +77,64 @@ def verify(
 _SIGNS = {True: "ok  ", False: "BAD ", None: "-   "}
 
 
-def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest], kept: Path) -> Iterable[Finding]:
-    from qwenbox.evaluate.fingerprint import Finding, check_files
+def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest]) -> Iterable[Finding]:
+    from qwenbox.evaluate.fingerprint import Finding, check_files, is_read
     from qwenbox.hub.verify import read_manifest
 
     manifest = read_manifest(path if path.is_dir() else path.parent)
     if known is not None:
         yield check_files(known.files, files, f"the fingerprint of {known.made[:10]}")
     elif manifest is not None:
-        here = manifest.files if path.is_dir() else {name: digest for name, digest in manifest.files.items() if name == path.name}
+        here = {name: digest for name, digest in manifest.files.items() if (is_read(name) if path.is_dir() else name == path.name)}
         yield check_files(here, files, f"the download from {manifest.source}")
     else:
         yield Finding("files", None, f"{len(files)} read; there are no digests to compare them with")
 
 
-def _loaded(
-    model: str, path: Path, settings: Settings, known: Fingerprint | None, files: dict[str, FileDigest], keep: Path | None
-) -> Iterable[Finding]:
-    """What needs the model in memory. `keep`: where to store its fingerprint."""
+def _asked(known: Fingerprint | None, loaded: Opened) -> Iterable[Finding]:
+    """What the model in memory says."""
     from qwenbox.evaluate import fingerprint as prints
-    from qwenbox.llm import model_name, open_chat
 
-    weights = settings.weights if known is None else known.weights
-    chat = open_chat(path)
-    try:
-        with closing(load_with_bar(lambda progress: _open(path, settings, weights, progress), model_name(model))) as loaded, progress_bar() as bar:
-            loaded.vocab_limit = min(loaded.vocab_size, chat.tokenizer.vocab_limit)
-            line = bar.add_task("asking", total=1.0)
-
-            def advance(part: float) -> None:
-                bar.update(line, completed=part)
-
-            if known is not None:
-                yield from prints.check(known, loaded, chat, advance)
-                return
-            for one in prints.sanity(loaded, chat):
-                # Who stores a fingerprint says that the model is well, even if it cannot write.
-                yield one if keep is None or one.well is not False else one._replace(well=None)
-            if keep is None:
-                yield prints.Finding("fingerprint", None, "there is none; `qwenbox verify --store` keeps one of a model that is well")
-                return
-            prints.write(prints.take(loaded, chat, weights, files, advance), keep)
-            yield prints.Finding("fingerprint", True, f"stored in {keep}")
-    finally:
-        chat.close()
+    if known is not None:
+        yield from prints.check(known, loaded.model, loaded.chat, loaded.advance)
+        return
+    yield from prints.sanity(loaded.model, loaded.chat)
+    yield prints.Finding("fingerprint", None, "there is none; `qwenbox verify --store` keeps one of a model that is well")
 
 
-def _open(path: Path, settings: Settings, weights: str | None, progress: Callable[[float], None]) -> Any:
+class Opened(NamedTuple):
+    """A model in memory, with pages for the prompts of a fingerprint, and whom to tell how much of them is done."""
+
+    model: Model
+    chat: ChatFormat
+    advance: Callable[[float], None]
+
+
+@contextmanager
+def opened(name: str, path: Path, settings: Settings, weights: str | None) -> Iterator[Opened]:
     from qwenbox.evaluate.fingerprint import NUM_PAGES
+    from qwenbox.llm import model_name, open_chat
     from qwenbox.model.load import load_model
 
-    sizes: dict[str, Any] = {"threads": settings.threads, "isa": settings.isa, "num_pages": NUM_PAGES}
-    return load_model(path, weights=weights, max_batch_tokens=settings.max_batch_tokens, progress=progress, **sizes)
+    sizes: dict[str, Any] = {"threads": settings.threads, "isa": settings.isa, "max_batch_tokens": settings.max_batch_tokens}
+
+    def load(progress: Callable[[float], None]) -> Model:
+        return load_model(path, weights=weights, num_pages=NUM_PAGES, progress=progress, **sizes)
+
+    with closing(open_chat(path)) as chat, closing(load_with_bar(load, model_name(name))) as model, progress_bar() as bar:
+        model.vocab_limit = min(model.vocab_size, chat.tokenizer.vocab_limit)
+        line = bar.add_task("asking", total=1.0)
+        yield Opened(model, chat, lambda part: bar.update(line, completed=part))
+
+
+def keep_fingerprint(name: str, path: Path, settings: Settings, target: Path, files: Mapping[str, FileDigest] | None = None) -> None:
+    """Takes the model for well and writes its fingerprint to `target`. `files`: its digests, if they are known. Raises what loading raises."""
+    from qwenbox.evaluate import fingerprint as prints
+
+    if files is None:
+        files = load_with_bar(lambda progress: prints.digests(path, progress), f"{name} from the disk")
+    with opened(name, path, settings, settings.weights) as loaded:
+        prints.write(prints.take(loaded.model, loaded.chat, settings.weights, files, loaded.advance), target)
 
 
 def _way_out(model: str, path: Path) -> str:

@@ -185,7 +185,12 @@ def model_files(path: Path) -> list[Path]:
     """What is read of a model: the file itself, or the weights and descriptions of a directory."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.iterdir() if file.suffix in _READ and file.name not in (FILE, MANIFEST) and file.is_file())
+    return sorted(file for file in path.iterdir() if is_read(file.name) and file.is_file())
+
+
+def is_read(name: str) -> bool:
+    """Whether a file of a model's directory says what it computes."""
+    return name.endswith(_READ) and name not in (FILE, MANIFEST)
 
 
 def digests(path: Path, progress: Progress) -> dict[str, FileDigest]:
