@@ -41,6 +41,7 @@ from qwenbox.weights.awq import GROUP, ORDER
 from qwenbox.weights.gguf import read_gguf
 
 GGUF_FORMS, DIRECTORY_FORMS = ("q4_0", "q4_k_m"), ("awq", "bf16")
+"""That the command writes; `write_gguf` also writes bf16."""
 CHUNK = 1 << 22
 """Elements that are made at one time."""
 _ARCHITECTURES = {
@@ -196,6 +197,8 @@ def chunks(weights: Weights, slot: Slot, kind: str) -> Iterator[tuple[int, ByteA
 
 def gguf_kind(form: str, slot: Slot, config: ModelConfig) -> str:
     """As `llama_tensor_get_type_impl` of llama.cpp chooses for the Qwen family."""
+    if form == "bf16":
+        return "bf16" if len(slot.shape) > 1 and slot.name != "router" else "f32"
     if not slot.linear:
         if slot.name == "head" or (slot.name == "embedding" and config.tied_head):
             return "q6_k"
@@ -229,7 +232,7 @@ def write_gguf(path: Path, form: str, config: ModelConfig, weights: Weights, met
     partial = path.with_name(path.name + ".partial")
     writer: Any = gguf.GGUFWriter(partial, _ARCHITECTURES[config.architecture][0])
     writer.add_name(path.stem)
-    writer.add_file_type({"q4_0": gguf.LlamaFileType.MOSTLY_Q4_0, "q4_k_m": gguf.LlamaFileType.MOSTLY_Q4_K_M}[form])
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{form.upper()}"])
     writer.add_block_count(config.num_layers)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.hidden_size)

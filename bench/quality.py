@@ -1,0 +1,378 @@
+"""How near are 4-bit models to what they were made from? Ours by each method, and llama.cpp's of the same reference, in one table.
+
+    python bench/quality.py [MODEL] [--rows R,R] [--measures quality,speed,variants] [--tokens N] [--window W] [--calibration-tokens N] [--json]
+
+MODEL is a catalogue name, a `.gguf` file, a directory in bf16, or `thinker` (tests/fixtures). The reference is the model in bf16: a GGUF file is
+dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `awq+gptq` by `qwenbox quantize` (groups of 128), `q4_0` and
+`q4_k_m` by llama-quantize (`python bench/peers.py --prepare llama.cpp`, or --llama-quantize); `int4` is the reference with `--weights int4`.
+`quality`: divergence and perplexity as `qwenbox eval` has them, on a text that no calibration saw. `speed`: `qwenbox bench`, all rows in this engine.
+`variants`: whether the awq row puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
+Each measurement becomes a line of bench/results/quality-<model>-<machine>.csv at once (quality: those of all rows, for which the reference runs
+once), so an interrupted run goes on where it stopped; to measure anew, remove its lines. The table (.md) and the picture (.svg) are made anew at the
+end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+
+import numpy as np  # noqa: E402
+
+from bench import synth  # noqa: E402
+from bench.machine import commit, local_file, machine_name, run, say  # noqa: E402
+from bench.table import Table, markdown, number  # noqa: E402
+from qwenbox.engine.options import EngineOptions, open_model  # noqa: E402
+from qwenbox.evaluate.divergence import divergences  # noqa: E402
+from qwenbox.evaluate.text import token_ids  # noqa: E402
+from qwenbox.kernels.native import isa_available  # noqa: E402
+from qwenbox.llm import open_chat  # noqa: E402
+from qwenbox.model.config import from_gguf, from_hf  # noqa: E402
+from qwenbox.model.load import Model  # noqa: E402
+from qwenbox.settings import load_settings  # noqa: E402
+from qwenbox.types import PAGE_TOKENS, Batch, Span  # noqa: E402
+from qwenbox.weights.gguf import read_gguf  # noqa: E402
+from qwenbox.weights.safetensors import read_directory  # noqa: E402
+from tests import thinker  # noqa: E402
+
+REFERENCE = "bf16"
+METHODS = ("rtn", "gptq", "awq", "awq+gptq")
+LLAMA = ("q4_0", "q4_k_m")
+ROWS = (REFERENCE, "int4", *METHODS, *LLAMA)
+MEASURES = ("quality", "speed", "variants")
+SERVED = "awq"
+"""The row whose logits are compared between the variants of the processor."""
+PROMPTS, PROMPT_TOKENS = 50, 64
+FIELDS = ["date", "commit", "model", "row", "measure", "setting", "bytes", "linear_bits", "numbers"]
+HELD_OUT = ROOT / "bench" / "data" / "heldout.txt"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="qwen2.5-coder-0.5b", metavar="MODEL")
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--measures", default=",".join(MEASURES))
+    parser.add_argument("--tokens", type=int, default=8192, help="of the text")
+    parser.add_argument("--window", type=int, default=512, help="tokens that a model sees at once; they move by half of it")
+    parser.add_argument("--calibration-tokens", type=int, default=16384)
+    parser.add_argument("--llama-quantize", type=Path, default=ROOT / "build" / "peers" / "llama.cpp" / "bin" / "llama-quantize")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "quality", help="where the models are made")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--json", action="store_true", help="only the JSON line on standard output")
+    asked = parser.parse_args()
+    for words, known in ((asked.rows, ROWS), (asked.measures, MEASURES)):
+        if unknown := set(words.split(",")) - set(known):
+            raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+
+    source = thinker.MODEL if asked.model == "thinker" else local_file(asked.model)
+    models = Models(source, asked.folder / Path(asked.model).name, asked.calibration_tokens, asked.llama_quantize)
+    table = Table(asked.results / f"quality-{Path(asked.model).name}-{machine_name()}.csv", FIELDS)
+    settings = {
+        "quality": f"{asked.tokens} tokens, window {asked.window}",
+        "speed": "128 + 64 tokens",
+        "variants": f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens",
+    }
+
+    def add(row: str, measure: str, numbers: dict[str, Any]) -> None:
+        path, weights = models.made(row)
+        sizes = {"bytes": size(path), "linear_bits": "" if weights else f"{linear_bits(path):.3f}"}
+        key = {"model": asked.model, "row": row, "measure": measure, "setting": settings[measure]}
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        table.add({"date": now, "commit": commit(), **key, **sizes, "numbers": json.dumps(numbers)})
+
+    try:
+        for measure in asked.measures.split(","):
+            wanted = {"model": asked.model, "measure": measure, "setting": settings[measure]}
+            rows = [row for row in asked.rows.split(",") if table.find({**wanted, "row": row}) is None]
+            for row in rows:
+                say(f"{asked.model}: {row} is made for {measure}")
+                models.made(row)
+            if measure == "quality" and rows:
+                for row, numbers in models.quality(rows, asked.tokens, asked.window).items():
+                    add(row, measure, numbers)
+            for row in rows if measure == "speed" else []:
+                add(row, measure, speed(*models.made(row)))
+            if measure == "variants" and SERVED in rows:
+                add(SERVED, measure, models.variants(models.made(SERVED)[0]))
+    finally:
+        found = {row: summary(table, asked.model, row, settings) for row in ROWS}
+        found = {row: numbers for row, numbers in found.items() if numbers}
+        if found:
+            report = markdown_report(asked.model, found, settings, asked.calibration_tokens, source)
+            table.path.with_suffix(".md").write_text(report, encoding="utf-8")
+            plot(asked.model, found, table.path.with_suffix(".svg"))
+    if not asked.json:
+        print(report)
+    print(json.dumps({"model": asked.model, "machine": machine_name(), "rows": found}))
+
+
+# --- the models ----------------------------------------------------------------------------------------------------
+
+
+class Models:
+    """The reference and what is made of it, each in a folder of its own under `folder`; what is there whole is not made again."""
+
+    def __init__(self, source: Path, folder: Path, calibration_tokens: int, llama_quantize: Path) -> None:
+        self._source, self._folder = source, folder
+        self._calibration_tokens, self._llama_quantize = calibration_tokens, llama_quantize
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def made(self, row: str) -> tuple[Path, str | None]:
+        """Path of the row's model, and the `--weights` that it is loaded with."""
+        if row in (REFERENCE, "int4"):
+            return self.reference, row if row == "int4" else None
+        if row in LLAMA:
+            return self._by_llama(row), None
+        path = self._folder / row
+        if not (path / "README.md").exists():  # written last
+            words = ["quantize", str(self.reference), str(path), "--method", row]
+            if row != "rtn":
+                words += ["--calibration", self._calibration(), "--tokens", str(self._calibration_tokens)]
+            qwenbox(*words)
+        return path, None
+
+    @property
+    def reference(self) -> Path:
+        if self._source.is_dir():
+            return self._source
+        path = self._folder / REFERENCE
+        if not (path / "config.json").exists():  # written last
+            file = read_gguf(self._source)
+            config = replace(from_gguf(file.metadata), tied_head="output.weight" not in file.tensors)
+            synth.write(path, "bf16", config, synth.RealWeights(config, file.tensors), file.metadata)
+        return path
+
+    def in_bf16(self) -> Path:
+        """The reference as one GGUF file."""
+        path = self._folder / f"{REFERENCE}.gguf"
+        if not path.exists():
+            checkpoint = read_directory(self.reference)
+            config = from_hf(checkpoint.config)
+            synth.write_gguf(path, REFERENCE, config, synth.RealWeights(config, checkpoint.tensors), tokenizer_metadata(self.reference))
+        return path
+
+    def _by_llama(self, row: str) -> Path:
+        path = self._folder / f"{row}.gguf"
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            run([str(self._llama_quantize), str(self.in_bf16()), str(partial), row.upper()])
+            partial.rename(path)
+        return path
+
+    def _calibration(self) -> str:
+        """What the calibrated methods read: `builtin`, or for the thinker what it talks about."""
+        if self._source != thinker.MODEL:
+            return "builtin"
+        path = self._folder / "calibration.jsonl"
+        lines = ({"kind": "chat", "messages": list(turns), "thinking": True} for turns in dialogues(1, 1000))
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        return str(path)
+
+    def ids(self) -> Iterator[int]:
+        """Of the text that is measured on: held out, in the model's own tokens."""
+        chat = open_chat(self.reference)
+        if self._source != thinker.MODEL:
+            return token_ids(HELD_OUT, chat.tokenizer)
+        texts = ("".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in turns) for turns in dialogues(2, 1000))
+        return itertools.chain.from_iterable(map(chat.tokenizer.encode, texts))
+
+    def quality(self, rows: Sequence[str], tokens: int, window: int) -> dict[str, dict[str, float]]:
+        """All rows beside each other, because the reference takes longest."""
+        sizes = {"window": window, "stride": window // 2, "max_tokens": tokens}
+        others = [row for row in rows if row != REFERENCE] or [REFERENCE]
+        with ExitStack() as stack:
+            reference, *loaded = (stack.enter_context(opened(*self.made(row), window)) for row in [REFERENCE, *others])
+            measured = divergences(loaded, reference, self.ids(), progress=progress(tokens), **sizes)
+        found = {row: one.numbers() for row, one in zip(others, measured, strict=True)}
+        itself = dict.fromkeys(("kl_mean", "kl_mean_low", "kl_mean_high"), 0.0) | {"top1_agreement": 1.0} | measured[0].reference_perplexity.numbers()
+        return {row: found.get(row, itself) for row in rows}
+
+    def variants(self, path: Path) -> dict[str, Any]:
+        """Of all variants against the first. Their products of quantised weights are the same bits and the row has no others, so the bound between
+        variants is 0: first tokens may differ only where the two best logits are equal."""
+        ids = np.fromiter(itertools.islice(self.ids(), PROMPTS * PROMPT_TOKENS), np.int32).reshape(PROMPTS, PROMPT_TOKENS)
+        pages = np.arange(-(-PROMPT_TOKENS // PAGE_TOKENS), dtype=np.int32)
+        places = np.arange(PROMPT_TOKENS, dtype=np.int32)
+        sums: dict[str, list[int]] = {}
+        best: dict[str, list[int]] = {}
+        ties = 0
+        for isa in isa_available():
+            with opened(path, None, PROMPT_TOKENS, isa) as model:
+                for prompt in ids:
+                    logits = model.run(Batch(prompt, [Span(0, PROMPT_TOKENS, 0, pages)], places)) + np.float32(0)  # -0 equals 0
+                    sums.setdefault(isa, []).extend(zlib.crc32(row.tobytes()) for row in logits)
+                    best.setdefault(isa, []).extend(logits.argmax(axis=1).tolist())
+                    if len(sums) == 1:
+                        top = np.partition(logits, -2, axis=1)[:, -2:]
+                        ties += int((top[:, 0] == top[:, 1]).sum())
+        first = next(iter(sums))
+
+        def differ(found: dict[str, list[int]]) -> int:
+            return sum(len({found[isa][place] for isa in found}) > 1 for place in range(len(found[first])))
+
+        counts = {"places": len(sums[first]), "equal_best": ties, "other_logits": differ(sums), "other_first": differ(best)}
+        return {"variants": list(sums), **counts}
+
+
+def dialogues(seed: int, count: int) -> Iterator[Sequence[dict[str, str]]]:
+    """Sums with their thoughts, as the thinker was trained on; with another seed, others."""
+    chance = random.Random(seed)
+    for index in range(count):
+        one = thinker.sum_of(chance, 2 + index % (thinker.MAX_TERMS - 1), held_out=True)
+        yield {"role": "user", "content": one.text}, {"role": "assistant", "content": f"<think>\n{one.thought}\n</think>\n\n{one.answer}"}
+
+
+def tokenizer_metadata(directory: Path) -> dict[str, Any]:
+    """The metadata of a GGUF file for the tokenizer of a directory."""
+    document = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    told = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    special = {entry["id"]: entry for entry in document["added_tokens"]}
+    names = {id: text for text, id in document["model"]["vocab"].items()} | {id: entry["content"] for id, entry in special.items()}
+    size = from_hf(read_directory(directory).config).vocab_size
+    kinds = {id: 3 if entry["special"] else 4 for id, entry in special.items()}
+    merges = document["model"]["merges"]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": [names.get(id, f"[PAD{id}]") for id in range(size)],
+        "tokenizer.ggml.token_type": [kinds.get(id, 1 if id in names else 5) for id in range(size)],
+        "tokenizer.ggml.merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
+        "tokenizer.ggml.eos_token_id": next(id for id, text in names.items() if text == told["eos_token"]),
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    template = read_directory(directory).chat_template
+    return metadata | ({"tokenizer.chat_template": template} if template else {})
+
+
+# --- what is measured ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: Path, weights: str | None, window: int, isa: str | None = None) -> Iterator[Model]:
+    settings = load_settings({"weights": weights, "isa": isa, "context_length": window, "max_sequences": 128})
+    chat = open_chat(path)
+    options = EngineOptions.from_settings(settings, model=str(path), num_pages=-(-window // PAGE_TOKENS), tokens=chat.tokenizer.table())
+    with closing(open_model(options, lambda part: None)) as model:
+        yield model
+
+
+def progress(total: int) -> Callable[[int], None]:
+    """Says every thousand tokens how far it is."""
+    return lambda done: say(f"{done:,} of {total:,} tokens") if done % 1000 == 0 else None
+
+
+def speed(path: Path, weights: str | None) -> dict[str, float]:
+    words = ["bench", str(path), "--prompt-tokens", "128", "--new-tokens", "64", "--repeat", "5", "--json"]
+    told = json.loads(qwenbox(*words, *(["--weights", weights] if weights else [])).splitlines()[-1])
+    names = ("decode_tok_s", "prefill_tok_s", "bandwidth_fraction", "weights_bytes", "bytes_per_token", "steal_seconds")
+    return {name: told[name] for name in names}
+
+
+def qwenbox(*words: str) -> str:
+    return run([sys.executable, "-m", "qwenbox", *words], env={"PYTHONPATH": str(ROOT / "src")})
+
+
+def size(path: Path) -> int:
+    """Bytes of the weights on the disk."""
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else path.stat().st_size
+
+
+def linear_bits(path: Path) -> float:
+    """Bits a weight of the matrices in the layers."""
+    tensors = read_directory(path).tensors if path.is_dir() else read_gguf(path).tensors
+    matrices = [tensor for name, tensor in tensors.items() if len(tensor.shape) > 1 and ("layers." in name or name.startswith("blk."))]
+    stored = sum(sum(array.nbytes for array in tensor.arrays) for tensor in matrices)
+    weights = sum(tensor.shape[0] * tensor.shape[1] for tensor in matrices)
+    return 8 * stored / weights
+
+
+# --- what is told --------------------------------------------------------------------------------------------------
+
+
+def summary(table: Table, model: str, row: str, settings: dict[str, str]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for measure in MEASURES:
+        found = table.find({"model": model, "row": row, "measure": measure, "setting": settings[measure]})
+        if found is not None:
+            numbers |= json.loads(found["numbers"]) | {name: found[name] for name in ("bytes", "linear_bits", "commit")}
+    return numbers
+
+
+def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict[str, str], calibration: int, source: Path) -> str:
+    def cells(row: str, n: dict[str, Any]) -> list[str]:
+        relative = ""
+        if "kl_mean" in n and row != REFERENCE and "kl_mean" in found.get("rtn", {}):
+            relative = f"{n['kl_mean'] / found['rtn']['kl_mean'] - 1:+.0%}"
+        quality = ["", "", "", ""]
+        if "kl_mean" in n:
+            quality = [
+                f"{n['perplexity']:.3f} ({n['perplexity_low']:.2f}–{n['perplexity_high']:.2f})",
+                f"{n['kl_mean']:.4f} ({n['kl_mean_low']:.4f}–{n['kl_mean_high']:.4f})",
+                relative,
+                f"{n['top1_agreement']:.2%}",
+            ]
+        speeds = [f"{n['weights_bytes'] / 1e6:.0f}", f"{n['decode_tok_s']:.1f}"] if "decode_tok_s" in n else ["", ""]
+        return [row, n["linear_bits"], f"{int(n['bytes']) / 1e6:.0f}", *quality, *speeds]
+
+    header = ["", "bits", "MB", "perplexity", "KL to the reference", "KL against rtn", "same top token", "MB in memory", "decode tok/s"]
+    text = f"# {model}, quantised, on {machine_name()}\n\n" + markdown(header, [cells(row, numbers) for row, numbers in found.items()])
+    origin = "It is the released checkpoint."
+    if not source.is_dir():
+        origin = f"It is {source.name}, dequantised: a Q4_K_M file's own row would be the reference, and the row q4_k_m here is favoured by its grid."
+    text += f"""
+* The reference is in bf16. {origin}
+* Text: {settings["quality"]} that move by half of it; intervals of 95 % by bootstrap over the windows. KL in nats, from the reference to the row.
+* rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128, {calibration} tokens of calibration; embedding and head are fp16.
+  q4_0, q4_k_m: llama-quantize, without an importance matrix. int4: the reference, rounded on load with `--weights int4`; MB are the reference's.
+* bits: of the matrices in the layers, with scales. Speed: {settings["speed"]}, medians of 5, all in this engine.
+* Sources: {", ".join(sorted({numbers["commit"] for numbers in found.values()}))}.
+"""
+    if "decode_tok_s" in found.get("awq", {}) and "decode_tok_s" in found.get("int4", {}):
+        text += f"* awq decodes at {found['awq']['decode_tok_s'] / found['int4']['decode_tok_s']:.3f} of the speed of int4.\n"
+    if "variants" in (served := found.get(SERVED, {})):
+        places = served["places"]
+        text += (
+            f"* {SERVED} in {', '.join(served['variants'])}, {settings['variants']}, teacher-forced: another first token at "
+            f"{served['other_first']} of {places:,} places, other logits at {served['other_logits']}. All its products are of quantised weights, so "
+            f"the bound between variants is 0; the best two are equal at {served['equal_best']} ({served['equal_best'] / places:.2%}).\n"
+        )
+    return text
+
+
+def plot(model: str, found: dict[str, dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = {row: numbers for row, numbers in found.items() if row != REFERENCE and "kl_mean" in numbers}
+    if not rows:
+        return
+    figure, axes = pyplot.subplots(figsize=(6.5, 0.5 * len(rows) + 1.3), layout="constrained")
+    values = [numbers["kl_mean"] for numbers in rows.values()]
+    ends = [[n["kl_mean"] - n["kl_mean_low"] for n in rows.values()], [n["kl_mean_high"] - n["kl_mean"] for n in rows.values()]]
+    axes.barh(list(rows), values, xerr=ends, color=["#2f6f4f" if row in METHODS else "#8a8f98" for row in rows], capsize=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("KL to the reference, nats a token")
+    axes.set_title(model)
+    for place, value in enumerate(values):
+        axes.annotate(number(value * 1000) + " m", (value, place), xytext=(4, -10), textcoords="offset points", fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
