@@ -99,8 +99,13 @@ class RoundedTensor(Tensor):
 
 
 @dataclass(frozen=True, slots=True)
-class AwqTensor(Tensor):
-    """A matrix of kind int4, int4_64 or int4_32 in the words of AutoAWQ (see `weights/awq.py`). `data` is empty."""
+class PackedTensor(Tensor):
+    """A matrix as another program packs it, which `weights.unpack` brings into blocks of its kind without loss. `data` is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwqTensor(PackedTensor):
+    """A matrix of kind int4, int4_64 or int4_32 in the words of AutoAWQ (see `weights/awq.py`)."""
 
     qweight: npt.NDArray[np.uint32]
     """[columns, rows / 8]"""
@@ -112,6 +117,40 @@ class AwqTensor(Tensor):
     @property
     def arrays(self) -> tuple[AnyArray, ...]:
         return self.qweight, self.qzeros, self.scales
+
+
+@dataclass(frozen=True, slots=True)
+class GptqTensor(PackedTensor):
+    """A matrix in words that hold codes of one output (see `weights/gptq.py`)."""
+
+    qweight: npt.NDArray[np.uint32]
+    """[columns / codes of a word, rows]"""
+    qzeros: npt.NDArray[np.uint32]
+    """[groups, rows / codes of a word]"""
+    scales: Tensor
+    """[groups, rows]"""
+    zeros_less_one: bool
+    """Version 1 of the format."""
+
+    @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        return self.qweight, self.qzeros, self.scales.data
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTensor(PackedTensor):
+    """A matrix whose rows are words of consecutive codes (see `weights/compressed.py`)."""
+
+    packed: npt.NDArray[np.uint32]
+    """[rows, columns / codes of a word]"""
+    zeros: npt.NDArray[np.uint32] | None
+    """[rows / codes of a word, groups]; None: symmetric"""
+    scales: Tensor
+    """[rows, groups]"""
+
+    @property
+    def arrays(self) -> tuple[AnyArray, ...]:
+        return (self.packed, self.scales.data) if self.zeros is None else (self.packed, self.zeros, self.scales.data)
 
 
 def tensor_nbytes(kind: str, shape: Sequence[int]) -> int:

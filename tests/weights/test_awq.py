@@ -13,10 +13,11 @@ import pytest
 
 from qwenbox.errors import ModelFormatError, UnsupportedModelError
 from qwenbox.kernels import native, quants
-from qwenbox.types import TENSOR_KINDS, AwqTensor, tensor_nbytes
+from qwenbox.types import TENSOR_KINDS, AwqTensor, Tensor, tensor_nbytes
 from qwenbox.weights import read_directory
-from qwenbox.weights.awq import awq_tensors, unpack
+from qwenbox.weights.awq import unpack
 from qwenbox.weights.files import StoredArray
+from qwenbox.weights.packed import packed_tensors
 from tests.kernels.networks import Steps, compiled, rows_batch
 
 AUTOAWQ = Path(__file__).parent / "data" / "autoawq.npz"
@@ -28,17 +29,21 @@ def stored(array: np.ndarray) -> StoredArray:
     return StoredArray(DTYPES[array.dtype.name], array.shape, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
-def parts(rows: int, columns: int, seed: int = 0) -> dict[str, StoredArray]:
+def awq_tensors(arrays: dict[str, StoredArray], group: int = 128) -> dict[str, Tensor]:
+    return packed_tensors(CONFIG | {"group_size": group}, "config.json", arrays)
+
+
+def parts(rows: int, columns: int, seed: int = 0, group: int = 128) -> dict[str, StoredArray]:
     random = np.random.default_rng(seed)
     arrays = {
         "qweight": random.integers(-(2**31), 2**31, (columns, rows // 8)).astype(np.int32),
-        "qzeros": random.integers(-(2**31), 2**31, (columns // 128, rows // 8)).astype(np.int32),
-        "scales": random.uniform(-1, 1, (columns // 128, rows)).astype(np.float16),
+        "qzeros": random.integers(-(2**31), 2**31, (columns // group, rows // 8)).astype(np.int32),
+        "scales": random.uniform(-1, 1, (columns // group, rows)).astype(np.float16),
     }
     return {f"m.{name}": stored(array) for name, array in arrays.items()}
 
 
-def unpacked_slowly(arrays: dict[str, StoredArray]) -> bytes:
+def unpacked_slowly(arrays: dict[str, StoredArray], block: int = 128) -> bytes:
     """An element at a time, as the layouts are written down."""
     qweight, qzeros = (arrays[f"m.{name}"].data.view("<i4").reshape(arrays[f"m.{name}"].shape) for name in ("qweight", "qzeros"))
     scales = arrays["m.scales"].data.view("<u2").reshape(arrays["m.scales"].shape)
@@ -51,26 +56,29 @@ def unpacked_slowly(arrays: dict[str, StoredArray]) -> bytes:
     for n in range(scales.shape[1]):
         for group in range(scales.shape[0]):
             out += struct.pack("<HB", scales[group, n], nibble(qzeros, group, n))
-            out += bytes(nibble(qweight, 128 * group + j, n) | nibble(qweight, 128 * group + j + 64, n) << 4 for j in range(64))
+            first, half = block * group, block // 2
+            out += bytes(nibble(qweight, first + j, n) | nibble(qweight, first + j + half, n) << 4 for j in range(half))
     return bytes(out)
 
 
+@pytest.mark.parametrize(("group", "kind"), [(128, "int4"), (64, "int4_64"), (32, "int4_32")])
 @pytest.mark.parametrize(("rows", "columns"), [(8, 128), (16, 256), (24, 384), (176, 128)])
-def test_unpacking_gives_the_blocks_of_the_slow_twin(rows: int, columns: int) -> None:
-    arrays = parts(rows, columns)
-    tensor = awq_tensors(arrays)["m.weight"]
+def test_unpacking_gives_the_blocks_of_the_slow_twin(rows: int, columns: int, group: int, kind: str) -> None:
+    arrays = parts(rows, columns, group=group)
+    tensor = awq_tensors(arrays, group)["m.weight"]
     assert isinstance(tensor, AwqTensor)
     whole = unpack(tensor)
-    assert (whole.name, whole.kind, whole.shape) == ("m.weight", "int4", (rows, columns))
-    assert whole.data.nbytes == tensor_nbytes("int4", (rows, columns))
-    assert whole.data.tobytes() == unpacked_slowly(arrays)
+    assert (whole.name, whole.kind, whole.shape) == ("m.weight", kind, (rows, columns))
+    assert whole.data.nbytes == tensor_nbytes(kind, (rows, columns))
+    assert whole.data.tobytes() == unpacked_slowly(arrays, group)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("group", [128, 64, 32])
 @pytest.mark.parametrize(("rows", "columns"), [(8, 128), (24, 384), (40, 256), (176, 128), (3096, 256)])
-def test_words_are_packed_as_their_blocks_are(rows: int, columns: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_are_packed_as_their_blocks_are(rows: int, columns: int, group: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_SLICE", 1 << 18)  # a group of the largest: several calls
-    tensor = awq_tensors(parts(rows, columns))["m.weight"]
+    tensor = awq_tensors(parts(rows, columns, group=group), group)["m.weight"]
     assert isinstance(tensor, AwqTensor)
     words, blocks = (compiled(Steps(each, lambda ops, x: x), threads=threads, tokens=rows, pages=97) for each in (tensor, unpack(tensor)))
     np.testing.assert_array_equal(words.run(rows_batch(rows)), blocks.run(rows_batch(rows)))
@@ -106,7 +114,7 @@ def replaced(name: str, dtype: str, *shape: int) -> Callable[[dict[str, StoredAr
         (without("qzeros"), r"m\.qzeros is missing"),
         (without("scales"), r"m\.scales is missing"),
         (without("qweight"), r"m\.qzeros is there without m\.qweight"),
-        (replaced("qzeros", "I32", 2, 3), r"m\.qzeros is I32 of shape \(2, 3\); m\.qweight needs I32 of \(2, 2\)"),
+        (replaced("qzeros", "I32", 2, 3), r"m\.qzeros is I32 of shape \(2, 3\); m\.qweight in groups of 128 needs I32 of \(2, 2\)"),
         (replaced("qzeros", "F32", 2, 2), r"m\.qzeros is F32"),
         (replaced("scales", "BF16", 2, 16), r"m\.scales is BF16.*needs F16"),
         (replaced("scales", "F16", 4, 16), r"m\.scales is F16 of shape \(4, 16\)"),  # groups of 64
@@ -150,25 +158,20 @@ def test_a_directory_of_autoawq_gives_int4_matrices(tmp_path: Path, changes: dic
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quant_method": "gptq"}, "quant_method 'gptq'"),
-        ({"quant_method": "compressed-tensors"}, "quant_method 'compressed-tensors'"),
-        ({"quant_method": "fp8"}, "quant_method 'fp8'"),
-        ({"quant_method": None}, "quant_method None"),
         ({"bits": 3}, "bits 3"),
         ({"bits": 4.0}, "bits 4.0"),
-        ({"group_size": 64}, "group_size 64"),
-        ({"group_size": 32}, "group_size 32"),
+        ({"group_size": 16}, "group_size 16"),
         ({"group_size": -1}, "group_size -1"),
         ({"version": "gemv"}, "version 'gemv'"),
         ({"version": "gemv_fast"}, "version 'gemv_fast'"),
         ({"version": None}, "version None"),
-        ({"zero_point": False}, "zero_point False"),
         ({"backend": "llm-awq"}, "backend 'llm-awq'"),
-        ({"desc_act": True}, "unknown key 'desc_act'"),
+        ({"desc_act": True}, "desc_act True"),
+        ({"temperature": 1}, "unknown key 'temperature'"),
     ],
 )
-def test_another_form_of_quantisation_is_named_with_the_one_that_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"{message}.*quant_method awq, bits 4, group_size 128, version gemm and zero_point true"):
+def test_another_form_of_quantisation_is_named_with_what_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{message}; of awq checkpoints these are read: gemm; 4 bits with zeros in groups of 128, 64, 32"):
         read_directory(write(tmp_path, CONFIG | changes))
 
 

@@ -27,10 +27,22 @@ from qwenbox.kernels.reference import ReferenceRunner, sample_row
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf, from_hf
 from qwenbox.model.costs import Costs, costs, page_bytes
 from qwenbox.model.qwen import Prepare, Qwen, Role
-from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, AnyArray, AwqTensor, Batch, ByteArray, FloatArray, RoundedTensor, Tensor, tensor_nbytes
-from qwenbox.weights.awq import unpack
+from qwenbox.types import (
+    PAGE_TOKENS,
+    TENSOR_KINDS,
+    AnyArray,
+    AwqTensor,
+    Batch,
+    ByteArray,
+    FloatArray,
+    PackedTensor,
+    RoundedTensor,
+    Tensor,
+    tensor_nbytes,
+)
 from qwenbox.weights.files import location, read_ahead, release
 from qwenbox.weights.gguf import read_gguf
+from qwenbox.weights.packed import unpack
 from qwenbox.weights.safetensors import read_directory
 
 _log = logging.getLogger("qwenbox.model")
@@ -234,7 +246,7 @@ def load_model(
     `memory_bytes`: of the free memory no more is counted as free, because the rest is promised to somebody.
 
     `weights` "stored" keeps every tensor as it is stored; a kind of `WEIGHTS` rounds the matrices (quantised ones a second time, with a
-    second loss). None is "stored", except that the 16-bit head of an AWQ checkpoint becomes int8. Raises NotFoundError, ModelFormatError,
+    second loss). None is "stored", except that the 16-bit head of a quantised checkpoint becomes int8. Raises NotFoundError, ModelFormatError,
     UnsupportedModelError, and UsageError where something asked for cannot be had.
     """
     if weights not in (None, "stored", *WEIGHTS):
@@ -340,21 +352,22 @@ _INT8_HEAD = "int8 head"
 """As stored, but a 16-bit head (or the embedding that is one) as int8: beside 4-bit matrices it would be most of what a token reads."""
 
 
-def _is_awq(tensors: Mapping[str, Tensor]) -> bool:
-    return any(isinstance(tensor, AwqTensor) for tensor in tensors.values())
+def _is_quantised(tensors: Mapping[str, Tensor]) -> bool:
+    """By the program that wrote the directory."""
+    return any(isinstance(tensor, PackedTensor) for tensor in tensors.values())
 
 
 def _form(weights: str | None, tensors: Mapping[str, Tensor]) -> str:
     """What `rounded_kind` goes by."""
-    return weights or (_INT8_HEAD if _is_awq(tensors) else "stored")
+    return weights or (_INT8_HEAD if _is_quantised(tensors) else "stored")
 
 
 def _warn_of_loss(weights: str | None, path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Says in the log what a user might not expect."""
-    awq = _is_awq(tensors)
-    if weights is None and awq:
+    if weights is None and _is_quantised(tensors):
         _log.warning("%s: the head is rounded to int8; --weights stored keeps it as it is", path.name)
-    if weights in WEIGHTS and (not path.is_dir() or (awq and weights != "int4")):
+    packed = (tensor.kind for tensor in tensors.values() if isinstance(tensor, PackedTensor))
+    if weights in WEIGHTS and (not path.is_dir() or any(kind != weights for kind in packed)):
         _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", path.name, weights)
 
 
@@ -378,7 +391,7 @@ def rounding(weights: str, backend: Backend, consumed: Consumed) -> Prepare:
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
         kind = rounded_kind(weights, tensor, role)
-        if isinstance(tensor, AwqTensor) and (backend == "reference" or kind != tensor.kind):
+        if isinstance(tensor, PackedTensor) and (backend == "reference" or not _packed_natively(tensor, kind)):
             arrays, tensor = tensor.arrays, unpack(tensor)
             for array in arrays:
                 consumed(array)
@@ -387,6 +400,11 @@ def rounding(weights: str, backend: Backend, consumed: Consumed) -> Prepare:
         return round_tensor(tensor, kind) if backend == "reference" else RoundedTensor(tensor.name, kind, tensor.shape, np.empty(0, np.uint8), tensor)
 
     return prepare
+
+
+def _packed_natively(tensor: Tensor, kind: str) -> bool:
+    """Whether the native runtime makes its panels of the other program's words itself."""
+    return isinstance(tensor, AwqTensor) and kind == tensor.kind
 
 
 # --- random weights ------------------------------------------------------------------------------------------------
@@ -583,8 +601,11 @@ class _Intake:
         parts = [part for part in network.parts() if part.role != "vector"]
         self._progress = progress
         self._total = sum(array.nbytes for part in parts for array in part.tensor.arrays)
-        # What is unpacked to be rounded passes twice.
-        self._total += sum(part.tensor.nbytes for part in parts if isinstance(part.tensor, AwqTensor) and kind(part.tensor, part.role) != "int4")
+        # What is unpacked here passes twice.
+        unpacked = (
+            part for part in parts if isinstance(part.tensor, PackedTensor) and not _packed_natively(part.tensor, kind(part.tensor, part.role))
+        )
+        self._total += sum(part.tensor.nbytes for part in unpacked)
         self._done = self._used = self._ahead = 0
         self._coming = (piece for part in parts for array in part.tensor.arrays if array.flags.c_contiguous for piece in _pieces(array.reshape(-1)))
         self._fetch()

@@ -1,64 +1,87 @@
 """Matrices of AutoAWQ's "gemm" checkpoints, and what such a checkpoint may say of itself.
 
-A linear layer with K inputs and N outputs is stored as `qweight` int32 [K, N/8], `qzeros` int32 [K/128, N/8] and `scales` fp16 [K/128, N];
-w[n, k] = (q[k, n] - z[k/128, n]) * s[k/128, n]. Nibble i of word c belongs to output 8 c + ORDER[i], in both (AutoAWQ `modules/linear/gemm.py`,
-`utils/packing_utils.py`). This is our kind `int4` in another order: nothing is rounded.
+A linear layer with K inputs, N outputs and groups of g inputs is stored as `qweight` int32 [K, N/8], `qzeros` int32 [K/g, N/8] and `scales`
+[K/g, N]; w[n, k] = (q[k, n] - z[k/g, n]) * s[k/g, n]. Nibble i of word c belongs to output 8 c + ORDER[i], in both (AutoAWQ
+`modules/linear/gemm.py`, `utils/packing_utils.py`). This is our kind `int4` (`int4_64`, `int4_32`) in another order: nothing is rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ModelFormatError, UnsupportedModelError
-from ..types import AwqTensor, Tensor
+from ..errors import ModelFormatError
+from ..types import TENSOR_KINDS, AwqTensor, Tensor
 from .files import StoredArray
+from .schemes import Rule, check, kind_of, names, nothing
 
+METHOD = "awq"
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 GROUP = 128
+"""As published checkpoints have it."""
 
-_EXACTLY: Mapping[str, Any] = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}
-_ACCEPTED = "only AutoAWQ checkpoints with quant_method awq, bits 4, group_size 128, version gemm and zero_point true are read; or take a GGUF file"
-_OF_OTHER_PROGRAMS = ("do_fuse", "exllama_config", "fuse_max_seq_len", "modules_to_fuse")
-"""How transformers runs the layers; nothing about what is stored."""
-_PARTS = ("qweight", "qzeros", "scales")
+PARTS = ("qweight", "qzeros", "scales")
+"""Of a module; the first tells that it is quantised."""
+_RULES: Mapping[str, Rule] = {
+    "quant_method": (METHOD,),
+    "method": (METHOD,),
+    "bits": (4,),
+    "group_size": (128, 64, 32),
+    "version": ("gemm", "GEMM"),
+    "checkpoint_format": ("gemm",),
+    "format": ("gemm",),
+    "backend": ("auto", "autoawq", None),
+    "pack_dtype": ("int32",),
+    "rotation": (None,),
+    "adapter": nothing,
+    "activation": nothing,
+    "dynamic": nothing,
+    "desc_act": (False, None),
+    # What is stored shows it: there are zeros in either case.
+    **dict.fromkeys(("zero_point", "sym", "modules_to_not_convert", "lm_head")),
+    # How it was made, or how other programs run it.
+    **dict.fromkeys(("meta", "do_fuse", "exllama_config", "fuse_max_seq_len", "modules_to_fuse")),
+}
 
 
 def unpack(tensor: AwqTensor) -> Tensor:
-    """The same numbers in blocks of `types.TENSOR_KINDS["int4"]`."""
+    """The same numbers in blocks of the tensor's kind."""
     rows, columns = tensor.shape
-    words, groups = rows // 8, columns // GROUP
+    kind = TENSOR_KINDS[tensor.kind]
+    words, groups = rows // 8, columns // kind.block
     qweight = tensor.qweight
     if words % 2:  # words are moved in pairs
         qweight = np.pad(qweight, ((0, 0), (0, 1)))
-    blocks = np.empty((qweight.shape[1] * 8, groups, 67), np.uint8)
+    blocks = np.empty((qweight.shape[1] * 8, groups, kind.block_bytes), np.uint8)
     blocks[:rows, :, :2] = tensor.scales.T[..., None].view(np.uint8)
     shifts = np.array([4 * ORDER.index(output) for output in range(8)], np.uint32)
     zeros = tensor.qzeros[:, :, None] >> shifts & np.uint32(15)
     blocks[:rows, :, 2] = zeros.reshape(groups, rows).T
     for group in range(groups):
-        _unpack_group(qweight[GROUP * group : GROUP * (group + 1)], blocks[:, group, 3:])
+        _unpack_group(qweight[kind.block * group : kind.block * (group + 1)], blocks[:, group, 3:])
     return Tensor(tensor.name, tensor.kind, tensor.shape, blocks[:rows].reshape(-1))
 
 
 def _unpack_group(words: npt.NDArray[np.uint32], codes: npt.NDArray[np.uint8]) -> None:
-    """[128, words] to the 64 bytes of each of 8 * words rows: byte j holds input j and, in its high nibble, input j + 64.
+    """[inputs, words] to half as many bytes of each of 8 * words rows: byte j holds input j and, in its high nibble, input j + half.
 
-    Inputs j and j + 64 are joined first, so that bytes and not nibbles remain to be transposed; 8 x 8 of them at a time, in whole words.
+    Inputs j and j + half are joined first, so that bytes and not nibbles remain to be transposed; 8 x 8 of them at a time, in whole words.
     """
-    first, second = words[:64], words[64:]
+    half = len(words) // 2
+    first, second = words[:half], words[half:]
     low = np.uint32(0x0F0F0F0F)
     joined = np.empty((2, *first.shape), np.uint32)
     joined[0] = (first & low) | (second & low) << np.uint32(4)
     joined[1] = (first >> np.uint32(4) & low) | (second & ~low)
     pairs = first.shape[1] // 2
-    # [8 inputs, low or high nibble, 8 runs of inputs, pairs of words], each 8 bytes of as many rows
-    squares = np.ascontiguousarray(joined.view("<u8").reshape(2, 8, 8, pairs).transpose(2, 0, 1, 3))
+    # [8 inputs, low or high nibble, runs of inputs, pairs of words], each 8 bytes of as many rows
+    squares = np.ascontiguousarray(joined.view("<u8").reshape(2, half // 8, 8, pairs).transpose(2, 0, 1, 3))
     _transpose_bytes(squares)
-    by_word = codes.reshape(pairs, 2, 8, 64)
+    by_word = codes.reshape(pairs, 2, 8, half)
     for byte in range(8):
         for nibble in range(2):
             by_word[:, byte // 4, ORDER[byte % 4 * 2 + nibble]] = np.ascontiguousarray(squares[byte, nibble].T).view(np.uint8)
@@ -75,73 +98,35 @@ def _transpose_bytes(squares: npt.NDArray[np.uint64]) -> None:
         upper ^= swapped << shift
 
 
-def check_quantization(quantization: Any, where: object) -> None:
-    """Raises UnsupportedModelError, naming what differs from the one form that is read."""
-    if not isinstance(quantization, Mapping):
-        raise ModelFormatError(f"{where}: quantization_config is {_shown(quantization)}; it must be an object")
-    for key, expected in _EXACTLY.items():
-        given = quantization.get(key)
-        if key == "version" and isinstance(given, str):
-            given = given.lower()
-        if type(given) is not type(expected) or given != expected:
-            raise UnsupportedModelError(f"{where}: quantization_config has {key} {_shown(quantization.get(key))}; {_ACCEPTED}")
-    if quantization.get("backend") not in (None, "auto", "autoawq"):
-        raise UnsupportedModelError(f"{where}: quantization_config has backend {_shown(quantization['backend'])}; {_ACCEPTED}")
-    # Whether a module was converted is seen from its tensors: libraries do not agree on what an entry of this list matches.
-    skipped = quantization.get("modules_to_not_convert")
-    if skipped is not None and not (isinstance(skipped, list) and all(isinstance(name, str) for name in skipped)):
-        raise ModelFormatError(f"{where}: quantization_config has modules_to_not_convert {_shown(skipped)}; it must be a list of names")
-    for key in quantization:
-        if key not in (*_EXACTLY, *_OF_OTHER_PROGRAMS, "backend", "modules_to_not_convert"):
-            raise UnsupportedModelError(f"{where}: quantization_config has the unknown key {_shown(key)}; {_ACCEPTED}")
+def reader(quantization: Mapping[str, Any], where: str) -> Callable[[str, Mapping[str, StoredArray]], AwqTensor]:
+    """What makes a tensor of the arrays of a module. Raises UnsupportedModelError that names the key which is not read."""
+    check(quantization, _RULES, where, METHOD, needed=("bits", "group_size", "version"))
+    names(quantization.get("modules_to_not_convert"), "modules_to_not_convert", where)
+    return partial(_tensor, quantization["group_size"])
 
 
-def awq_tensors(arrays: Mapping[str, StoredArray]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint; each three parts `x.qweight`, `x.qzeros`, `x.scales` become one `AwqTensor` `x.weight`.
-
-    Raises ModelFormatError that names the array which is missing, superfluous, or of a wrong shape or type.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, array in arrays.items():
-        module, _, part = name.rpartition(".")
-        if part == "qweight":
-            tensors[f"{module}.weight"] = _awq_tensor(module, arrays)
-        elif part in _PARTS:
-            if f"{module}.qweight" not in arrays:
-                raise ModelFormatError(f"tensor {name} is there without {module}.qweight")
-        elif f"{module}.qweight" in arrays and part == "weight":
-            raise ModelFormatError(f"tensors {name} and {module}.qweight are both there")
-        else:
-            tensors[name] = array.tensor(name)
-    return tensors
-
-
-def _awq_tensor(module: str, arrays: Mapping[str, StoredArray]) -> AwqTensor:
+def _tensor(group: int, module: str, arrays: Mapping[str, StoredArray]) -> AwqTensor:
     qweight = arrays[f"{module}.qweight"]
-    if len(qweight.shape) != 2 or qweight.shape[0] % GROUP:
-        raise ModelFormatError(f"tensor {module}.qweight has shape {qweight.shape}; it must be a matrix with a multiple of {GROUP} rows")
+    if len(qweight.shape) != 2 or qweight.shape[0] % group:
+        raise ModelFormatError(f"tensor {module}.qweight has shape {qweight.shape}; it must be a matrix with a multiple of {group} rows")
     columns, words = qweight.shape
-    groups = columns // GROUP
+    groups = columns // group
     expected = {"qweight": ("I32", qweight.shape), "qzeros": ("I32", (groups, words)), "scales": ("F16", (groups, 8 * words))}
     for part, (dtype, shape) in expected.items():
         array = arrays.get(f"{module}.{part}")
         if array is None:
             raise ModelFormatError(f"tensor {module}.{part} is missing")
         if (array.dtype, array.shape) != (dtype, shape):
-            raise ModelFormatError(f"tensor {module}.{part} is {array.dtype} of shape {array.shape}; {module}.qweight needs {dtype} of {shape}")
-    shape = (8 * words, columns)
-    codes, zeros, scales = (arrays[f"{module}.{part}"] for part in _PARTS)
+            raise ModelFormatError(
+                f"tensor {module}.{part} is {array.dtype} of shape {array.shape}; {module}.qweight in groups of {group} needs {dtype} of {shape}"
+            )
+    codes, zeros, scales = (arrays[f"{module}.{part}"] for part in PARTS)
     return AwqTensor(
         f"{module}.weight",
-        "int4",
-        shape,
+        kind_of(METHOD, module, 4, group, True),
+        (8 * words, columns),
         np.empty(0, np.uint8),
         codes.data.view("<u4").reshape(codes.shape),
         zeros.data.view("<u4").reshape(zeros.shape),
         scales.data.view("<u2").reshape(scales.shape),
     )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -16,15 +16,15 @@ from typing import Any
 
 from ..errors import ModelFormatError, UnsupportedModelError
 from ..types import Tensor
-from .awq import awq_tensors, check_quantization
 from .files import StoredArray, map_file
+from .packed import packed_tensors
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format's own library."""
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES, MAX_TOKENIZER_CONFIG_BYTES = 1 << 20, 64 << 20, 32 << 20
 
 _SIZES = {"BF16": 2, "F16": 2, "F32": 4}
-_AWQ_SIZES = _SIZES | {"I32": 4}
+_PACKED_SIZES = _SIZES | {"I32": 4, "I64": 8}
 """Element types that are read, and their bytes."""
 _MAX_DIMS = 8
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\.safetensors")
@@ -39,7 +39,7 @@ class Checkpoint:
     generation_config: Mapping[str, Any]
     """Empty where there is no such file."""
     tensors: Mapping[str, Tensor]
-    """Of all shards, in the order of the shards' names; the quantised matrices of an AWQ checkpoint are `AwqTensor`."""
+    """Of all shards, in the order of the shards' names; the matrices that another program quantised are `PackedTensor`."""
     chat_template: str | None
     """From chat_template.jinja, else from tokenizer_config.json."""
     tokenizer_path: Path | None
@@ -112,8 +112,7 @@ def read_directory(directory: str | Path) -> Checkpoint:
     if quantization is None:
         tensors = {name: array.tensor(name) for name, array in _read_shards(directory, _SIZES).items()}
     else:
-        check_quantization(quantization, directory / "config.json")
-        tensors = awq_tensors(_read_shards(directory, _AWQ_SIZES))
+        tensors = packed_tensors(quantization, str(directory / "config.json"), _read_shards(directory, _PACKED_SIZES))
     return Checkpoint(
         path=directory,
         config=config,
