@@ -96,7 +96,7 @@ class Settings:
     threads: int | None = _setting(None, "Threads of the kernels; otherwise one a processor.", least=1, most=1024)
     weights: str | None = _setting(
         None,
-        "Form of the weights in memory; otherwise as stored, but the 16-bit head of an AWQ checkpoint as int8.",
+        "Form of the weights in memory; otherwise as stored, but the 16-bit head of a quantised checkpoint as int8.",
         choices=("stored", "bf16", "int8", "int4"),
     )
     context_length: int | None = _setting(None, "Longest prompt and answer together, in tokens; otherwise what the model was trained for.", least=1)

@@ -105,7 +105,9 @@ def with_gptqmodel(out: Path, work: Path) -> None:
         "gptq_mixed": {"format": "gptq", "dynamic": modules(256)},
         "gptq_v2_mixed": {"format": "gptq_v2", "dynamic": modules(-1), "act_group_aware": False},
     }.items():
-        model = GPTQModel.load(str(source), QuantizeConfig(**{"bits": 4, "group_size": 128, "sym": True, "desc_act": False, "offload_to_disk": False} | changes))
+        model = GPTQModel.load(
+            str(source), QuantizeConfig(**{"bits": 4, "group_size": 128, "sym": True, "desc_act": False, "offload_to_disk": False} | changes)
+        )
         model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in calibration()], batch_size=1)
         model.save(str(work / name))
         stored, found = load_file(work / name / "model.safetensors"), {}

@@ -171,7 +171,9 @@ def test_a_directory_of_autoawq_gives_int4_matrices(tmp_path: Path, changes: dic
     ],
 )
 def test_another_form_of_quantisation_is_named_with_what_is_read(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=f"{message}; of awq checkpoints these are read: gemm; 4 bits with zeros in groups of 128, 64, 32"):
+    with pytest.raises(
+        UnsupportedModelError, match=f"{message}; of awq checkpoints these are read: gemm; 4 bits with zeros in groups of 128, 64, 32"
+    ):
         read_directory(write(tmp_path, CONFIG | changes))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from qwenbox.errors import ModelFormatError, UnsupportedModelError
 from qwenbox.kernels import quants
@@ -22,9 +21,11 @@ from qwenbox.types import Batch, FloatArray, PackedTensor, Span, Tensor
 from qwenbox.weights import read_directory
 from qwenbox.weights.files import StoredArray
 from qwenbox.weights.packed import packed_tensors, unpack
-from qwenbox.weights.schemes import SCHEMES, Scheme
+from qwenbox.weights.schemes import SCHEMES, Scheme, describe
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests" / "weights" / "data"
+BACKENDS: tuple[Backend, ...] = ("native", "reference")
 WITNESSES = sorted(path.name for path in DATA.iterdir() if path.is_dir())
 
 
@@ -40,6 +41,10 @@ def test_what_the_table_says_is_read_was_written_by_an_independent_program(schem
     assert {each["quant_method"] for each in described} == {scheme.method}
     key = {"awq": "version", "gptq": "checkpoint_format", "compressed-tensors": "format"}[scheme.method]
     assert {each[key] for each in described} == set(scheme.forms)
+
+
+def test_the_document_shows_the_table_that_the_loader_goes_by() -> None:
+    assert describe() in (ROOT / "docs" / "checkpoints.md").read_text()
 
 
 @pytest.mark.parametrize("name", WITNESSES)
@@ -64,7 +69,7 @@ def logits_of(path: Path, backend: Backend, weights: str | None = "stored") -> F
 def test_logits_are_those_of_transformers_within_the_derived_bound(name: str) -> None:
     with np.load(DATA / name / "logits.npz") as stored:
         expected, bounds = stored["logits"], stored["bounds"]
-    native, reference = (logits_of(DATA / name, backend) for backend in ("native", "reference"))  # type: ignore[arg-type]
+    native, reference = (logits_of(DATA / name, backend) for backend in BACKENDS)
     np.testing.assert_array_equal(native, reference)
     share = np.abs(native - expected) / bounds
     assert 0.02 < share.max() <= 1
@@ -190,7 +195,7 @@ def test_a_scale_of_bf16_that_fp16_holds_is_kept(scale: float) -> None:
     np.testing.assert_array_equal(quants.dequantize(read(GPTQ, arrays)), expected)
 
 
-@pytest.mark.parametrize("scale", [2.0**-25, 2.0**-20 * 1.0078125, 1e5])
+@pytest.mark.parametrize("scale", [2.0**-25, 2.0**-20 * 1.0078125, 2.0**17])
 def test_a_scale_of_bf16_that_fp16_does_not_hold_is_refused_with_its_number_and_place(scale: float) -> None:
     bits = np.full((1, 8), 0.5, np.float32)
     bits[0, 5] = scale
@@ -215,23 +220,169 @@ def test_a_directory_may_hold_every_kind_and_matrices_that_were_left_alone() -> 
     }
 
 
-@pytest.mark.parametrize(("weights", "head"), [(None, "int8"), ("int8", "int8"), ("bf16", "bf16")])
-def test_it_is_rounded_on_load_as_any_other(weights: str | None, head: str) -> None:
-    """With the same bits in both interpreters; without `weights` only the 16-bit head is."""
-    native, reference = (logits_of(DATA / "compressed_mixed", backend, weights) for backend in ("native", "reference"))  # type: ignore[arg-type]
-    if weights != "bf16" or np.abs(native - reference).max() == 0:
-        np.testing.assert_array_equal(native, reference)
-    assert np.abs(native - logits_of(DATA / "compressed_mixed", "native")).max() > 0
+@pytest.mark.parametrize("weights", [None, "int8", "int4"])
+def test_it_is_rounded_on_load_as_any_other(weights: str | None) -> None:
+    """By both interpreters alike; where nothing is said, the 16-bit head is."""
+    native, reference = (logits_of(DATA / "compressed_mixed", backend, weights) for backend in BACKENDS)
+    np.testing.assert_array_equal(native, reference)
+    assert (native != logits_of(DATA / "compressed_mixed", "native")).any()
+
+
+def with_arrays(name: str, out: Path, changes: dict[str, np.ndarray]) -> Path:
+    """A copy of a witness with arrays added."""
+    raw = (DATA / name / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8:start]), raw[start:]
+    for key, array in changes.items():
+        header[key] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [len(data), len(data) + array.nbytes]}
+        data += array.tobytes()
+    written = json.dumps(header).encode()
+    (out / "model.safetensors").write_bytes(len(written).to_bytes(8, "little") + written + data)
+    shutil.copy(DATA / name / "config.json", out)
+    return out
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_bias_of_zeros_where_the_network_has_none_is_let_pass(value: float, tmp_path: Path) -> None:
     """AutoGPTQ stored one for every matrix."""
-    tensors = load_file(DATA / "gptq_mixed" / "model.safetensors") if False else None
-    assert tensors is None
     directory = with_arrays("gptq_128", tmp_path, {"model.layers.0.self_attn.o_proj.bias": np.full(128, value, np.float16)})
     if value:
         with pytest.raises(ModelFormatError, match=r"no place for these tensors: model\.layers\.0\.self_attn\.o_proj\.bias"):
             load(directory, "native").close()
     else:
         np.testing.assert_array_equal(logits_of(directory, "native"), logits_of(DATA / "gptq_128", "native"))
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+def without(name: str) -> Callable[[dict[str, StoredArray]], dict[str, StoredArray]]:
+    return lambda arrays: {key: array for key, array in arrays.items() if key != f"m.{name}"}
+
+
+def replaced(name: str, array: np.ndarray) -> Callable[[dict[str, StoredArray]], dict[str, StoredArray]]:
+    return lambda arrays: arrays | {f"m.{name}": stored(array)}
+
+
+def zeros(dtype: type[np.generic], *shape: int) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+BACKWARDS = np.arange(256, dtype=np.int32)[::-1] // 128
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("qzeros"), r"m\.qzeros is missing"),
+        (without("scales"), r"m\.scales is missing"),
+        (without("qweight"), r"m\.qzeros is there without m\.qweight"),
+        (replaced("qweight", zeros(np.float32, 32, 16)), r"m\.qweight is F32 of shape \(32, 16\); it must be a matrix of words of I32"),
+        (replaced("qweight", zeros(np.int32, 32)), r"m\.qweight is I32 of shape \(32,\)"),
+        (replaced("qweight", zeros(np.int32, 24, 16)), r"tensors m have 4 bits and groups of 96 inputs; .* bits 4 and group_size 128"),
+        (replaced("scales", zeros(np.int32, 2, 16)), r"m\.scales is I32"),
+        (replaced("scales", zeros(np.float16, 3, 16)), r"m\.qweight of shape \(32, 16\), qzeros of \(2, 2\) and scales of \(3, 16\)"),
+        (replaced("qzeros", zeros(np.int32, 2, 3)), r"are not of 4 or 8 bits"),
+        (replaced("g_idx", BACKWARDS), r"m\.g_idx gives inputs to groups in another order \(act-order, desc_act true\).*GGUF"),
+        (replaced("g_idx", zeros(np.int32, 255)), r"m\.g_idx is I32 of shape \(255,\)"),
+        (replaced("weight", zeros(np.float16, 16, 256)), r"m\.weight and m\.qweight are both there"),
+        (replaced("more", zeros(np.int32, 4)), r"'m\.more' has the unsupported type I32"),
+    ],
+)
+def test_an_array_of_gptq_that_does_not_fit_the_others_is_named(
+    change: Callable[[dict[str, StoredArray]], dict[str, StoredArray]], message: str
+) -> None:
+    with pytest.raises((ModelFormatError, UnsupportedModelError), match=message):
+        packed_tensors(GPTQ, "config.json", change(Drawn(16, 256, 4, 128, True).gptq()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("weight_scale"), r"m\.weight_scale is missing"),
+        (without("weight_shape"), r"m\.weight_shape is missing"),
+        (without("weight_packed"), r"m\.weight_scale is there without m\.weight_packed"),
+        (replaced("weight_shape", np.array([16, 128])), r"m have 8 bits and groups of 64 inputs; no entry of config_groups"),
+        (replaced("weight_shape", np.array([16, 250])), r"m\.weight_packed is I32 of shape \(16, 32\); 16 x 250 weights need other words"),
+        (replaced("weight_shape", np.array([15, 256])), r"m\.weight_packed"),
+        (replaced("weight_shape", np.array([16, 0])), r"m\.weight_packed"),
+        (replaced("weight_shape", np.array([16])), r"m\.weight_shape is I64 of shape \(1,\)"),
+        (replaced("weight_scale", zeros(np.float16, 16, 3)), r"m\.weight_scale is F16 of shape \(16, 3\), no scales of 16 x 256"),
+        (replaced("weight_scale", zeros(np.float16, 16, 4)), r"m have 4 bits and groups of 64 inputs; no entry of config_groups"),
+        (replaced("weight_zero_point", zeros(np.int32, 3, 2)), r"m\.weight_zero_point is I32 of shape \(3, 2\).*needs I32 of \(2, 2\)"),
+        (replaced("weight_g_idx", BACKWARDS), r"m\.weight_g_idx gives inputs to groups in another order \(actorder\).*GGUF"),
+        (replaced("weight_g_idx", zeros(np.float16, 256)), r"m\.weight_g_idx is F16"),
+        (replaced("weight", zeros(np.float16, 16, 256)), r"m\.weight and m\.weight_packed are both there"),
+    ],
+)
+def test_an_array_of_compressed_tensors_that_does_not_fit_the_others_is_named(
+    change: Callable[[dict[str, StoredArray]], dict[str, StoredArray]], message: str
+) -> None:
+    with pytest.raises((ModelFormatError, UnsupportedModelError), match=message):
+        packed_tensors(COMPRESSED, "config.json", change(Drawn(16, 256, 4, 128, True).compressed()))
+
+
+def grouped(**changes: Any) -> dict[str, Any]:
+    return {"config_groups": {"group_0": GROUP_0 | changes}}
+
+
+def weighted(**changes: Any) -> dict[str, Any]:
+    return grouped(weights=WEIGHTS | changes)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ({"quant_method": "fp8"}, r"quant_method 'fp8'; read are awq, gptq, compressed-tensors\. Take.*GGUF"),
+        ({"bits": 4}, r"quant_method None"),
+        (GPTQ | {"bits": 3}, r"bits 3; of gptq checkpoints these are read: gptq or gptq_v2; 4 bits symmetric in groups of 128, 64, 32"),
+        (GPTQ | {"bits": None}, r"bits None"),
+        (GPTQ | {"group_size": "128"}, r"group_size '128'"),
+        (GPTQ | {"checkpoint_format": "marlin"}, r"checkpoint_format 'marlin'"),
+        (GPTQ | {"is_marlin_format": True}, r"is_marlin_format True"),
+        (GPTQ | {"format": "gptq_p"}, r"format 'gptq_p'"),
+        (GPTQ | {"pack_dtype": "int16"}, r"pack_dtype 'int16'"),
+        (GPTQ | {"rotation": "hadamard"}, r"rotation 'hadamard'"),
+        (GPTQ | {"adapter": {"name": "lora"}}, r"adapter"),
+        (GPTQ | {"temperature": 1}, r"unknown key 'temperature'"),
+        (COMPRESSED | {"format": "marlin-24"}, r"format 'marlin-24'; of compressed-tensors checkpoints these are read: pack-quantized"),
+        (COMPRESSED | {"format": "float-quantized"}, r"format 'float-quantized'"),
+        (COMPRESSED | {"config_groups": {}}, r"config_groups \{\}"),
+        (COMPRESSED | {"transform_config": {"config_groups": {"R1": 1}}}, r"transform_config"),
+        (COMPRESSED | {"sparsity_config": {"format": "sparse-24"}}, r"sparsity_config"),
+        (COMPRESSED | {"kv_cache_scheme": {"num_bits": 8}}, r"kv_cache_scheme"),
+        (COMPRESSED | grouped(input_activations={"num_bits": 8}), r"config_groups 'group_0', has input_activations"),
+        (COMPRESSED | grouped(weights=None), r"has weights None"),
+        (COMPRESSED | weighted(num_bits=3), r"weights has num_bits 3"),
+        (COMPRESSED | weighted(type="float"), r"weights has type 'float'"),
+        (COMPRESSED | weighted(strategy="block"), r"weights has strategy 'block'"),
+        (COMPRESSED | weighted(dynamic=True), r"weights has dynamic True"),
+        (COMPRESSED | weighted(half=1), r"weights has the unknown key 'half'"),
+    ],
+)
+def test_another_quantisation_is_named_with_what_is_read_and_the_way_out(quantization: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        packed_tensors(quantization, "config.json", {})
+
+
+@pytest.mark.parametrize(("bits", "group", "zeros"), [(4, 16, True), (8, 64, True), (8, 16, False)])
+def test_groups_that_no_kind_holds_are_refused_by_the_name_of_the_module(bits: int, group: int, zeros: bool) -> None:
+    drawn = Drawn(16, 256, bits, group, zeros)
+    with pytest.raises(
+        UnsupportedModelError, match=rf"m is quantised to {bits} bits, .*in groups of {group} inputs; of gptq checkpoints these are read"
+    ):
+        packed_tensors(GPTQ | {"bits": bits, "group_size": group}, "config.json", drawn.gptq())
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        GPTQ | {"format": "gptq_v2"},
+        COMPRESSED | {"ignore": "lm_head"},
+        COMPRESSED | {"config_groups": {"group_0": 1}},
+        COMPRESSED | grouped(targets="Linear"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(quantization: dict[str, Any]) -> None:
+    with pytest.raises(ModelFormatError, match="quantization_config"):
+        packed_tensors(quantization, "config.json", {})

@@ -13,7 +13,7 @@ OptionalModel = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Form of the weights in memory: stored, bf16, int8 or int4; otherwise as stored, but the head of an AWQ checkpoint as int8. "
+        help="Form of the weights in memory: stored, bf16, int8 or int4; otherwise as stored, but the head of a quantised checkpoint as int8. "
         "Quantised weights are rounded a second time, with loss."
     ),
 ]

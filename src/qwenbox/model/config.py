@@ -165,8 +165,9 @@ def _keys(text: str) -> frozenset[str]:
 
 _HARMLESS = _keys(
     "_name_or_path _commit_hash transformers_version torch_dtype dtype use_cache initializer_range attention_dropout bos_token_id eos_token_id "
-    "pad_token_id output_router_logits router_aux_loss_coef max_window_layers sliding_window architectures unsloth_fixed unsloth_version "
-    "chunk_size_feed_forward id2label label2id problem_type return_dict output_attentions output_hidden_states quantization_config"
+    "pad_token_id bos_token eos_token pad_token output_router_logits router_aux_loss_coef max_window_layers sliding_window architectures "
+    "unsloth_fixed unsloth_version chunk_size_feed_forward id2label label2id problem_type return_dict output_attentions output_hidden_states "
+    "quantization_config"
 )
 """Of training, bookkeeping or the tokenizer. `max_window_layers` and `sliding_window` mean nothing while `use_sliding_window` is false;
 `quantization_config` is judged where the weights are read."""

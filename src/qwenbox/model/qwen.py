@@ -306,7 +306,9 @@ class StoredTensors:
         return [stack.expert(e) for e in range(count)]
 
     def check_nothing_is_left(self) -> None:
-        if self._left:
-            some = ", ".join(sorted(self._left)[:5])
-            more = f" and {len(self._left) - 5} more" if len(self._left) > 5 else ""
+        """A bias of zeros is nothing: AutoGPTQ stored one for every matrix."""
+        left = sorted(name for name, tensor in self._left.items() if not (name.endswith(".bias") and not tensor.data.any()))
+        if left:
+            some = ", ".join(left[:5])
+            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             raise ModelFormatError(f"the model has no place for these tensors: {some}{more}")

@@ -78,10 +78,10 @@ def fp16_scales(scales: Tensor) -> npt.NDArray[np.uint16]:
         narrow = wide.astype(np.float16)
     lost = np.flatnonzero((narrow != wide) & ~np.isnan(wide))
     if len(lost):
-        first = int(lost[0])
+        first = lost[0]
         place = [int(index) for index in np.unravel_index(first, scales.shape)]
         raise UnsupportedModelError(
-            f"tensor {scales.name} holds the scale {wide[first]:.6g} at {place}, and {len(lost) - 1} more that fp16 cannot hold without loss, "
-            "which is how scales are kept here: save the checkpoint with scales of fp16, or take the model in bf16 with --weights int4"
+            f"tensor {scales.name} holds the scale {wide[first]:.6g} at {place}, which fp16, as scales are kept here, cannot hold "
+            f"without loss ({len(lost)} such scales): save the checkpoint with scales of fp16, or take the model in bf16 with --weights int4"
         )
     return narrow.view(np.uint16).reshape(scales.shape)

@@ -102,6 +102,8 @@ def _tensor(described: list[tuple[int, int | None]], module: str, arrays: Mappin
             f"{module}.weight_scale needs I32 of ({-(-rows * bits // 32)}, {groups})"
         )
     order = parts["weight_g_idx"]
+    if order is not None and (order.dtype, order.shape) != ("I32", (columns,)):
+        raise ModelFormatError(f"tensor {module}.weight_g_idx is {order.dtype} of shape {order.shape}; it must be I32 of ({columns},)")
     if order is not None and not np.array_equal(order.data.view("<i4"), np.arange(columns) // group):
         raise UnsupportedModelError(
             f"tensor {module}.weight_g_idx gives inputs to groups in another order (actorder), which is not read. {OTHERWISE}"
