@@ -155,7 +155,8 @@ def _label(result: Result) -> str:
 def _row(result: Result) -> dict[str, str]:
     outcome, row = result.outcome, {"model": _label(result)}
     if "weights_bytes" in result.facts:
-        row["MB"] = f"{result.facts['weights_bytes'] / 1e6:,.0f}"
+        megabytes = result.facts["weights_bytes"] / 1e6
+        row["MB"] = f"{megabytes:,.0f}" if megabytes >= 100 else f"{megabytes:.1f}"
     if isinstance(outcome, Score):
         numbers = outcome.numbers()
         row |= {"score": str(result.main), "right": f"{numbers['right']} of {numbers['problems']}"}
