@@ -123,7 +123,7 @@ def test_each_tensor_of_a_wrong_shape_is_named_with_both_shapes(column: int) -> 
     ],
 )
 def test_a_tensor_without_a_place_is_named(extra: str) -> None:
-    whole = tensors(config()) | {extra: Tensor(extra, "f32", (4,), np.zeros(16, np.uint8))}
+    whole = tensors(config()) | {extra: Tensor(extra, "f32", (4,), np.ones(16, np.uint8))}
     with pytest.raises(ModelFormatError, match=extra.replace(".", r"\.")):
         Qwen(config(), whole)
 

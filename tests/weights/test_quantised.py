@@ -16,7 +16,10 @@ import pytest
 
 from qwenbox.errors import ModelFormatError, UnsupportedModelError
 from qwenbox.kernels import quants
+from qwenbox.kernels.reference import ReferenceRunner
+from qwenbox.model.config import from_hf
 from qwenbox.model.load import Backend, Model, load_model
+from qwenbox.model.qwen import Qwen
 from qwenbox.types import Batch, FloatArray, PackedTensor, Span, Tensor
 from qwenbox.weights import read_directory
 from qwenbox.weights.files import StoredArray
@@ -204,6 +207,53 @@ def test_a_scale_of_bf16_that_fp16_does_not_hold_is_refused_with_its_number_and_
         read(GPTQ, arrays)
 
 
+# --- what others say of themselves ---------------------------------------------------------------------------------
+
+OF_OPTIMUM = dict.fromkeys(
+    ("block_name_to_quantize", "dataset", "max_input_length", "model_seqlen", "module_name_preceding_first_block", "modules_in_block_to_quantize"),
+) | {
+    "batch_size": 1,
+    "cache_block_outputs": True,
+    "damp_percent": 0.01,
+    "exllama_config": {"version": 1},
+    "pad_token_id": None,
+    "tokenizer": None,
+    "true_sequential": True,
+    "use_cuda_fp16": False,
+    "use_exllama": True,
+}
+OF_AUTOGPTQ = {
+    "damp_percent": 0.01,
+    "static_groups": False,
+    "true_sequential": True,
+    "model_name_or_path": None,
+    "model_file_base_name": "model",
+    "is_marlin_format": False,
+    "desc_act": True,
+}
+OF_EARLY_LLM_COMPRESSOR = {
+    "quantization_status": "frozen",
+    "global_compression_ratio": 1.8,
+    "kv_cache_scheme": None,
+    "sparsity_config": {"format": "dense", "global_sparsity": 0.1, "ignore": [], "targets": [], "sparsity_structure": "unstructured"},
+}
+
+
+@pytest.mark.parametrize("described", [OF_OPTIMUM, OF_AUTOGPTQ])
+def test_how_a_gptq_checkpoint_was_made_changes_nothing(described: dict[str, Any]) -> None:
+    """The order of the inputs is seen from g_idx, whatever desc_act says."""
+    drawn = Drawn(16, 256, 4, 128, True)
+    quantization = {key: value for key, value in GPTQ.items() if key != "checkpoint_format"} | described
+    np.testing.assert_array_equal(quants.dequantize(read(quantization, drawn.gptq())), drawn.weights)
+
+
+def test_how_a_compressed_checkpoint_was_made_changes_nothing() -> None:
+    drawn = Drawn(16, 256, 4, 128, False)
+    weights = WEIGHTS | {"actorder": "weight", "block_structure": None, "observer": "mse", "observer_kwargs": {}}
+    quantization = COMPRESSED | OF_EARLY_LLM_COMPRESSOR | {"config_groups": {"group_0": GROUP_0 | {"weights": weights}}}
+    np.testing.assert_array_equal(quants.dequantize(read(quantization, drawn.compressed())), drawn.weights)
+
+
 # --- mixed directories ---------------------------------------------------------------------------------------------
 
 
@@ -226,6 +276,15 @@ def test_it_is_rounded_on_load_as_any_other(weights: str | None) -> None:
     native, reference = (logits_of(DATA / "compressed_mixed", backend, weights) for backend in BACKENDS)
     np.testing.assert_array_equal(native, reference)
     assert (native != logits_of(DATA / "compressed_mixed", "native")).any()
+
+
+def test_experts_of_a_layer_that_are_quantised_differently_are_named_with_the_way_out() -> None:
+    checkpoint = read_directory(ROOT / "tests" / "golden" / "qwen3_moe")
+    name = "model.layers.1.mlp.experts.2.up_proj.weight"
+    tensors = {**checkpoint.tensors, name: quants.round_tensor(checkpoint.tensors[name], "int8")}
+    batch = Batch(np.zeros(1, np.int32), [Span(0, 1, 0, np.zeros(1, np.int32))], np.zeros(1, np.int32))
+    with pytest.raises(UnsupportedModelError, match=r"experts\.0\.up_proj.* as bf16, .*experts\.2\.up_proj.* as int8.*--weights int8"):
+        ReferenceRunner(Qwen(from_hf(checkpoint.config), tensors, positions=64)).run(batch)
 
 
 def with_arrays(name: str, out: Path, changes: dict[str, np.ndarray]) -> Path:

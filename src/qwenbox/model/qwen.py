@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from qwenbox.errors import ModelFormatError
+from qwenbox.errors import ModelFormatError, UnsupportedModelError
 from qwenbox.kernels.program import MoeWeights, Ops, RopeTable, SharedExpert, Value, Weight
 from qwenbox.model.config import Experts, ModelConfig
 from qwenbox.model.rope import rope_tables
@@ -173,14 +173,24 @@ class Qwen:
             )
         weights = MoeWeights(
             router=self._weight(ops, part.router, "router"),
-            gate=ops.experts([self.prepare(expert.gate, "linear") for expert in part.experts]),
-            up=ops.experts([self.prepare(expert.up, "linear") for expert in part.experts]),
-            down=ops.experts([self.prepare(expert.down, "linear") for expert in part.experts]),
+            gate=self._experts(ops, [expert.gate for expert in part.experts]),
+            up=self._experts(ops, [expert.up for expert in part.experts]),
+            down=self._experts(ops, [expert.down for expert in part.experts]),
             top_k=experts.top_k,
             normalise=experts.normalise,
             shared=shared,
         )
         return ops.moe(x, weights)
+
+    def _experts(self, ops: Ops, tensors: Sequence[Tensor]) -> Weight:
+        prepared = [self.prepare(tensor, "linear") for tensor in tensors]
+        other = next((tensor for tensor in prepared if tensor.kind != prepared[0].kind), None)
+        if other is not None:
+            raise UnsupportedModelError(
+                f"{prepared[0].name} is quantised as {prepared[0].kind}, {other.name} as {other.kind}: experts of a layer must be alike; "
+                "--weights int8 makes them so"
+            )
+        return ops.experts(prepared)
 
     def _weight(self, ops: Ops, tensor: Tensor, role: Role = "linear") -> Weight:
         return ops.weight(self.prepare(tensor, role))

@@ -30,9 +30,9 @@ _RULES: Mapping[str, Rule] = {
     "quant_method": (METHOD,),
     "format": (_FORM,),
     "config_groups": lambda value: isinstance(value, dict) and bool(value),
-    "quantization_status": ("compressed",),
+    "quantization_status": ("compressed", "frozen"),
     "kv_cache_scheme": nothing,
-    "sparsity_config": nothing,
+    "sparsity_config": lambda value: nothing(value) or (isinstance(value, dict) and value.get("format") == "dense"),
     "transform_config": nothing,
     # Which modules are quantised is seen from their tensors.
     **dict.fromkeys(("ignore", "global_compression_ratio", "version")),
