@@ -127,11 +127,15 @@ def write_code(
         return Item(problem.id, outcome.passed, {"reply": reply.text, "code": code, "reason": outcome.reason, **more})
 
     texts = [CODE_REQUEST + problem.question for problem in problems]
-    with ThreadPoolExecutor(_EXAMINERS) as pool, closing(_replies(llm, texts, thinking, max_tokens)) as replies:
-        for index, reply in replies:
-            items[index] = pool.submit(item, problems[index], reply, answered.count(reply))
-            progress(len(items))
-    results = tuple(items[index].result() for index in range(len(problems)))
+    pool = ThreadPoolExecutor(_EXAMINERS)
+    try:
+        with closing(_replies(llm, texts, thinking, max_tokens)) as replies:
+            for index, reply in replies:
+                items[index] = pool.submit(item, problems[index], reply, answered.count(reply))
+                progress(len(items))
+        results = tuple(items[index].result() for index in range(len(problems)))
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever presses Ctrl-C does not wait for those that have not begun
     return Score(results, time.monotonic() - began, answered.new_tokens, answered.cut)
 
 
