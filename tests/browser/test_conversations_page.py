@@ -51,6 +51,11 @@ def action(page: Page, title: str, name: str) -> None:
     page.find(f"#history .row:not([hidden]) .{name}").click()
 
 
+def press(page: Page, number: int) -> None:
+    """Opens the conversation in this place of the list, which may be drawn anew at the same moment."""
+    page.wait(lambda: page.all("#history .open")[number].click() or True)
+
+
 def test_a_reload_in_the_middle_of_an_answer_goes_on_live_and_stop_still_stops_it(page: Page) -> None:
     page.engine.script, page.engine.step_seconds = Script(reply=lambda plan: byte_tokenizer_ids(LONG)), 0.002
     page.say("count")
@@ -79,11 +84,11 @@ def test_an_answer_goes_on_while_another_conversation_is_read(page: Page) -> Non
     page.say("count")
     page.wait(lambda: len(page.all(".message.assistant")) == 1 and len(page.answer()) > 20)
     page.wait(lambda: titles(page) == ["count", "first"] and page.all("#history .dot"))
-    page.all("#history .open")[1].click()
+    press(page, 1)
     page.wait(lambda: said(page) == ["first", "One."])
     page.wait(lambda: page.find("#send").is_displayed())
     page.engine.wait_for(lambda engine: engine.num_running == 0)
-    page.all("#history .open")[0].click()
+    press(page, 0)
     page.wait(lambda: said(page) == ["count", LONG.strip()])
     assert page.engine.cancelled == []
 
@@ -161,7 +166,7 @@ def test_a_conversation_is_exported_and_taken_back(page: Page, tmp_path: Path) -
     page.wait(lambda: titles(page) == ["what is 2/3?"] * 2 and said(page) == ["what is 2/3?", "Two thirds. 三分之二"])
     assert page.all("#history .open")[0].get_attribute("aria-current") == "true"  # the copy
     page.find("#import-choice").send_keys(str(markdown))
-    page.wait(lambda: page.find("#find-status").text == "what is 2 3.md is no conversation that was exported as JSON.")
+    page.wait(lambda: page.find("#find-status").text.startswith("0 imported\nwhat is 2 3.md: "))
     assert len(titles(page)) == 2
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx2
 import pytest
 
 from qwenbox.evaluate.comparison import SECRET, Kept, Speeds, table
@@ -97,6 +100,45 @@ def test_both_are_asked_the_same_in_turn_and_a_prompt_that_is_cut_in_silence_is_
     assert any("cut silently" in text for text in texts)
     shown = qwenbox("compare", address, *options, "--rounds", 1).stdout
     assert "cut silently" in shown
+
+
+LLAMA_SERVER = f"""#!{sys.executable}
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_): pass
+    def do_GET(self): self.told()
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        usage = {{"prompt_tokens": len(asked["prompt"]), "completion_tokens": 2}}
+        self.told(*({{"choices": [{{"text": json.dumps(options)}}]}}, {{"choices": [], "usage": usage}}))
+    def told(self, *parts):
+        self.send_response(200)
+        self.end_headers()
+        for part in parts:
+            self.wfile.write(f"data: {{json.dumps(part)}}\\n\\n".encode())
+with open("asked.json", "w") as file:
+    json.dump(options, file)
+HTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+"""
+
+
+def test_a_llama_server_is_started_on_the_same_file_with_as_many_threads_and_ended(qwenbox: Command, service: tuple[Service, FakeEngine]) -> None:
+    program, model = qwenbox.folder / "bin" / "llama-server", qwenbox.folder / "some.gguf"
+    program.parent.mkdir()
+    program.write_text(LLAMA_SERVER)
+    program.chmod(0o755)
+    model.write_bytes(b"GGUF")
+    options = ("--model", model, "--url", service[0].url, "--prompt-tokens", 100, "--new-tokens", NEW_TOKENS, "--rounds", 1, "--long-tokens", 100)
+    done = qwenbox("compare", "llama.cpp", *options, "--json", env={"PATH": str(program.parent)})
+    assert done.returncode == 0, done.stderr
+    assert [one["name"] for one in json.loads(done.stdout)["services"]] == ["qwenbox", "llama.cpp"]
+    asked = json.loads((qwenbox.folder / "asked.json").read_text())
+    threads = httpx2.get(f"{service[0].url}/health", trust_env=False).json()["threads"]
+    assert (asked["-m"], asked["--threads"]) == (str(model), str(threads))
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((asked["--host"], int(asked["--port"])), 5)
 
 
 def test_a_claim_is_made_only_where_every_round_was_faster() -> None:

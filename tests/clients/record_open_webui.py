@@ -6,14 +6,12 @@ Takes some minutes and 3 GB of an environment of its own; nothing of it leaves t
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,16 +24,13 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.browser.conftest import open_chromium
 from tests.clients.environments import python_of
+from tests.clients.recorder import Recorder, wait
 from tests.clients.test_open_webui import RECORDING
 from tests.thinker import ENDLESS, serve
 
 VERSION = "0.12.4"
 PACKAGES = (f"open-webui=={VERSION}", "torch==2.13.0")
 KEPT_HEADERS = ("content-type", "accept", "user-agent", "authorization")
-PAUSE_SECONDS = 0.05
-"""Before each piece of an answer without an end: somebody has to stop it first."""
-QUIET_SECONDS = 5.0
-"""Without a request for so long, a turn and its background jobs are over."""
 
 CALCULATOR = '''"""
 title: Calculator
@@ -56,65 +51,6 @@ CONVERSATIONS = (
     ("calculating", ("What is 12+7 and 40+2?", "Hello!")),
     ("thinker", (ENDLESS,)),
 )
-
-
-class Recorder:
-    """A proxy before a service."""
-
-    def __init__(self, port: int) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.running = 0
-        self.last = time.monotonic()
-        recorder = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                recorder.pass_on(self, port)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def pass_on(self, client: BaseHTTPRequestHandler, port: int) -> None:
-        self.running += 1
-        body = client.rfile.read(int(client.headers.get("content-length", 0)))
-        headers = {name.lower(): value for name, value in client.headers.items() if name.lower() in KEPT_HEADERS}
-        request: dict[str, Any] = {"method": client.command, "path": client.path, "headers": headers, "body": json.loads(body) if body else None}
-        self.requests.append(request)
-        service = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        try:
-            service.request(client.command, client.path, body, headers)
-            response = service.getresponse()
-            client.send_response(response.status)
-            client.send_header("content-type", response.getheader("content-type", ""))
-            client.end_headers()
-            while piece := response.read1(65536):
-                if ENDLESS in body.decode() and b"stream" in body:
-                    time.sleep(PAUSE_SECONDS)
-                client.wfile.write(piece)
-                client.wfile.flush()
-        except OSError:
-            request["left"] = True
-        finally:
-            service.close()
-            self.running -= 1
-            self.last = time.monotonic()
-
-    def wait_quiet(self) -> None:
-        wait(lambda: not self.running and time.monotonic() - self.last > QUIET_SECONDS, 120)
-
-
-def wait(until: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} seconds")
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -209,7 +145,7 @@ def shown(chat: dict[str, Any]) -> list[list[Any]]:
 def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        recorder = Recorder(stack.enter_context(thinker(folder)))
+        recorder = Recorder(stack.enter_context(thinker(folder)), KEPT_HEADERS, lambda body: ENDLESS.encode() in body and b"stream" in body)
         stack.callback(recorder.server.shutdown)
         api = stack.enter_context(open_webui(folder, recorder.url))
         prepare(api)

@@ -48,7 +48,7 @@ def compare(
             raise UsageError(f"What answers at {remote.url} has no model.")
         remote.loaded(default)
         ours = Client("qwenbox", remote.url, default, ollama=False, key=remote.key)
-        theirs = stack.enter_context(_theirs(peer, name, path))
+        theirs = stack.enter_context(_theirs(peer, name, path, remote.threads()))
         for client in (ours, theirs):
             stack.callback(client.close)
         speeds = measure(
@@ -92,7 +92,8 @@ def _ours(path: Path | None, url: str | None) -> Iterator[Remote]:
 
 
 @contextmanager
-def _theirs(peer: str, name: str, path: Path | None) -> Iterator[Client]:
+def _theirs(peer: str, name: str, path: Path | None, threads: int) -> Iterator[Client]:
+    """`threads`: ours, which a llama-server that is started here gets as well: by itself it takes one a core, and here a core may be two."""
     from qwenbox.evaluate.comparison import Client
 
     if peer == "ollama":
@@ -109,7 +110,9 @@ def _theirs(peer: str, name: str, path: Path | None) -> Iterator[Client]:
             raise UsageError("--model: a .gguf file is needed.")
         port = _free_port()
         process = subprocess.Popen(
-            [program, "-m", str(path), "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program, "-m", str(path), "--host", "127.0.0.1", "--port", str(port), "--threads", str(threads)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         with ended(process):
             _await(process, f"http://127.0.0.1:{port}/health")

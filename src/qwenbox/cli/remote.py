@@ -63,6 +63,10 @@ class Remote:
                     raise
                 typer.echo(error.message, err=True)
 
+    def threads(self) -> int:
+        """Of the kernels of the model that it was started with, which is loaded."""
+        return int(self._ask("GET", "/health")["threads"])
+
     def unload(self, model: str) -> dict[str, Any]:
         return self._ask("POST", f"/v1/models/{quote(model)}/unload")
 

@@ -22,7 +22,7 @@ from qwenbox.wire.errors import ANTHROPIC_PATH, error_body, error_headers
 log = logging.getLogger("qwenbox.server")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_POLLED = ("/health", "/healthz", "/ready", "/readyz", "/metrics")
+_POLLED = ("/health", "/healthz", "/ready", "/readyz", "/metrics", "/conversations/news")
 """Routes that machines ask all day."""
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
 

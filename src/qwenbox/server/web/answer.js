@@ -214,7 +214,7 @@ async function follow(message, begin) {
   message.rate ??= pace.rate;
   running = null;
   draw();
-  refresh(true);
+  refresh();
 }
 
 /** The stream of an answer whose connection was lost; null where it is over, as `message` says then, or the service stays away. */

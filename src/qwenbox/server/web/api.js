@@ -91,8 +91,15 @@ export function listConversations(query, before, limit) {
 
 export function createConversation(content = {}) { return ask("POST", "conversations", content); }
 
-/** Takes back a conversation that was exported as JSON: {id}. */
-export function importConversation(content) { return ask("POST", "conversations", content); }
+/** Takes the conversations of a file: {taken: how many, refused: [{title, reason}]}. */
+export async function importConversations(file) {
+  const response = await fetch("conversations/import", { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: file });
+  if (!response.ok) throw await failure(response);
+  return response.json();
+}
+
+/** What has changed since the number `after`: {at: the number now, changed: ids, or null where nobody knows}. */
+export function listNews(after) { return ask("GET", `conversations/news${after === null ? "" : `?after=${after}`}`); }
 export function getConversation(id) { return ask("GET", `conversations/${id}`); }
 export function changeConversation(id, values) { return ask("PATCH", `conversations/${id}`, values); }
 export function deleteConversation(id) { return ask("DELETE", `conversations/${id}`); }

@@ -1,18 +1,18 @@
 // The conversations that the service keeps: listed beside the page, searched, opened, renamed, exported, deleted.
-import { changeConversation, deleteConversation, exportConversation, importConversation, listConversations } from "./api.js";
+import { changeConversation, deleteConversation, exportConversation, importConversations, listConversations, listNews } from "./api.js";
 import { $, el } from "./dom.js";
 import { currentLanguage, t } from "./i18n.js";
 import { health, onService, state } from "./service.js";
 import { change, settings } from "./settings.js";
 
+const SHOWN_REFUSALS = 5;
 const FIND_MS = 200; // of silence before a search
+const NEWS_MS = 2000; // between questions whether other windows have changed something
 const PAGE = 50; // conversations that are fetched at once,
 const MOST = 200; // and of those that are on the screen
-const FORMAT = "qwenbox conversation"; // of what is exported as JSON
-const TITLE_MS = [1500, 4000, 10000]; // after an answer its conversation may get a title
 const wide = matchMedia("(min-width: 900px)");
-const windows = new BroadcastChannel("qwenbox.conversations"); // those of this browser tell each other that something has changed
 
+let at = null; // the number of the last change that this page has heard of
 let listed = [];
 let listedOf = ""; // what was searched for
 let more = false;
@@ -20,11 +20,11 @@ let opened = null; // the conversation on the screen
 let unfolded = null; // the one whose actions are shown
 let renaming = null;
 let problem = "";
+let outcome = null; // {text, bad}: what became of what a person has done here last
 let drawn = "";
 let open = () => {};
 let gone = () => {};
 let news = () => {};
-let timers = [];
 
 /** `onOpen(id)` shows a conversation, `onGone(id)` is told of one that was deleted, `onNews(summary)` how the one on the screen stands in the list. */
 export function startConversations(onOpen, onGone, onNews) {
@@ -32,7 +32,9 @@ export function startConversations(onOpen, onGone, onNews) {
   gone = onGone;
   news = onNews;
   showSidebar(wide.matches && settings.sidebar);
+  hear();
   refresh();
+  setInterval(hear, NEWS_MS);
 }
 
 /** Marks the conversation that is on the screen; null: a new one. */
@@ -41,16 +43,18 @@ export function markOpened(id) {
   showConversations();
 }
 
-/** Asks the service again: something is new here, and for other windows. With `titled` a title may follow. */
-export async function refresh(titled = false) {
-  timers.forEach(clearTimeout);
-  timers = titled ? TITLE_MS.map((milliseconds) => setTimeout(tellAndFetch, milliseconds)) : [];
-  await tellAndFetch();
-}
+/** Asks the service again: something is new. */
+export async function refresh() { await fetchList(); }
 
-function tellAndFetch() {
-  windows.postMessage("");
-  return fetchList();
+/** The conversations that others have changed since the last time, or a title that came by itself. */
+async function hear() {
+  if (document.visibilityState !== "visible" || ["locked", "unreachable"].includes(state())) return [];
+  let told;
+  try { told = await listNews(at); } catch { return []; } // the next time
+  const first = at === null;
+  at = told.at;
+  if (!first && told.changed?.length !== 0) await fetchList();
+  return told.changed ?? [];
 }
 
 async function fetchList(before = null) {
@@ -75,12 +79,12 @@ export function showConversations() {
   const query = $("find").value.trim();
   const hits = listed.length ? t("found", { count: `${listed.length}${more ? "+" : ""}` }) : t("foundNothing");
   const kept = health().onDisk === false ? t("inMemoryOnly") : listed.length ? "" : t("noConversations");
-  $("find-status").textContent = problem || (query ? hits : kept);
+  $("find-status").textContent = problem || outcome?.text || (query ? hits : kept);
   const title = listed.find(({ id }) => id === opened)?.title;
   document.title = title ? `${title} · qwenbox` : "qwenbox";
-  $("find-status").classList.toggle("error-text", problem !== "");
+  $("find-status").classList.toggle("error-text", problem !== "" || outcome?.bad === true);
   if (renaming) return; // nobody's words are drawn over
-  const now = JSON.stringify([listed, more, opened, unfolded, currentLanguage()]);
+  const now = JSON.stringify([listed.map(({ updated, ...shown }) => shown), more, opened, unfolded, currentLanguage()]);
   if (now === drawn) return; // what a finger is just pressing stays
   drawn = now;
   const list = $("history");
@@ -104,6 +108,7 @@ function item({ id, title, snippet, running }) {
 }
 
 function choose(id) {
+  outcome = null;
   if (!wide.matches) showSidebar(false);
   open(id);
 }
@@ -151,16 +156,23 @@ async function save(id, form) {
   });
 }
 
-async function takeBack(files) {
+async function takeIn(files) {
+  await hear();
+  let taken = 0;
+  const refused = [];
   for (const file of files) {
-    const done = await attempt(async () => {
-      const content = await file.text().then(JSON.parse).catch(() => null);
-      if (content?.format !== FORMAT) throw new Error(t("notExported", { name: file.name }));
-      const { id } = await importConversation(content);
-      if (file === files[files.length - 1]) choose(id);
-    });
-    if (!done) return;
+    try {
+      const answer = await importConversations(file);
+      taken += answer.taken;
+      refused.push(...answer.refused.map(({ title, reason }) => t("notImported", { name: title || file.name, reason })));
+    } catch (error) {
+      refused.push(t("notImported", { name: file.name, reason: error.message }));
+    }
   }
+  const changed = await hear();
+  outcome = { text: [t("imported", { count: taken }), ...refused.slice(0, SHOWN_REFUSALS)].join("\n"), bad: refused.length > 0 };
+  showConversations();
+  if (taken === 1 && changed.length === 1) open(changed[0]);
 }
 
 function remove(id, name) {
@@ -180,7 +192,8 @@ async function attempt(work) {
   let failed = "";
   try { await work(); } catch (error) { failed = error.message; }
   await refresh();
-  if (failed) { problem = failed; showConversations(); }
+  outcome = failed ? { text: failed, bad: true } : null;
+  showConversations();
   return !failed;
 }
 
@@ -204,7 +217,7 @@ function toggle() {
 
 $("import").addEventListener("click", () => $("import-choice").click());
 $("import-choice").addEventListener("change", async () => {
-  await takeBack([...$("import-choice").files]);
+  await takeIn([...$("import-choice").files]);
   $("import-choice").value = "";
 });
 $("open-sidebar").addEventListener("click", toggle);
@@ -220,15 +233,14 @@ document.addEventListener("keydown", (event) => {
 let away = false; // the service was not to be reached, or asked for a key
 onService(() => {
   const now = ["locked", "unreachable"].includes(state());
-  if ((away && !now) || ["ready", "unloaded"].includes(state())) fetchList(); // somebody elsewhere may have changed them
+  if (away && !now) refresh();
   else showConversations();
   away = now;
 });
 let finding = 0;
 $("find").addEventListener("input", () => {
+  outcome = null;
   clearTimeout(finding);
   finding = setTimeout(() => fetchList(), FIND_MS);
 });
-windows.addEventListener("message", () => fetchList());
-document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") fetchList(); });
-addEventListener("focus", () => fetchList());
+document.addEventListener("visibilitychange", hear);
