@@ -84,5 +84,6 @@ function draw() {
 $("open-connect").addEventListener("click", () => {
   draw(); // before it opens: what has the focus must not be replaced
   $("connect").showModal();
+  $("connect").scrollTop = 0; // where it was left
 });
 $("connect-key").addEventListener("change", draw);

@@ -40,6 +40,7 @@ export function startConversations(onOpen, onGone, onNews) {
 /** Marks the conversation that is on the screen; null: a new one. */
 export function markOpened(id) {
   opened = id;
+  if (id === null) outcome = null;
   showConversations();
 }
 
@@ -166,7 +167,7 @@ async function takeIn(files) {
       taken += answer.taken;
       refused.push(...answer.refused.map(({ title, reason }) => t("notImported", { name: title || file.name, reason })));
     } catch (error) {
-      refused.push(t("notImported", { name: file.name, reason: error.message }));
+      refused.push(t("notImported", { name: file.name, reason: error.code === "invalid_json" ? t("notJson") : error.message }));
     }
   }
   const changed = await hear();
