@@ -52,12 +52,15 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=VARIANTS)
     parser.add_argument("--steps", nargs="*", type=int, default=[512, 33])
     parser.add_argument("--weights", nargs="*", default=["stored"], help="forms of the weights, besides AWQ: stored, bf16, int8, int4")
+    parser.add_argument("--awq", type=Path, help="where the AWQ checkpoint is or will be kept")
     arguments = parser.parse_args()
     path = resolve(arguments.model)
     chat = open_chat(path)
     runs, alarms, worst, missed = 0, 0, 0.0, []
     with tempfile.TemporaryDirectory() as folder:
-        awq = as_awq(path, Path(folder) / "awq")
+        awq = arguments.awq or Path(folder) / "awq"
+        if not awq.exists():
+            as_awq(path, awq)
         for name, source, weights in [*((form, path, form) for form in arguments.weights), ("awq", awq, None)]:
             with loaded(source, chat, weights) as model:
                 known = take(model, chat, weights, {})

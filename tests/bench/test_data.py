@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.data import calibration, tasks
+from qwenbox.evaluate.problems import choices, code_problems, questions
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)
@@ -80,3 +81,9 @@ def test_no_eight_words_of_the_held_out_text_or_of_a_question_are_in_the_calibra
     assert not seen.intersection(runs(text))
     for task in (*tasks.code(), *tasks.choice(), *tasks.generate()):
         assert not seen.intersection(runs(task["question"])), task["id"]
+
+
+def test_the_tasks_are_in_the_form_that_eval_reads() -> None:
+    assert len(code_problems(tasks.HERE / "code.jsonl")) == len(list(tasks.code()))
+    assert len(choices(tasks.HERE / "choice.jsonl")) == len(list(tasks.choice()))
+    assert len(questions(tasks.HERE / "generate.jsonl")) == len(list(tasks.generate()))

@@ -39,7 +39,7 @@ LIMIT = 0.02
 """How far the logits of a prompt may be from those stored, in spreads (see `_distance`)."""
 MAX_NLL = 0.7
 """Of what guessing would cost, ln(vocabulary): a model that reads plain text worse has read its weights wrongly."""
-MAX_TOKENS = 1024
+MAX_TOKENS = 512
 """Of the longest prompt with its answer."""
 NUM_PAGES = MAX_TOKENS // PAGE_TOKENS
 _TOP = 8
