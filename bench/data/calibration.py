@@ -1,8 +1,12 @@
 """Makes the conversations of the calibration text, with a seed: `python -m bench.data.calibration` writes them again, a test compares.
 
 `src/qwenbox/quantize/calibration.jsonl` has one JSON object a line, mixed so that any beginning of it is as diverse as the whole. Its texts are
-kept as they are: prose in many languages and code in many programming languages that were written for this file, and parts of this project's
-own documents and sources as they stood once (`source`). The conversations between them are made here. All of it is this project's own work.
+kept as they are: prose and code that were written for this file, and parts of this project's own documents and sources as they stood once
+(`source`). The conversations between them, with and without thoughts and calls of tools, are made here. All of it is this project's own work.
+
+Languages: Chinese, English, German, French, Spanish, Portuguese, Italian, Russian, Polish, Japanese, Korean, Arabic, Hindi, Thai, Vietnamese,
+Indonesian, Turkish. Code: Python, C++, C, JavaScript, TypeScript, Rust, Go, Java, Kotlin, Haskell, Ruby, SQL, Bash, HTML, CSS, Jinja, LaTeX, Make,
+CMake, TOML, YAML.
 """
 
 from __future__ import annotations
