@@ -165,6 +165,8 @@ def test_a_directory_of_autoawq_gives_int4_matrices(tmp_path: Path, changes: dic
         ({"version": "gemv"}, "version 'gemv'"),
         ({"version": "gemv_fast"}, "version 'gemv_fast'"),
         ({"version": None}, "version None"),
+        ({"zero_point": False}, "zero_point False"),
+        ({"sym": True}, "sym True"),
         ({"backend": "llm-awq"}, "backend 'llm-awq'"),
         ({"desc_act": True}, "desc_act True"),
         ({"temperature": 1}, "unknown key 'temperature'"),

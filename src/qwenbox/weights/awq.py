@@ -41,8 +41,10 @@ _RULES: Mapping[str, Rule] = {
     "activation": nothing,
     "dynamic": nothing,
     "desc_act": (False, None),
-    # What is stored shows it: there are zeros in either case.
-    **dict.fromkeys(("zero_point", "sym", "modules_to_not_convert", "lm_head")),
+    "zero_point": (True,),
+    "sym": (False, None),
+    # What is stored shows it.
+    **dict.fromkeys(("modules_to_not_convert", "lm_head")),
     # How it was made, or how other programs run it.
     **dict.fromkeys(("meta", "do_fuse", "exllama_config", "fuse_max_seq_len", "modules_to_fuse")),
 }
@@ -100,7 +102,7 @@ def _transpose_bytes(squares: npt.NDArray[np.uint64]) -> None:
 
 def reader(quantization: Mapping[str, Any], where: str) -> Callable[[str, Mapping[str, StoredArray]], AwqTensor]:
     """What makes a tensor of the arrays of a module. Raises UnsupportedModelError that names the key which is not read."""
-    check(quantization, _RULES, where, METHOD, needed=("bits", "group_size", "version"))
+    check(quantization, _RULES, where, METHOD, needed=("bits", "group_size", "version", "zero_point"))
     names(quantization.get("modules_to_not_convert"), "modules_to_not_convert", where)
     return partial(_tensor, quantization["group_size"])
 
