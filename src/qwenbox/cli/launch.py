@@ -112,6 +112,8 @@ def _qwen(to: Target, folder: Path) -> Profile:
     settings = {
         "security": {"auth": {"selectedType": "openai"}},
         "model": {"name": to.model, "generationConfig": {"contextWindowSize": to.window, "timeout": _PATIENCE_MS}},
+        # It would go with the profile, and is a second prompt behind every question.
+        "memory": {"enableManagedAutoMemory": False},
         "privacy": {"usageStatisticsEnabled": False},
         "general": {"enableAutoUpdate": False},
     }
