@@ -58,3 +58,14 @@ def test_bytes_computed_from_shapes_are_those_of_a_real_file() -> None:
     for offer in offers(machine(64, 24)):
         if offer.name in sizes:
             assert offer.download == pytest.approx(sizes[offer.name] * GB, rel=0.02)
+
+
+def test_all_experts_of_a_mixture_take_memory_and_a_token_reads_eight_of_128() -> None:
+    own = entry_costs(CATALOGUE["qwen3-30b-a3b-q4_k_m"])
+    four, six = 144 / 256, 210 / 256  # bytes of a weight, q4_k and q6_k, which every second way down is
+    experts = 48 * 128 * 2048 * 768 * (2 * four + (four + six) / 2)
+    embedding = 151_936 * 2048 * four
+    assert own.weights_bytes - own.touched_bytes == pytest.approx(experts * 120 / 128 + embedding, rel=1e-4)
+    mixture, dense = ({offer.name: offer for offer in offers(machine(24, 24))}[f"qwen3-{size}-q4_k_m"] for size in ("30b-a3b", "8b"))
+    assert mixture.memory > 2.5 * dense.memory and mixture.speed > 2 * dense.speed
+    assert not mixture.fits  # 20.7 GB: 70 % of 24 are 16.8
