@@ -30,14 +30,14 @@ from rich.progress import Progress
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from qwenbox import hub
-from qwenbox.chat.tokenizer import SPLIT
 from qwenbox.kernels import quants
 from qwenbox.model.config import ModelConfig, from_gguf
 from qwenbox.model.load import SHAPES, random_config
 from qwenbox.model.qwen import _NAMES, Qwen, StoredTensors
+from qwenbox.quantize.source import config_document, gguf_documents
 from qwenbox.settings import load_settings
 from qwenbox.types import TENSOR_KINDS, ByteArray, Tensor, tensor_nbytes
-from qwenbox.weights.awq import GROUP, ORDER
+from qwenbox.weights.awq import GROUP, pack
 from qwenbox.weights.gguf import read_gguf
 
 GGUF_FORMS, DIRECTORY_FORMS = ("q4_0", "q4_k_m"), ("awq", "bf16")
@@ -295,21 +295,13 @@ def awq_entries(slot: Slot) -> list[Entry]:
 
 
 def awq_arrays(weights: Weights, slot: Slot) -> list[ByteArray]:
-    """`qweight`, `qzeros` and `scales` of one matrix; see `weights/awq.py` for the layout."""
+    """`qweight`, `qzeros` and `scales` of one matrix."""
     rows, columns = slot.shape
     blocks = np.concatenate([part for _, part in chunks(weights, slot, "int4")]).reshape(rows, columns // GROUP, 67)
     low, high = blocks[..., 3:] & 15, blocks[..., 3:] >> 4
     codes = np.concatenate([low, high], axis=-1).reshape(rows, columns)
-    scales = np.ascontiguousarray(blocks[..., :2]).view("<u2")[..., 0]
-    return [_words(codes), _words(blocks[..., 2]), np.ascontiguousarray(scales.T).reshape(-1).view(np.uint8)]
-
-
-def _words(levels: np.ndarray) -> ByteArray:
-    """[rows, n] of 0..15 to int32 [n, rows / 8]."""
-    words = np.zeros((len(levels) // 8, levels.shape[1]), "<u4")
-    for place, output in enumerate(ORDER):
-        words |= levels[output::8].astype(np.uint32) << np.uint32(4 * place)
-    return np.ascontiguousarray(words.T).reshape(-1).view(np.uint8)
+    scales = np.ascontiguousarray(blocks[..., :2]).view("<f2")[..., 0]
+    return [part.reshape(-1).view(np.uint8) for part in pack(codes, blocks[..., 2], scales).values()]
 
 
 def write_directory(directory: Path, form: str, config: ModelConfig, weights: Weights, metadata: Mapping[str, Any]) -> None:
@@ -338,86 +330,15 @@ def write_directory(directory: Path, form: str, config: ModelConfig, weights: We
             for part in parts:
                 file.write(part.data)
                 advance(part.nbytes)
-    write_json(directory / "tokenizer.json", tokenizer_document(metadata))
-    names, end_of_turn = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.eos_token_id"]
-    template = metadata.get("tokenizer.chat_template")
-    write_json(
-        directory / "tokenizer_config.json",
-        {
-            "tokenizer_class": "Qwen2Tokenizer",
-            "eos_token": names[end_of_turn],
-            "pad_token": "<|endoftext|>",
-            "model_max_length": config.context_length,
-            **({"chat_template": template} if template else {}),
-        },
-    )
-    write_json(directory / "generation_config.json", {"eos_token_id": end_of_turn})
-    write_json(directory / "config.json", config_document(config, form) | {"eos_token_id": end_of_turn})
-
-
-def config_document(config: ModelConfig, form: str) -> dict[str, Any]:
-    if config.rope.kind != "default" or config.architecture not in _ARCHITECTURES:
-        raise SystemExit(f"a config.json for {config.architecture} with {config.rope.kind} rotary positions is not written")
-    document: dict[str, Any] = {
-        "architectures": [_ARCHITECTURES[config.architecture][1]],
-        "model_type": config.architecture,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.context_length,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope.theta,
-        "tie_word_embeddings": config.tied_head,
-        "torch_dtype": "float16" if form == "awq" else "bfloat16",
-    }
-    if config.architecture != "qwen2":
-        document["attention_bias"] = False
-    if config.experts is not None:
-        document |= {
-            "num_experts": config.experts.count,
-            "num_experts_per_tok": config.experts.top_k,
-            "moe_intermediate_size": config.experts.intermediate_size,
-            "norm_topk_prob": config.experts.normalise,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-        }
+    for name, document in gguf_documents(config, metadata, tied=bool(config.tied_head)).items():
+        if name != "config.json":
+            (directory / name).write_text(str(document), encoding="utf-8")
+    document = config_document(config, tied=bool(config.tied_head)) | {"eos_token_id": metadata["tokenizer.ggml.eos_token_id"]}
     if form == "awq":
         skipped = ["mlp.gate"] if config.experts is not None else None
         quantization = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}
-        document["quantization_config"] = {**quantization, "modules_to_not_convert": skipped}
-    return document
-
-
-def tokenizer_document(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The `tokenizer.json` of a GGUF file's tokenizer."""
-    entries = list(enumerate(zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"], strict=True)))
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
-    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        # of GGUF's types 1 is a normal token, 3 a control token, 4 one that the makers defined, 5 padding
-        "added_tokens": [{"id": id, "content": text, "special": kind == 3, **flags} for id, (text, kind) in entries if kind in (3, 4)],
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": byte_level,
-        "decoder": byte_level,
-        "model": {
-            **model,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {text: id for id, (text, kind) in entries if kind == 1},
-            "merges": [merge.split(" ") for merge in metadata["tokenizer.ggml.merges"]],
-        },
-    }
+        document |= {"torch_dtype": "float16", "quantization_config": {**quantization, "modules_to_not_convert": skipped}}
+    write_json(directory / "config.json", document)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,7 +18,7 @@ LEVELS = [
     {"engine"},
     {"generation"},
     {"llm", "wire", "archive"},
-    {"evaluate", "documents"},
+    {"evaluate", "documents", "quantize"},
     {"server"},
     {"cli"},
     {"__init__", "__main__"},

@@ -18,6 +18,7 @@ from .eval import evaluate
 from .launch import launch
 from .ps import ps
 from .pull import pull
+from .quantize import quantize
 from .run import run
 from .serve import serve
 from .start import Browser, Port, start
@@ -41,6 +42,7 @@ app.command()(ps)
 app.command()(stop)
 app.command()(bench)
 app.command("eval")(evaluate)
+app.command()(quantize)
 app.command()(compare)
 app.command()(verify)
 app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})(launch)

@@ -285,6 +285,11 @@ def _mixture(config: ModelConfig, experts: Experts, take: TensorSource, i: int) 
     )
 
 
+def checkpoint_name(name: str, i: int = 0, e: int = 0) -> str:
+    """What a transformers checkpoint calls a tensor of `_NAMES` in layer `i`, of expert `e`."""
+    return _NAMES[name][0].format(i=i, e=e)
+
+
 class StoredTensors:
     """The tensors of a checkpoint, each to be taken once, under the names of its format."""
 

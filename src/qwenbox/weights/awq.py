@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFormatError
-from ..types import TENSOR_KINDS, AwqTensor, Tensor
+from ..types import TENSOR_KINDS, AnyArray, AwqTensor, Tensor
 from .files import StoredArray
 from .schemes import Rule, check, kind_of, names, nothing
 
@@ -132,3 +132,16 @@ def _tensor(group: int, module: str, arrays: Mapping[str, StoredArray]) -> AwqTe
         zeros.data.view("<u4").reshape(zeros.shape),
         scales.data.view("<u2").reshape(scales.shape),
     )
+
+
+def pack(codes: npt.NDArray[np.uint8], zeros: npt.NDArray[np.uint8], scales: npt.NDArray[np.float16]) -> dict[str, AnyArray]:
+    """The three parts of a matrix with codes [rows, columns], zeros and scales [rows, groups]; `rows` is a multiple of 8."""
+    return {"qweight": _words(codes), "qzeros": _words(zeros), "scales": np.ascontiguousarray(scales.T)}
+
+
+def _words(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """[rows, n] of 0 to 15 to [n, rows / 8]."""
+    words = np.zeros((len(levels) // 8, levels.shape[1]), np.uint32)
+    for place, output in enumerate(ORDER):
+        words |= levels[output::8].astype(np.uint32) << np.uint32(4 * place)
+    return np.ascontiguousarray(words.T).view(np.int32)

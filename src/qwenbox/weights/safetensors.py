@@ -1,4 +1,4 @@
-"""Reader of safetensors files and of checkpoint directories (config.json, shards, tokenizer) as the transformers library writes them.
+"""Reader and writer of safetensors files, and reader of checkpoint directories (config.json, shards, tokenizer) as transformers writes them.
 
 The files are not trusted: the header is parsed within bounds and every extent compared with the file before a view is made. As in the
 format's own library the tensors cover the data without overlap or gap; unlike there, duplicate names and empty tensors are refused.
@@ -6,16 +6,20 @@ format's own library the tensors cover the data without overlap or gap; unlike t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedModelError
-from ..types import Tensor
+from ..types import AnyArray, Tensor
 from .files import StoredArray, map_file
 from .packed import packed_tensors
 
@@ -100,6 +104,54 @@ def _entry(path: Path, name: str, entry: Any, sizes: Mapping[str, int]) -> tuple
     if stop - begin != size:
         raise wrong(f"of {dtype} {shape} needs {size} bytes, its data_offsets hold {stop - begin}")
     return dtype, tuple(shape), begin, stop
+
+
+class ArrayParts(NamedTuple):
+    """An array that is made while it is written: rows after rows."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    parts: Iterable[AnyArray]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * _PACKED_SIZES[self.dtype]
+
+
+def write_safetensors(path: Path, arrays: Mapping[str, AnyArray | ArrayParts]) -> str:
+    """Writes float16, float32 and int32 arrays under a name that is there when all of it is on the disk; the SHA-256 of the file. Raises OSError."""
+    entries = {name: array if isinstance(array, ArrayParts) else ArrayParts(_dtype(array), array.shape, [array]) for name, array in arrays.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, entry in entries.items():
+        header[name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [end, end + entry.nbytes]}
+        end += entry.nbytes
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    digest, partial = hashlib.sha256(), path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+
+            def write(data: bytes | memoryview) -> None:
+                digest.update(data)
+                file.write(data)
+
+            write(len(raw).to_bytes(8, "little") + raw)
+            for entry in entries.values():
+                for part in entry.parts:
+                    write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+            if file.tell() != 8 + len(raw) + end:
+                raise ValueError(f"{path}: the parts of an array are not its size")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _dtype(array: AnyArray) -> str:
+    return {"<f2": "F16", "<f4": "F32", "<i4": "I32"}[array.dtype.str]
 
 
 def read_directory(directory: str | Path) -> Checkpoint:

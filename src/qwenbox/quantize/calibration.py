@@ -1,0 +1,94 @@
+"""The text that a quantiser watches a model with: as token ids, in blocks of one length.
+
+A calibration file is JSONL. A line is a text, `{"kind": "text", "text": ...}`, or a conversation, `{"kind": "chat", "messages": [...],
+"tools": [...], "thinking": true}`, which the model's own template renders. Any other file is one text in UTF-8. Lines are taken in an order that
+depends on nothing but their number, so that each part of a file has its share of however many tokens are wanted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qwenbox.chat.chat import ChatFormat
+from qwenbox.errors import QwenboxError, UsageError
+from qwenbox.types import IntArray, Message
+
+BUILTIN = Path(__file__).parent / "calibration.jsonl"
+LENGTH = 512
+"""Tokens of a block."""
+LEAST = 2048
+"""Tokens of the smallest calibration that is accepted: fewer say more about themselves than about language."""
+MAX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """`ids` int32 [blocks, length]; `digest` is their SHA-256, `source` where they come from."""
+
+    ids: IntArray
+    digest: str
+    source: str
+
+
+def load(source: str, chat: ChatFormat, num_tokens: int, length: int = LENGTH) -> Calibration:
+    """At most `num_tokens` tokens of a file, or of our own for "builtin". Raises UsageError for a file that is too short or cannot be understood."""
+    path = BUILTIN if source == "builtin" else Path(source)
+    lines = list(_lines(path))
+    random.Random(0).shuffle(lines)
+    wanted = num_tokens // length * length
+    ids: list[int] = []
+    for number, line in lines:
+        if len(ids) >= wanted:
+            break
+        try:
+            ids += _encoded(line, chat)
+        except (QwenboxError, TypeError, KeyError, ValueError) as error:
+            raise UsageError(f"{path}, line {number}: {error if isinstance(error, QwenboxError) else repr(error)}", param="calibration") from None
+    blocks = len(ids[:wanted]) // length
+    if blocks * length < min(LEAST, wanted) or not blocks:
+        raise UsageError(
+            f"the calibration {path} has {len(ids)} tokens of this model; at least {max(LEAST, length)} are needed, 8,192 or more are good",
+            param="calibration",
+        )
+    array = np.array(ids[: blocks * length], np.int32).reshape(blocks, length)
+    return Calibration(array, hashlib.sha256(array.tobytes()).hexdigest(), source if source == "builtin" else path.name)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number, text or object) of a file."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path} has more than {MAX_BYTES >> 20} MB; that much is no help", param="calibration")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the calibration {path} cannot be read: {error.strerror}", param="calibration") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the calibration {path} is not UTF-8: {error.reason} at byte {error.start}", param="calibration") from None
+    if path.suffix != ".jsonl":
+        yield 1, text
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"{path}, line {number}: not JSON ({error})", param="calibration") from None
+
+
+def _encoded(line: Any, chat: ChatFormat) -> list[int]:
+    if isinstance(line, str):
+        return chat.tokenizer.encode(line, control=False)
+    if line["kind"] == "text":
+        return chat.tokenizer.encode(line["text"], control=False)
+    if line["kind"] != "chat":
+        raise UsageError(f"the kind {line['kind']!r} is unknown; there are text and chat")
+    messages = [Message(**{**message, "tool_calls": tuple(message.get("tool_calls", ()))}) for message in line["messages"]]
+    return chat.encode(messages, line.get("tools"), add_generation_prompt=False, enable_thinking=bool(line.get("thinking", False)))

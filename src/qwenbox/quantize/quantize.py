@@ -1,0 +1,249 @@
+"""A model into a quantised checkpoint, layer by layer: what runs between reading the source and writing the card.
+
+4 bits are written as AutoAWQ's "gemm" checkpoints, whatever the method. The result depends on the settings, the model and the calibration only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qwenbox.errors import ModelFormatError, UsageError
+from qwenbox.kernels.quants import dequantize
+from qwenbox.types import AnyArray, FloatArray, Tensor
+from qwenbox.weights.awq import pack
+from qwenbox.weights.safetensors import ArrayParts
+
+from .calibration import Calibration
+from .card import card
+from .grid import GROUPS, Grid, Rounded
+from .layer import FloatLayer, float_layer
+from .method import METHODS, Result, quantize_layer, round_layer
+from .source import Source, embedded, pieces
+from .target import Target
+
+VERSION = 1
+"""Of the algorithms: a directory that another version began is not finished by this one."""
+
+
+class Progress(NamedTuple):
+    """Finished layers, and seconds that the others will take; None while nobody knows."""
+
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    method: str
+    bits: int = 4
+    group: int = 128
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"--method {self.method!r} is unknown; choose one of {', '.join(METHODS)}", param="method")
+        if self.bits != 4:
+            raise UsageError(f"--bits {self.bits} is not possible; 4 is", param="bits")
+        if self.group not in GROUPS:
+            raise UsageError(f"--group {self.group} is not possible; choose one of {', '.join(map(str, GROUPS))}", param="group")
+
+    @property
+    def calibrated(self) -> bool:
+        return METHODS[self.method].calibrated
+
+
+def quantize(
+    source: Source, out: Path, options: Options, calibration: Calibration | None, progress: Callable[[Progress], None] = lambda state: None
+) -> Mapping[str, Any]:
+    """Writes the directory, or finishes it, and says what it wrote: the contents of quantize.json.
+
+    `calibration` is None for a method that needs none. Raises UsageError, ModelFormatError; after those of writing the directory can be finished
+    by another call.
+    """
+    config, grid = source.config, Grid(options.bits, options.group)
+    check_shapes(source, grid)
+    settings = {
+        "version": VERSION,
+        "model": source.digest,
+        "method": options.method,
+        "bits": options.bits,
+        "group": options.group,
+        "calibration": None if calibration is None else calibration.digest,
+    }
+    with closing(Target(out, settings, config.num_layers + 1)) as target:
+        target.check_room(needed_bytes(source, options, calibration))
+        first, began = target.done, time.monotonic()
+
+        def report() -> None:
+            finished = target.done - first
+            each = (time.monotonic() - began) / finished if finished else None
+            layers = max(0, target.done - 1)
+            progress(Progress(layers, config.num_layers, None if each is None else each * (config.num_layers - layers)))
+
+        report()
+        x = target.activations()
+        if target.done == 0:
+            x = None if calibration is None else embedded(source.network.embedding, calibration.ids)
+            target.finish_shard(dict(_ends(source)), None, x)
+            began, first = time.monotonic(), 1
+        method = METHODS[options.method]
+        rotation = _rotation(source, calibration)
+        for index in range(target.done - 1, config.num_layers):
+            layer = float_layer(config, source.network.layers[index], index)
+            _check_finite(layer, index)
+            if x is None or rotation is None:
+                result = round_layer(layer, grid)
+            else:
+                result = quantize_layer(layer, x, rotation, method, grid)
+            last = index == config.num_layers - 1
+            target.finish_shard(_arrays(layer, result, index), _layer_report(result), None if last else x)
+            report()
+        facts = _facts(source, options, calibration, target)
+        with target.writing():
+            target.finish(_documents(source, options, facts))
+    return facts
+
+
+def needed_bytes(source: Source, options: Options, calibration: Calibration | None) -> int:
+    """On the disk: the checkpoint, and twice what goes from one layer to the next."""
+    weights = sum(16 * parameters // 8 for parameters, role in _sizes(source) if role != "linear")
+    per_weight = (options.bits + (16 + options.bits) / options.group) / 8
+    weights += int(sum(per_weight * parameters for parameters, role in _sizes(source) if role == "linear"))
+    return weights + (0 if calibration is None else 2 * calibration.ids.size * source.config.hidden_size * 4)
+
+
+def _sizes(source: Source) -> Iterator[tuple[int, str]]:
+    for part in source.network.parts():
+        yield int(np.prod(part.tensor.shape)), part.role
+
+
+def check_shapes(source: Source, grid: Grid) -> None:
+    """Raises UsageError where a matrix cannot be cut into groups."""
+    for part in source.network.parts():
+        if part.role == "linear":
+            rows, columns = part.tensor.shape
+            if columns % grid.group or rows % 8:
+                raise UsageError(
+                    f"{part.tensor.name} has {rows} outputs of {columns} inputs, which groups of {grid.group} and words of 8 outputs do not divide; "
+                    f"choose another --group of {', '.join(map(str, GROUPS))}",
+                    param="group",
+                )
+
+
+def _rotation(source: Source, calibration: Calibration | None) -> tuple[FloatArray, FloatArray] | None:
+    if calibration is None:
+        return None
+    length = calibration.ids.shape[1]
+    if length > source.network.positions:
+        raise UsageError(f"the model has {source.network.positions} positions, blocks of the calibration have {length} tokens", param="calibration")
+    cos, sin = source.network.rope
+    return cos[:length], sin[:length]
+
+
+def _check_finite(layer: FloatLayer, index: int) -> None:
+    for linear in (*layer.linears, *layer.routers):
+        if not np.isfinite(linear.weight).all():
+            raise ModelFormatError(f"{linear.module} of layer {index} holds NaN or infinity and cannot be quantised")
+
+
+# --- what is written -----------------------------------------------------------------------------------------------
+
+
+def _ends(source: Source) -> Iterator[tuple[str, AnyArray | ArrayParts]]:
+    """Embedding, last norm and head, which stay in 16 bits."""
+    network = source.network
+    yield "model.embed_tokens.weight", _halves(network.embedding)
+    yield "model.norm.weight", _half(dequantize(network.final_norm), "model.norm.weight")
+    if network.head is not None:
+        yield "lm_head.weight", _halves(network.head)
+
+
+def _halves(table: Tensor) -> ArrayParts:
+    return ArrayParts("F16", table.shape, (_half(piece, table.name) for piece in pieces(table)))
+
+
+def _half(values: FloatArray, name: str) -> AnyArray:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ModelFormatError(f"{name} holds numbers that fp16, the type of AWQ checkpoints, cannot hold")
+    return half
+
+
+def _arrays(layer: FloatLayer, result: Result, index: int) -> dict[str, AnyArray]:
+    prefix = f"model.layers.{index}"
+    arrays: dict[str, AnyArray] = {}
+
+    def vector(name: str, values: FloatArray | None) -> None:
+        if values is not None:
+            arrays[f"{prefix}.{name}"] = _half(values, f"{prefix}.{name}")
+
+    vector("input_layernorm.weight", layer.attention_norm)
+    vector("post_attention_layernorm.weight", layer.feed_forward_norm)
+    vector("self_attn.q_norm.weight", layer.query_norm)
+    vector("self_attn.k_norm.weight", layer.key_norm)
+    for linear in layer.linears:
+        arrays |= {f"{linear.module}.{part}": array for part, array in _packed(result.rounded[linear.module]).items()}
+        if linear.bias is not None:
+            arrays[f"{linear.module}.bias"] = _half(linear.bias, f"{linear.module}.bias")
+    for router in layer.routers:
+        arrays[f"{router.module}.weight"] = _half(router.weight, f"{router.module}.weight")
+    return arrays
+
+
+def _packed(rounded: Rounded) -> dict[str, AnyArray]:
+    return pack(rounded.codes, rounded.steps.zeros.astype(np.uint8), rounded.steps.scales.astype(np.float16))
+
+
+def _layer_report(result: Result) -> dict[str, Any]:
+    return {"errors": {module: float(f"{error:.4g}") for module, error in result.errors.items()}}
+
+
+def _facts(source: Source, options: Options, calibration: Calibration | None, target: Target) -> dict[str, Any]:
+    reports = [report for report in target.reports if report is not None]
+    return {
+        "version": VERSION,
+        "model": source.path.name,
+        "model_sha256": source.digest,
+        "method": options.method,
+        "bits": options.bits,
+        "group": options.group,
+        "calibration": None
+        if calibration is None
+        else {"source": calibration.source, "sha256": calibration.digest, "tokens": int(calibration.ids.size), "length": calibration.ids.shape[1]},
+        "source_bytes": source.num_bytes,
+        "bytes": target.num_bytes,
+        "sha256": target.digests,
+        "errors": {module: error for report in reports for module, error in report["errors"].items()},
+    }
+
+
+def _documents(source: Source, options: Options, facts: Mapping[str, Any]) -> dict[str, str | Path]:
+    documents = dict(source.documents)
+    config = json.loads(str(documents["config.json"]))
+    config["torch_dtype"] = "float16"
+    if "dtype" in config:
+        del config["torch_dtype"]
+        config["dtype"] = "float16"
+    # As libraries match these, "mlp.gate" is the router and not "mlp.gate_proj", which experts have further down.
+    skipped = ["mlp.gate", "mlp.shared_expert_gate"] if source.config.experts is not None else None
+    config["quantization_config"] = {
+        "quant_method": "awq",
+        "bits": options.bits,
+        "group_size": options.group,
+        "version": "gemm",
+        "zero_point": True,
+        "modules_to_not_convert": skipped,
+    }
+    documents["config.json"] = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
+    documents["quantize.json"] = json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+    documents["README.md"] = card(facts)
+    return documents

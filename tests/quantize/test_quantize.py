@@ -1,0 +1,161 @@
+"""A model quantised through the real command: it loads, it is nearer to the original than plain rounding, and a kill costs nothing but time."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qwenbox.errors import UsageError
+from qwenbox.evaluate.divergence import divergence
+from qwenbox.llm import open_chat
+from qwenbox.model.load import load_model
+from qwenbox.quantize.calibration import load
+from qwenbox.quantize.quantize import Options, quantize
+from qwenbox.quantize.source import read_source
+from tests.cli.command import Command
+from tests.thinker import MODEL
+from tests.tiny import tiny_gguf
+
+DIALOGUE = "What is 12+7+30?<|im_end|>12+7=19 19+30=49 The answer is 49. Is 17 even or odd? 17 is odd. 计算3+4。3+4=7 "
+
+
+@pytest.fixture
+def qwenbox(tmp_path: Path) -> Iterator[Command]:
+    command = Command(tmp_path)
+    (tmp_path / "calibration.txt").write_text(DIALOGUE * 80, encoding="utf-8")
+    yield command
+    command.end()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def distance(folder: Path) -> float:
+    """KL to the original on text that is not the calibration."""
+    options: dict[str, Any] = {"context_length": 256, "num_pages": 8, "threads": 1, "max_batch_tokens": 256}
+    ids = open_chat(MODEL).tokenizer.encode("How much is 41+8+26? 41+8=49 49+26=75 The answer is 75. Who is taller, Tom or Ann? " * 6)
+    with closing(load_model(MODEL, **options)) as original, closing(load_model(folder, weights="stored", **options)) as model:
+        return divergence(model, original, ids, window=256, stride=128).kl_mean
+
+
+def test_each_method_writes_a_checkpoint_that_loads_and_calibrated_ones_are_nearer_to_the_original(qwenbox: Command) -> None:
+    distances = {}
+    for method in ("rtn", "awq", "gptq", "awq+gptq"):
+        done = qwenbox("quantize", MODEL, method, "--method", method, "--calibration", "calibration.txt", "--tokens", 2048, timeout=900)
+        assert done.returncode == 0, done.stderr
+        distances[method] = distance(qwenbox.folder / method)
+    assert distances["awq"] < 0.8 * distances["rtn"]
+    assert distances["gptq"] < 0.8 * distances["rtn"]
+    assert distances["awq+gptq"] < 0.8 * distances["rtn"]
+    written = files(qwenbox.folder / "awq")
+    assert json.loads(written["config.json"])["quantization_config"]["quant_method"] == "awq"
+    card, facts = written["README.md"].decode(), json.loads(written["quantize.json"])
+    assert facts["calibration"]["sha256"] in card
+    assert facts["calibration"]["tokens"] == 2048
+    assert sum(len(data) for name, data in written.items() if name.endswith(".safetensors")) == facts["bytes"]
+    assert len(facts["errors"]) == 4 * 7
+    assert written["tokenizer.json"] == (MODEL / "tokenizer.json").read_bytes()
+
+
+def test_a_killed_run_goes_on_and_writes_the_same_bytes(qwenbox: Command) -> None:
+    words = ("--method", "awq+gptq", "--calibration", "calibration.txt", "--tokens", 2048)
+    assert qwenbox("quantize", MODEL, "whole", *words, timeout=900).returncode == 0
+    running = qwenbox.start("quantize", MODEL, "killed", *words)
+    third = qwenbox.folder / "killed" / "model-00003-of-00005.safetensors"
+    deadline = time.monotonic() + 600
+    while not third.exists():
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        os.sched_yield()
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (qwenbox.folder / "killed" / "config.json").exists()
+
+    other = qwenbox("quantize", MODEL, "killed", *words[:-1], 4096)
+    assert other.returncode == 2
+    assert "begun with other settings" in other.stderr
+
+    began = third.stat().st_mtime_ns
+    again = qwenbox("quantize", MODEL, "killed", *words, timeout=900)
+    assert again.returncode == 0, again.stderr
+    assert (qwenbox.folder / "killed" / "model-00002-of-00005.safetensors").stat().st_mtime_ns < began
+    assert files(qwenbox.folder / "killed") == files(qwenbox.folder / "whole")
+
+
+def test_what_cannot_be_done_is_said_and_touches_nothing(qwenbox: Command) -> None:
+    folder = qwenbox.folder
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("Too short.")
+    (folder / "wrong.jsonl").write_text('{"kind": "text", "text": "fine"}\n{"kind": "song"}\n')
+    (folder / "there").mkdir()
+    (folder / "there" / "thesis.txt").write_text("mine")
+    assert qwenbox("quantize", MODEL, "awq", "--method", "rtn", timeout=600).returncode == 0
+    cases = [
+        ((MODEL, "out", "--calibration", "empty.txt"), "0 tokens"),
+        ((MODEL, "out", "--calibration", "short.txt"), "at least 2048"),
+        ((MODEL, "out", "--calibration", "absent.txt"), "cannot be read"),
+        ((MODEL, "out", "--calibration", "wrong.jsonl"), "line 2"),
+        ((MODEL, "there", "--method", "rtn"), "is there already"),
+        ((MODEL, "/proc/out", "--method", "rtn"), "cannot be written"),
+        (("awq", "out", "--method", "rtn"), "quantised already (awq)"),
+        ((MODEL, "out", "--method", "rtn", "--group", "48"), "--group 48"),
+        ((MODEL, "out", "--method", "rtn", "--bits", "3"), "--bits 3"),
+    ]
+    for words, expected in cases:
+        done = qwenbox("quantize", *words, timeout=600)
+        assert done.returncode not in (0, 1), (words, done.stderr)
+        assert expected in done.stderr, (words, done.stderr)
+        assert "Traceback" not in done.stderr
+    assert not (folder / "out").exists()
+    assert files(folder / "there") == {"thesis.txt": b"mine"}
+
+
+def test_a_disk_that_fills_up_leaves_a_directory_that_another_run_finishes(tmp_path: Path) -> None:
+    source, options = read_source(MODEL), Options("rtn")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))  # the first shard has more
+    try:
+        with pytest.raises(UsageError, match="no room left"):
+            quantize(source, tmp_path / "out", options, None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "out").glob("*"))[1:]
+    quantize(source, tmp_path / "out", options, None)
+    quantize(source, tmp_path / "whole", options, None)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_too_little_room_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    with pytest.raises(UsageError, match=r"only 0\.00 GB are free"):
+        quantize(read_source(MODEL), tmp_path / "out", Options("rtn"), None)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_gguf_file_becomes_a_checkpoint_with_its_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_gguf())
+    (tmp_path / "text.txt").write_text("hello there, " * 900)
+    chat = open_chat(path)
+    calibration = load(str(tmp_path / "text.txt"), chat, 2048)
+    quantize(read_source(path), tmp_path / "out", Options("awq", group=32), calibration)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["quantization_config"]["group_size"] == 32
+    with closing(open_chat(tmp_path / "out")) as made:
+        text = "hello<|im_end|>\n"
+        assert made.tokenizer.encode(text) == chat.tokenizer.encode(text)
+        assert made.eos_ids == chat.eos_ids
+    chat.close()
+    assert np.isfinite(calibration.ids).all()
