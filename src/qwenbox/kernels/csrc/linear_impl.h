@@ -182,7 +182,7 @@ struct Packed {
       }
     } else {
       const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
-      if (layout.bits != 4)
+      if (layout.bits != 4 && !kSplitNibbles)
         for (int i = 0; i < plane_bytes; i += 256)
           for (int b = 0; b < NB; ++b) fetch(planes + i + 64 * b);
       if constexpr (kSplitNibbles) return split<MR, NB>(t, nibbles, planes, rows, start, finish);
@@ -229,7 +229,7 @@ struct Packed {
       });
     }
   }
-  // The same, low nibbles before high ones. Each fetches half of the lines, so that requests to memory are spread.
+  // The same, low nibbles before high ones. Each fetches half of the lines, and planes one by one, so that requests to memory are spread.
   template <int MR, int NB, class Start, class Finish>
   QWENBOX_INLINE void split(int t, const uint8_t* nibbles, const uint8_t* planes, const Row* rows, Start start, Finish finish) const {
     constexpr int quads = quads_of(kind), run_quads = run_of<kind>(quads);
@@ -248,6 +248,8 @@ struct Packed {
         for (int b = 0; b < NB; ++b) {
           const uint8_t* p = nibbles + 256 * (q % 8) + 64 * b;
           if (2 * b / NB == q / 8) fetch(p);
+          constexpr int plane_quads = layout.bits == 5 ? 8 : 4;
+          if (layout.bits != 4 && q % plane_quads == b * plane_quads / NB) fetch(planes + 256 * (q / plane_quads) + 64 * b);
           w[b] = hold(in_place ? high_in_place(load_bytes(p)) : code<layout.bits, q>(p, planes + 64 * b));
         }
 #pragma GCC unroll 8
@@ -510,7 +512,7 @@ constexpr int tile_rows(Kind kind, bool packed) { return packed ? kPackedRows : 
 template <Kind kind>
 constexpr int tile_blocks(bool packed, int rows) {
   if (!packed) return keeps_sums_only(kind) ? kSumBlocks : kTotalBlocks;
-  if (rows == 1) return kind == Kind::q6_k || (kShort<kind> != 0 && kShort<kind> < 8) ? kPackedBlocksBeside : kPackedBlocks;
+  if (rows == 1) return kShort<kind> != 0 && kShort<kind> < 8 ? kPackedBlocksBeside : kPackedBlocks;
   return rows <= kTwoSumsRows || has_group_scale(kind) ? kPackedBlocksMore : 1;
 }
 

@@ -93,8 +93,8 @@ typedef struct {
 // or 1: a number is not finite, 2: a scale is too large for fp16.
 QW_API int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, int32_t kind,
                               const qw_stored* rows);
-// Packs groups of 128 inputs [first, last) of matrix `index`, an int4 of any kind, from AutoAWQ's words of these inputs and from the zeros and
-// scales of the whole matrix. 0, or -1; or 1: a scale is not finite.
+// Packs groups of 128 inputs [first, last) of matrix `index`, an int4 of any kind, from AutoAWQ's words of these inputs and from the zeros
+// and scales of the whole matrix. 0, or -1; or 1: a scale is not finite.
 QW_API int32_t qw_weight_pack_awq(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const qw_stored* qweight,
                                   const uint32_t* qzeros, const uint16_t* scales);
 QW_API int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n);
