@@ -511,10 +511,9 @@ int main(int argc, char** argv) {
       for (const KindName& kind : kDense) check_dense(kind, shape.n, shape.k, in, ranges);
   }
   Input many(300, 128);  // more rows than share one spreading of the codes
-  check_quantised(kQuantised[6], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
-  check_quantised(kQuantised[7], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
+  for (int kind : {6, 7, 9, 10}) check_quantised(kQuantised[kind], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
   Input deep(62, 8320);  // more inputs than are spread at once
-  check_quantised(kQuantised[7], 70, 8320, Fill::random, deep, {{0, 62}, {3, 60}});
+  for (int kind : {7, 9, 10}) check_quantised(kQuantised[kind], 70, 8320, Fill::random, deep, {{0, 62}, {3, 60}});
 
 #if defined(__x86_64__)
   if (!std::strcmp(variants.at(0)->name, "amx")) {  // where vectors take over is measured; the bits stay
