@@ -116,8 +116,8 @@ def test_an_empty_prompt_is_refused(qwenbox: Command) -> None:
     assert_error(qwenbox("run", "m", "-"), 2, "prompt is empty")
 
 
-def test_serve_has_an_option_for_every_setting_but_where_models_come_from() -> None:
+def test_serve_has_an_option_for_every_setting_but_where_models_come_from_and_what_the_terminal_speaks() -> None:
     command = next(command for command in app.registered_commands if command.callback is not None and command.callback.__name__ == "serve")
     options = set(command.callback.__annotations__) - {"return"}
     places = {"hub_endpoint", "hub_token", "modelscope_endpoint", "ollama_dir", "huggingface_dir", "modelscope_dir", "lmstudio_dir", "models_dir"}
-    assert options == {field.name for field in dataclasses.fields(Settings)} - places
+    assert options == {field.name for field in dataclasses.fields(Settings)} - places - {"language"}

@@ -49,6 +49,9 @@ def serve(
     ] = None,
     request_timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds that a request may take.")] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="Refuse requests with fields that we know nothing of.")] = None,
+    remote_choice: Annotated[
+        bool | None, typer.Option("--remote-choice", help="Let whoever has the key name files, folders and mirrors from elsewhere too.")
+    ] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Where pulled models are kept.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where the service keeps the key that it made.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where the page's conversations are kept.")] = None,
@@ -88,6 +91,7 @@ def serve(
         "loop_guard": loop_guard,
         "request_timeout": request_timeout,
         "strict": strict,
+        "remote_choice": remote_choice,
         "cache_dir": cache_dir,
         "state_dir": state_dir,
         "data_dir": data_dir,
