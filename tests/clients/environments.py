@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,12 @@ def python_of(client: str, packages: Sequence[str]) -> Path:
     return python
 
 
+def npm_environment() -> dict[str, str]:
+    """npm trusts its own list of certificates; where a network has others, the system's list knows them."""
+    system = "/etc/ssl/certs/ca-certificates.crt"
+    return {"NODE_EXTRA_CA_CERTS": system, **os.environ} if os.path.exists(system) else dict(os.environ)
+
+
 def node_program(client: str, package: str, program: str) -> Path:
     """A program of a package of npm, which is installed where it is not; without its install scripts."""
     folder = FOLDER / client
@@ -33,6 +40,8 @@ def node_program(client: str, package: str, program: str) -> Path:
         if (npm := shutil.which("npm")) is None:
             pytest.skip("npm is not on PATH")
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run([npm, "install", "--prefix", folder, "--ignore-scripts", package], check=True, timeout=900, capture_output=True)
+        subprocess.run(
+            [npm, "install", "--prefix", folder, "--ignore-scripts", package], check=True, timeout=900, capture_output=True, env=npm_environment()
+        )
         (folder / "ready").touch()
     return folder / "node_modules" / ".bin" / program
