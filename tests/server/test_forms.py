@@ -225,7 +225,7 @@ def test_many_hard_schemas_at_once_hold_no_stream_up(service):
     assert gaps[len(gaps) // 2] < 0.2
 
 
-REAL = "qwen2.5-coder-0.5b"
+REAL = "qwen2.5-coder-1.5b"
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +265,7 @@ def test_two_parallel_tools_round_trip_on_real_weights(real):
         {"role": "tool", "tool_call_id": call.id, "content": text}
         for call, text in zip(calls, ("18 degrees, sunny", "-3 degrees, snow"), strict=True)
     ]
-    question = {"role": "user", "content": "Repeat both results as a sentence, without a call."}
-    history = [*messages, {"role": "assistant", "content": None, "tool_calls": [call.model_dump() for call in calls]}, *results, question]
+    history = [*messages, {"role": "assistant", "content": None, "tool_calls": [call.model_dump() for call in calls]}, *results]
     last = real.chat.completions.create(**asked, messages=history, tool_choice="none").choices[0]
     assert "18" in last.message.content and "3" in last.message.content and last.message.tool_calls is None
     named = real.chat.completions.create(**asked, messages=messages, tool_choice={"type": "function", "function": {"name": "get_time"}}).choices[0]
