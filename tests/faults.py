@@ -4,105 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from qwenbox.chat import template
-from qwenbox.kernels.quants import dequantize
-from qwenbox.types import Tensor
-from qwenbox.weights.gguf import read_gguf
-from qwenbox.weights.safetensors import read_directory
+from qwenbox.quantize.quantize import Options, quantize
+from qwenbox.quantize.source import read_source
 
-GROUP = 128
 OWN_TEMPLATE = Path(template.__file__).parent / "templates" / "qwen3.jinja"
-_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Of the eight outputs whose codes share a word of AutoAWQ's, from its lowest bits on."""
-_PARTS = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_WHOLE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
-
-
-# --- a model in AutoAWQ's form -------------------------------------------------------------------------------------------
 
 
 def as_awq(source: Path, target: Path) -> Path:
-    """A checkpoint in AutoAWQ's form, each group rounded by itself, of a directory or a GGUF file of Qwen2's; for measuring, not for quality."""
-    target.mkdir(parents=True)
-    if source.is_dir():
-        tensors: Mapping[str, Tensor] = read_directory(source).tensors
-        config = json.loads((source / "config.json").read_text())
-        for file in source.iterdir():
-            if file.suffix in (".json", ".jinja"):
-                shutil.copy(file, target)
-    else:
-        file = read_gguf(source)
-        tensors = {_hf_name(name): tensor for name, tensor in file.tensors.items()}
-        config = _qwen2_config(file.metadata, len(file.metadata["tokenizer.ggml.tokens"]), "output.weight" not in file.tensors)
-    arrays: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        values = dequantize(tensor)
-        if name.endswith("proj.weight"):
-            arrays |= {f"{name.removesuffix('weight')}{part}": array for part, array in _packed(values).items()}
-        else:
-            arrays[name] = values.astype(np.float16)
-    save_file(arrays, target / "model.safetensors")
-    config |= {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"}}
-    (target / "config.json").write_text(json.dumps(config))
+    """A directory in AutoAWQ's form, rounded to nearest, of a directory or a GGUF file; in one file of weights, so that a fault is one change."""
+    quantize(read_source(source), target, Options("rtn"), None)
+    shards = sorted(target.glob("*.safetensors"))
+    arrays = {name: array for shard in shards for name, array in load_file(shard).items()}
+    for file in (*shards, target / "model.safetensors.index.json"):
+        file.unlink()
+    save_file(arrays, _file(target))
     return target
-
-
-def _hf_name(name: str) -> str:
-    if name in _WHOLE:
-        return _WHOLE[name]
-    found = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    assert found is not None, name
-    return f"model.layers.{found[1]}.{_PARTS[found[2]]}.{found[3]}"
-
-
-def _qwen2_config(metadata: Mapping[str, Any], vocab: int, tied: bool) -> dict[str, Any]:
-    return {
-        "model_type": "qwen2",
-        "hidden_size": metadata["qwen2.embedding_length"],
-        "intermediate_size": metadata["qwen2.feed_forward_length"],
-        "num_hidden_layers": metadata["qwen2.block_count"],
-        "num_attention_heads": metadata["qwen2.attention.head_count"],
-        "num_key_value_heads": metadata["qwen2.attention.head_count_kv"],
-        "max_position_embeddings": metadata["qwen2.context_length"],
-        "rms_norm_eps": metadata["qwen2.attention.layer_norm_rms_epsilon"],
-        "rope_theta": metadata["qwen2.rope.freq_base"],
-        "vocab_size": vocab,
-        "tie_word_embeddings": tied,
-        "hidden_act": "silu",
-    }
-
-
-def _packed(values: np.ndarray) -> dict[str, np.ndarray]:
-    rows, columns = values.shape
-    groups = values.reshape(rows, columns // GROUP, GROUP)
-    low, high = np.minimum(groups.min(-1), 0), np.maximum(groups.max(-1), 0)
-    scales = np.maximum((high - low) / 15, 1e-6).astype(np.float16)
-    zeros = np.clip(np.round(-low / scales), 0, 15).astype(np.int64)
-    codes = np.clip(np.round(groups / scales[..., None].astype(np.float32)) + zeros[..., None], 0, 15).astype(np.int64)
-    return {"qweight": _words(codes.reshape(rows, columns).T), "qzeros": _words(zeros.T), "scales": np.ascontiguousarray(scales.T)}
-
-
-def _words(codes: np.ndarray) -> np.ndarray:
-    eights = codes.reshape(codes.shape[0], -1, 8)
-    return sum(eights[..., output] << 4 * place for place, output in enumerate(_ORDER)).astype(np.uint32).view(np.int32)
 
 
 # --- faults --------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qwenbox.llm import LocalLLM
     from qwenbox.types import Event
 
-COMMANDS = (*("/help", "/new", "/model", "/think", "/fast", "/auto", "/show", "/system", "/file", "/copy", "/retry", "/undo", "/save", "/exit"),)
+COMMANDS = ("/help", "/new", "/model", "/think", "/fast", "/auto", "/show", "/system", "/file", "/copy", "/retry", "/undo", "/save", "/exit")
 KEYS = ("Ctrl-C", "Alt-Enter")
 DEPTHS = {"/think": "on", "/fast": "off", "/auto": "auto"}
 MAX_COPY_BYTES = 72_000
