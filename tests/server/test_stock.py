@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -27,10 +28,13 @@ def test_a_context_length_beyond_another_models_window_becomes_its_window(monkey
         Stock(Settings(model=str(GOLDEN / "qwen2_tied"), context_length=1 << 30)).need("qwen2_tied")
 
 
-def test_what_a_stored_model_takes_and_reads_is_looked_up_beside_everything_else(tmp_path: Path) -> None:
+def test_what_a_stored_model_takes_and_reads_is_looked_up_beside_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = GOLDEN / "qwen3"
     stock = Stock(Settings(model=str(path), cache_dir=tmp_path))
+    asked, known_path = Event(), stock._known_path
+    monkeypatch.setattr(stock, "_known_path", lambda name: known_path(name) if asked.wait(60) else None)
     assert stock.outline("qwen3") is None
+    asked.set()
     eventually(lambda: stock.outline("qwen3"))
     assert stock.outline("qwen3") == (memory_need(path).total, stored_costs(path).touched_bytes, context_window(path))
     assert stock.outline("nobody") is None
