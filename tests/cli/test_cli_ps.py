@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qwenbox.hub.verify import FileDigest, Manifest, write_manifest
+from qwenbox.hub.manifest import FileDigest, Manifest, write_manifest
 from tests.cli.command import Command
 from tests.cli.test_cli_serve import ask, first_url, tiny_files, wait_ready
 

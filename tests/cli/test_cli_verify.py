@@ -13,7 +13,7 @@ import pytest
 
 from qwenbox.chat.chat import ChatFormat, load_chat
 from qwenbox.evaluate.fingerprint import FILE, NUM_PAGES, Finding, Fingerprint, check, check_files, digests, read, take, write
-from qwenbox.hub.verify import FileDigest, Manifest, sha256_of, write_manifest
+from qwenbox.hub.manifest import FileDigest, Manifest, sha256_of, write_manifest
 from qwenbox.kernels.native import isa_missing
 from qwenbox.model.load import Model, load_model
 from tests.cli.command import Command

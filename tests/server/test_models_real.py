@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from qwenbox.engine.client import WorkerEngine
-from qwenbox.hub.verify import FileDigest, Manifest, write_manifest
+from qwenbox.hub.manifest import FileDigest, Manifest, write_manifest
 from qwenbox.server.serve import Service
 from qwenbox.server.stock import Held, Stock
 from qwenbox.settings import Settings

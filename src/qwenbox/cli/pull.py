@@ -20,7 +20,7 @@ def pull(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     from .. import hub
-    from ..hub.verify import read_manifest
+    from ..hub.manifest import read_manifest
     from ..settings import load_settings
 
     settings, entry = load_settings(), hub.find(model)

@@ -19,7 +19,7 @@ from .session import load_with_bar, note, progress_bar, resolve
 if TYPE_CHECKING:
     from qwenbox.chat.chat import ChatFormat
     from qwenbox.evaluate.fingerprint import Finding, Fingerprint
-    from qwenbox.hub.verify import FileDigest
+    from qwenbox.hub.manifest import FileDigest
     from qwenbox.model.load import Model
     from qwenbox.settings import Settings
 
@@ -79,7 +79,7 @@ _SIGNS = {True: "ok  ", False: "BAD ", None: "-   "}
 
 def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest]) -> Iterable[Finding]:
     from qwenbox.evaluate.fingerprint import Finding, check_files, is_read
-    from qwenbox.hub.verify import read_manifest
+    from qwenbox.hub.manifest import read_manifest
 
     manifest = read_manifest(path if path.is_dir() else path.parent)
     if known is not None:

@@ -24,7 +24,7 @@ from qwenbox.chat.stream import EventStream
 from qwenbox.chat.template import FAMILIES, encode_chat, template_for
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.errors import ModelFormatError, RequestError
-from qwenbox.hub.verify import MANIFEST, FileDigest, is_plain_name, sha256_of
+from qwenbox.hub.manifest import MANIFEST, FileDigest, is_plain_name, sha256_of
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, Message, SequenceOutput, Span
 
 from .logits import Scorable

@@ -18,9 +18,9 @@ from typing import Literal
 from ..errors import DownloadError
 from ..settings import Settings
 from .catalogue import Entry, Packages, Repository
+from .manifest import Advance, FileDigest, Manifest, check_digest, flush, is_complete, read_manifest, sha256_of, write_manifest
 from .session import fetch
 from .sources import announced, append_part, first_reachable, hubs
-from .verify import Advance, FileDigest, Manifest, check_digest, flush, is_complete, read_manifest, sha256_of, write_manifest
 
 Phase = Literal["fetching", "verifying"]
 Progress = Callable[[Phase, int, int], None]

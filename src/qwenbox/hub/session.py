@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 
 from ..errors import DownloadError
-from .verify import Advance
+from .manifest import Advance
 
 TIMEOUT_SECONDS = 30.0
 """Of each phase of a request."""

@@ -30,8 +30,8 @@ from .. import __version__
 from ..errors import DownloadError
 from ..settings import Settings, child_environment
 from .catalogue import Part, Repository
+from .manifest import MANIFEST, Advance, check_digest, git_digest_of, is_plain_name, sha256_of
 from .session import RETRY_SECONDS, TIMEOUT_SECONDS, WAY_OUT, guarded, is_passing
-from .verify import MANIFEST, Advance, check_digest, git_digest_of, is_plain_name, sha256_of
 
 HUGGING_FACE = "https://huggingface.co"
 PROBE_SECONDS = 2.0
