@@ -339,13 +339,15 @@ class Usage:
 
 
 class Progress(NamedTuple):
-    """How far a prompt has been read: tokens, `num_cached` of the `num_read` without work; seconds since it began, and those that are left."""
+    """How far a prompt has been read: tokens, `num_cached` of the `num_read` without work; seconds since it began, and those that are left, once
+    something is known of them.
+    """
 
     num_read: int
     num_tokens: int
     num_cached: int
     seconds: float
-    seconds_left: float
+    seconds_left: float | None
 
 
 @dataclass(slots=True)

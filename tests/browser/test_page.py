@@ -327,9 +327,9 @@ def test_how_far_a_long_prompt_is_and_what_of_the_window_is_taken_stands_on_the_
     look(320)
     if language == "zh":
         page.find("#language").click()
-    reading, context, speed = {
-        "en": ("12,000 of 32,000 tokens read, about 48 s left", " of 4,096 tokens", "tokens, "),
-        "zh": ("已读 12,000 / 32,000 个 token，大约还需 48 秒", " / 4,096 token", "个 token，"),
+    reading, known, context, speed = {
+        "en": ("12,000 of 32,000 tokens read, about 48 s left", "read", " of 4,096 tokens", "tokens, "),
+        "zh": ("已读 12,000 / 32,000 个 token，大约还需 48 秒", "token", " / 4,096 token", "个 token，"),
     }[language]
     assert not page.find("#context").is_displayed()
     page.engine.pause()
@@ -337,6 +337,8 @@ def test_how_far_a_long_prompt_is_and_what_of_the_window_is_taken_stands_on_the_
     page.engine.step_seconds = 0.002
     page.say("a long book")
     page.engine.wait_for(lambda engine: engine.num_running == 1)
+    page.engine.tell(Progress(12_000, 32_000, 0, 31.0, None))
+    page.wait(lambda: page.all(".reading") and reading.startswith(page.find(".reading").text) and page.find(".reading").text.endswith(known))
     page.engine.tell(Progress(12_000, 32_000, 0, 31.0, 47.6))
     page.wait(lambda: page.find(".reading").text == reading)
     assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")

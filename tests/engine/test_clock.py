@@ -185,6 +185,22 @@ def test_how_far_a_long_prompt_is_comes_twice_a_second_at_most_and_the_time_left
         assert progress.seconds_left == pytest.approx(first - at, rel=0.2, abs=1.0)
 
 
+def test_the_first_step_of_a_service_says_nothing_of_the_time_left_and_is_forgotten() -> None:
+    """Its weights come from the disk, and few tokens are in it, for nobody knows yet how long they take."""
+    model = TimedModel()
+    engine = Engine(model, step_seconds=0.2, clock=lambda: model.now)
+    engine.add(plan("long", 20_000, 1, progress=True))
+    told = []
+    model.slower = 100.0
+    while engine.has_work:
+        told += [(model.now, output.progress) for output in engine.step() if output.progress is not None]
+        model.slower = 1.0
+    (_, first), *later = told
+    assert (first.num_read < 600, first.seconds_left) == (True, None)
+    for at, progress in later:
+        assert progress.seconds_left is not None and progress.seconds_left < 2 * (model.now - at)
+
+
 def test_a_prompt_that_is_read_at_once_says_nothing_of_it_and_neither_does_one_that_was_not_asked() -> None:
     model = TimedModel()
     engine = Engine(model, step_seconds=0.2, clock=lambda: model.now)

@@ -87,8 +87,9 @@ class LiveAnswer:
 
     def _take(self, event: Event) -> None:
         if event.progress is not None:
-            progress = event.progress
-            self._draw(_status(self._texts("reading", read=progress.num_read, count=progress.num_tokens, seconds=progress.seconds_left)))
+            texts, progress = self._texts, event.progress
+            known = "reading" if progress.seconds_left is None else "reading until"
+            self._draw(_status(texts(known, read=progress.num_read, count=progress.num_tokens, seconds=progress.seconds_left)))
         elif event.kind == "reasoning":
             self._began = self._began or time.monotonic()
             self.reasoning += event.text

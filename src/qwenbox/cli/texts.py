@@ -61,7 +61,8 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "no clipboard": "This terminal has no clipboard for programs; /save writes a file.",
         "thinking": "Thinking, {seconds:.0f} s",
         "thought": "Thought for {seconds:.1f} s; /show unfolds it.",
-        "reading": "Reading: {read:,} of {count:,} tokens, {seconds:.0f} s left",
+        "reading": "Reading: {read:,} of {count:,} tokens",
+        "reading until": "Reading: {read:,} of {count:,} tokens, {seconds:.0f} s left",
         "pasted": "[pasted text {number}: {lines:,} lines, {count:,} characters]",
     },
     "zh": {
@@ -119,7 +120,8 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "no clipboard": "这个终端没有供程序使用的剪贴板；/save 可以存成文件。",
         "thinking": "思考中，{seconds:.0f} 秒",
         "thought": "思考了 {seconds:.1f} 秒；/show 可以展开。",
-        "reading": "正在阅读：{read:,} / {count:,} 个 token，还需 {seconds:.0f} 秒",
+        "reading": "正在阅读：{read:,} / {count:,} 个 token",
+        "reading until": "正在阅读：{read:,} / {count:,} 个 token，还需 {seconds:.0f} 秒",
         "pasted": "[粘贴的文字 {number}：{lines:,} 行，{count:,} 个字符]",
     },
 }

@@ -53,6 +53,8 @@ class Sequence:
         self._thought = None if plan.thinking is None else Thought(plan.thinking, plan.max_tokens)
         self._arrived = now
         self._started = self._told = math.nan
+        self._timed: tuple[float, int] | None = None
+        """When, and at which token, the reading began that says how long the rest takes."""
         self._answered = math.nan
 
     @property
@@ -288,14 +290,19 @@ class Sequence:
         """How far the prompt has been read, now and then and where it takes long. Its last step ran `step_tokens`.
 
         What the clock predicts of the rest counts as much as what has been read took longer than predicted: others may want the processor as well.
+        The first piece tells nothing: weights come from the disk, and the clock has only guessed.
         """
         if not self.plan.progress or self.num_output or now - self._told < PROGRESS_SECONDS:
             return None
         self._told = now
-        seconds = now - self._started
-        done = clock.predict_reading(max(self.num_computed - self.num_cached, step_tokens), self.num_cached, step_tokens)
-        left = clock.predict_reading(self.num_missing, self.num_computed, step_tokens)
-        return SequenceOutput(self.request_id, progress=Progress(self.num_computed, self.num_prompt, self.num_cached, seconds, seconds * left / done))
+        left = None
+        if self._timed is None or self.num_computed <= self._timed[1]:  # it begins, once more where its pages were taken
+            self._timed = now, self.num_computed
+        else:
+            began, first = self._timed
+            read = clock.predict_reading(self.num_computed - first, first, step_tokens)
+            left = (now - began) * clock.predict_reading(self.num_missing, self.num_computed, step_tokens) / read
+        return SequenceOutput(self.request_id, progress=Progress(self.num_computed, self.num_prompt, self.num_cached, now - self._started, left))
 
     # --- the end ---
 

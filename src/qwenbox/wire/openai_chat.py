@@ -358,14 +358,14 @@ class ChatWriter:
 
 
 def _progress_body(progress: Progress) -> dict[str, Any]:
-    """llama.cpp's object of the same name, with the seconds that are left beside."""
-    return {
+    """llama.cpp's object of the same name, with the seconds that are left beside as soon as they are known."""
+    body = {
         "total": progress.num_tokens,
         "cache": progress.num_cached,
         "processed": progress.num_read,
         "time_ms": round(progress.seconds * 1000),
-        "seconds_left": round(progress.seconds_left, 1),
     }
+    return body if progress.seconds_left is None else body | {"seconds_left": round(progress.seconds_left, 1)}
 
 
 def _call_delta(piece: ToolCallPiece) -> dict[str, Any]:

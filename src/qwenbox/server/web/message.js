@@ -74,7 +74,8 @@ function drawProgress(node, progress) {
   const { processed, total, seconds_left: left } = progress;
   box.firstChild.max = total;
   box.firstChild.value = processed;
-  box.lastChild.textContent = t("readingOf", { done: number(processed), total: number(total), left: timeLeft(left) });
+  const read = t("readingOf", { done: number(processed), total: number(total) });
+  box.lastChild.textContent = left === undefined ? read : `${read}${t("comma")}${timeLeft(left)}`;
 }
 
 function drawThoughts(node, message, thinks, hurried) {
