@@ -158,6 +158,8 @@ def test_the_port_answers_while_a_model_is_fetched_and_then_the_model_does(qwenb
     assert (quarter["state"], quarter["model"], quarter["total_bytes"]) == ("fetching", "qwen3-0.6b", total)
     assert quarter["progress"] == quarter["bytes"] / total < 0.5
     assert int(retry_after(url, "/ready") or 0) >= 1
+    coming = until(url, lambda body: body.get("speed"))  # what will run it, and how fast at best, is said before it is there
+    assert (coming["state"], coming["isa"] in isa_available(), coming["threads"] >= 1) == ("fetching", True, True)
     status, refused = ask(url, "/tokenize", {"prompt": "abc"})
     assert (status, refused["error"]["code"]) == (503, "model_loading")
     assert "fetching" in refused["error"]["message"]

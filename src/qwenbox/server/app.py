@@ -19,6 +19,7 @@ from qwenbox.server.auth import ServiceKey, is_loopback, service_key
 from qwenbox.server.choice import Choice
 from qwenbox.server.conversations import Conversations
 from qwenbox.server.files import Files
+from qwenbox.server.forecast import Forecast
 from qwenbox.server.middleware import Auth, Guard, RequestLog, error_response
 from qwenbox.server.ollama import OllamaRoutes
 from qwenbox.server.pages import Pages
@@ -39,15 +40,17 @@ def create_app(
     archive: Archive,
     key: ServiceKey | None = None,
     choice: Choice | None = None,
+    forecast: Forecast | None = None,
     tasks: set[asyncio.Task[None]] | None = None,
 ) -> Starlette:
     """The service over the models of `shelf` and the conversations of `archive`. `key` is `service_key(settings)` where the caller has it already.
 
-    `choice` is there where the service itself chooses its model. `tasks` hold those that get some time to end when the service stops.
+    `choice` is there where the service itself chooses its model, `forecast` where it was told one. `tasks` hold those that get some time to end when
+    the service stops.
     """
     routes, pages = Routes(shelf, archive, request_timeout=settings.request_timeout, strict=settings.strict), Pages()
     ollama = OllamaRoutes(shelf, settings, pages)
-    routes.choice = choice
+    routes.choice, routes.forecast = choice, forecast
     shown = REASONING_FIELDS if settings.reasoning_field == "both" else (settings.reasoning_field,)
     dialects = {**DIALECTS, "/v1/chat/completions": CHAT._replace(writer=partial(ChatWriter, reasoning_fields=shown))}
     conversations = Conversations(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from qwenbox.hub import CATALOGUE, FIRST, announced_bytes, find, installed, loca
 from qwenbox.hub.catalogue import Packages
 from qwenbox.hub.sources import first_reachable, hubs
 from qwenbox.server.auth import is_from_here
+from qwenbox.server.forecast import isa_of, threads_of
 from qwenbox.server.routes import read_body
 from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import Stock
@@ -98,10 +98,6 @@ class Choice:
         self._switched: tuple[str, str] | None = None
         self._job: asyncio.Task[None] | None = None
         self._closed = threading.Event()
-
-    @property
-    def _threads(self) -> int:
-        return self._stock.settings.threads or len(os.sched_getaffinity(0))
 
     # --- from the start on --------------------------------------------------------------------------------------------
 
@@ -273,8 +269,8 @@ class Choice:
 
     async def _measure(self) -> None:
         settings = self._stock.settings
-        self._isa = await _beside(lambda: _variant(settings.isa))
-        self._machine, self._offers = await _beside(lambda: _weighed(self._threads))
+        self._isa = await _beside(lambda: isa_of(settings))
+        self._machine, self._offers = await _beside(lambda: _weighed(threads_of(settings)))
 
     def _best_here(self) -> Here | None:
         """The largest on the disk that fits and is fast enough, else the fastest that fits; what is for practice only comes last."""
@@ -478,7 +474,7 @@ class Choice:
         """What will run the default model, and tokens a second at best; None is not known yet, or of a model without a shape."""
         costs = next((one.costs for one in self._here if one.name == self._stock.default), None)
         offered = next((offer.speed for offer in self._offers if offer.name == self._stock.default), None)
-        return {"isa": self._isa, "threads": self._threads, "speed": _rounded(self._speed(costs) or offered)}
+        return {"isa": self._isa, "threads": threads_of(self._stock.settings), "speed": _rounded(self._speed(costs) or offered)}
 
     def view(self) -> dict[str, Any]:
         """What a person sees who has to choose. Sizes in bytes, speeds in tokens a second at best."""
@@ -548,12 +544,6 @@ async def _beside(work: Callable[[], _T]) -> _T:
 
     threading.Thread(target=run, name="qwenbox-choice", daemon=True).start()
     return await done
-
-
-def _variant(isa: str | None) -> str:
-    from qwenbox.kernels.native import isa_best
-
-    return isa or isa_best()
 
 
 def _weighed(threads: int) -> tuple[Machine, Sequence[Offer]]:

@@ -40,6 +40,7 @@ from qwenbox.wire.thinking_fields import thinking_votes
 
 if TYPE_CHECKING:
     from qwenbox.server.choice import Choice
+    from qwenbox.server.forecast import Forecast
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 BODY_SECONDS = 60.0
@@ -95,6 +96,8 @@ class Routes:
         """By the id of the HTTP request."""
         self.choice: Choice | None = None
         """Where the service itself chooses its model."""
+        self.forecast: Forecast | None = None
+        """Where it was told one."""
         self._attempts = Attempts()
 
     # --- generation ---------------------------------------------------------------------------------------------------
@@ -344,6 +347,8 @@ class Routes:
         body: dict[str, Any] = {"state": self._shelf.state(place), "model": place.name}
         if self.choice is not None:
             body |= {"choice": self.choice.phase, **self.choice.prediction()}
+        elif self.forecast is not None:
+            body |= self.forecast.prediction()
         if place.llm is None:
             return body
         state, info = place.llm.engine.state(), place.llm.engine.info()

@@ -21,6 +21,7 @@ from qwenbox.llm import READY_POLL_SECONDS, LocalLLM
 from qwenbox.server.app import create_app
 from qwenbox.server.auth import ServiceKey, is_loopback, local_url, service_key
 from qwenbox.server.choice import Choice
+from qwenbox.server.forecast import Forecast
 from qwenbox.server.middleware import LogLines, log
 from qwenbox.server.ollama import PORT as OLLAMA_PORT
 from qwenbox.server.protocol import Protocol
@@ -42,7 +43,14 @@ class Service:
     """`llm`, and the other models of `source`, behind HTTP. The socket listens from the start on, so `url` is known before anything runs."""
 
     def __init__(
-        self, llm: LocalLLM | None, settings: Settings, source: Source | None = None, choice: Choice | None = None, *, next_port: bool = False
+        self,
+        llm: LocalLLM | None,
+        settings: Settings,
+        source: Source | None = None,
+        choice: Choice | None = None,
+        *,
+        forecast: Forecast | None = None,
+        next_port: bool = False,
     ) -> None:
         """Without `llm`, `choice` decides which of the source's models answers. `next_port`: where the port is taken, the next one is as good."""
         source = source or Stock(settings, None if llm is None else llm.metrics)
@@ -55,7 +63,7 @@ class Service:
         self.port: int = self._sockets[0].getsockname()[1]
         tasks: set[asyncio.Task[None]] = set()
         config = uvicorn.Config(
-            create_app(self.shelf, settings, self.archive, self.key, choice, tasks),
+            create_app(self.shelf, settings, self.archive, self.key, choice, forecast, tasks),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -150,7 +158,9 @@ def serve(settings: Settings, *, started: Callable[[Service], None] | None = Non
     ask_slice(FRONT_SECONDS)
     stock = Stock(settings)  # a wrong name is known before the port is open
     with stock.open(stock.default) as llm:
-        service = Service(llm, settings, stock)
+        forecast = Forecast(stock)
+        service = Service(llm, settings, stock, forecast=forecast)
+        forecast.begin()
         if started is not None:
             started(service)
         threading.Thread(target=_watch, args=(llm, service), name="qwenbox-watch", daemon=True).start()
