@@ -1,12 +1,14 @@
 """How near are 4-bit models to what they were made from? Ours by each method, and llama.cpp's of the same reference, in one table.
 
-    python bench/quality.py [MODEL] [--rows R,R] [--measures quality,speed,variants] [--tokens N] [--window W] [--calibration-tokens N] [--json]
+    python bench/quality.py [MODEL] [--rows R,R] [--measures M,M] [--tokens N] [--window W] [--calibration-tokens N] [--json]
 
 MODEL is a catalogue name, a `.gguf` file, a directory in bf16, or `thinker` (tests/fixtures). The reference is the model in bf16: a GGUF file is
 dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `awq+gptq` by `qwenbox quantize` (groups of 128), `q4_0` and
 `q4_k_m` by llama-quantize (`python bench/peers.py --prepare llama.cpp`, or --llama-quantize); `int4` is the reference with `--weights int4`.
 `quality`: divergence and perplexity as `qwenbox eval` has them, on a text that no calibration saw. `speed`: `qwenbox bench`, all rows in this engine.
 `variants`: whether the awq row puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
+`code`, `choice`, `generate`: the tasks under bench/data by `qwenbox eval`, for the thinker `sums`; each row is compared with the reference problem
+by problem. Answers stay in build/quality/<model>/answers.
 Each measurement becomes a line of bench/results/quality-<model>-<machine>.csv at once (quality: those of all rows, for which the reference runs
 once), so an interrupted run goes on where it stopped; to measure anew, remove its lines. The table (.md) and the picture (.svg) are made anew at the
 end.
@@ -15,6 +17,7 @@ end.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import random
@@ -37,6 +40,8 @@ from bench.machine import commit, local_file, machine_name, run, say  # noqa: E4
 from bench.table import Table, markdown, number  # noqa: E402
 from qwenbox.engine.options import EngineOptions, open_model  # noqa: E402
 from qwenbox.evaluate.divergence import divergences  # noqa: E402
+from qwenbox.evaluate.interval import Estimate  # noqa: E402
+from qwenbox.evaluate.tasks import retention  # noqa: E402
 from qwenbox.evaluate.text import token_ids  # noqa: E402
 from qwenbox.kernels.native import isa_available  # noqa: E402
 from qwenbox.llm import open_chat  # noqa: E402
@@ -52,19 +57,26 @@ REFERENCE = "bf16"
 METHODS = ("rtn", "gptq", "awq", "awq+gptq")
 LLAMA = ("q4_0", "q4_k_m")
 ROWS = (REFERENCE, "int4", *METHODS, *LLAMA)
-MEASURES = ("quality", "speed", "variants")
+TASKS = ("code", "choice", "generate", "sums")
+MEASURES = ("quality", "speed", "variants", *TASKS)
+SUMS = 400
 SERVED = "awq"
 """The row whose logits are compared between the variants of the processor."""
 PROMPTS, PROMPT_TOKENS = 50, 64
+ASKED = 0.95
+"""Of the reference's score; a line in the picture."""
+CALIBRATING = 1000
+"""Sums that calibrate for the thinker."""
 FIELDS = ["date", "commit", "model", "row", "measure", "setting", "bytes", "linear_bits", "numbers"]
-HELD_OUT = ROOT / "bench" / "data" / "heldout.txt"
+DATA = ROOT / "bench" / "data"
+HELD_OUT = DATA / "heldout.txt"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="qwen2.5-coder-0.5b", metavar="MODEL")
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--measures", default=",".join(MEASURES))
+    parser.add_argument("--measures", help=f"of {', '.join(MEASURES)}; otherwise all that suit the model")
     parser.add_argument("--tokens", type=int, default=8192, help="of the text")
     parser.add_argument("--window", type=int, default=512, help="tokens that a model sees at once; they move by half of it")
     parser.add_argument("--calibration-tokens", type=int, default=16384)
@@ -73,6 +85,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--json", action="store_true", help="only the JSON line on standard output")
     asked = parser.parse_args()
+    unfit = ("code", "choice", "generate") if asked.model == "thinker" else ("sums",)
+    asked.measures = asked.measures or ",".join(measure for measure in MEASURES if measure not in unfit)
     for words, known in ((asked.rows, ROWS), (asked.measures, MEASURES)):
         if unknown := set(words.split(",")) - set(known):
             raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
@@ -84,6 +98,7 @@ def main() -> None:
         "quality": f"{asked.tokens} tokens, window {asked.window}",
         "speed": "128 + 64 tokens",
         "variants": f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens",
+        **{task: told_problems(models.problems(task)) for task in TASKS},
     }
 
     def add(row: str, measure: str, numbers: dict[str, Any]) -> None:
@@ -105,6 +120,8 @@ def main() -> None:
                     add(row, measure, numbers)
             for row in rows if measure == "speed" else []:
                 add(row, measure, speed(*models.made(row)))
+            for row in rows if measure in TASKS else []:
+                add(row, measure, models.answered(row, measure))
             if measure == "variants" and SERVED in rows:
                 add(SERVED, measure, models.variants(models.made(SERVED)[0]))
     finally:
@@ -177,7 +194,7 @@ class Models:
         if self._source != thinker.MODEL:
             return "builtin"
         path = self._folder / "calibration.jsonl"
-        lines = ({"kind": "chat", "messages": list(turns), "thinking": True} for turns in dialogues(1, 1000))
+        lines = ({"kind": "chat", "messages": list(turns), "thinking": True} for turns in dialogues(1, CALIBRATING))
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
         return str(path)
 
@@ -199,6 +216,28 @@ class Models:
         found = {row: one.numbers() for row, one in zip(others, measured, strict=True)}
         itself = dict.fromkeys(("kl_mean", "kl_mean_low", "kl_mean_high"), 0.0) | {"top1_agreement": 1.0} | measured[0].reference_perplexity.numbers()
         return {row: found.get(row, itself) for row in rows}
+
+    def problems(self, task: str) -> Path:
+        """The sums of the thinker are of four to six numbers, which it was not trained on, and not among those that calibrate."""
+        if task != "sums":
+            return DATA / f"{task}.jsonl"
+        seen = {one.thought for one in sums(1, CALIBRATING)}
+        new = {one.thought: one for one in thinker.sums(3, 2 * SUMS, (4, 5, 6)) if one.thought not in seen}
+        lines = ({"id": number, "question": one.text, "answer": one.answer, "match": "number"} for number, one in enumerate(new.values()))
+        path = self._folder / "sums.jsonl"
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in itertools.islice(lines, SUMS)), encoding="utf-8")
+        return path
+
+    def answered(self, row: str, task: str) -> dict[str, Any]:
+        """`qwenbox eval` of the row alone, and which problems are `right`: a character each, in their order."""
+        path, weights = self.made(row)
+        folder = self._folder / "answers" / f"{row}-{task}"
+        words = ["--thinking", "on", "--answer-tokens", "256", "--task", "generate"] if task == "sums" else ["--task", task]
+        words += ["--data", str(self.problems(task)), "--report", str(folder), *(["--weights", weights] if weights else [])]
+        qwenbox("eval", str(path), *words)
+        (found,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+        names = ("score", "score_low", "score_high", "new_tokens", "cut", "seconds")
+        return {name: found[name] for name in names} | {"right": "".join(str(int(item["right"])) for item in found["items"])}
 
     def variants(self, path: Path) -> dict[str, Any]:
         """Of all variants against the first. Their products of quantised weights are the same bits and the row has no others, so the bound between
@@ -227,11 +266,15 @@ class Models:
         return {"variants": list(sums), **counts}
 
 
-def dialogues(seed: int, count: int) -> Iterator[Sequence[dict[str, str]]]:
-    """Sums with their thoughts, as the thinker was trained on; with another seed, others."""
+def sums(seed: int, count: int) -> Iterator[thinker.Question]:
+    """Of two to six numbers; with another seed, others."""
     chance = random.Random(seed)
-    for index in range(count):
-        one = thinker.sum_of(chance, 2 + index % (thinker.MAX_TERMS - 1), held_out=True)
+    return (thinker.sum_of(chance, 2 + index % (thinker.MAX_TERMS - 1), held_out=True) for index in range(count))
+
+
+def dialogues(seed: int, count: int) -> Iterator[Sequence[dict[str, str]]]:
+    """Sums with their thoughts, as the thinker was trained on."""
+    for one in sums(seed, count):
         yield {"role": "user", "content": one.text}, {"role": "assistant", "content": f"<think>\n{one.thought}\n</think>\n\n{one.answer}"}
 
 
@@ -281,6 +324,12 @@ def speed(path: Path, weights: str | None) -> dict[str, float]:
     return {name: told[name] for name in names}
 
 
+def told_problems(path: Path) -> str:
+    """How many, and which: by a few digits of the file's SHA-256."""
+    text = path.read_bytes()
+    return f"{len(text.splitlines())} problems ({hashlib.sha256(text).hexdigest()[:8]})"
+
+
 def qwenbox(*words: str) -> str:
     return run([sys.executable, "-m", "qwenbox", *words], env={"PYTHONPATH": str(ROOT / "src")})
 
@@ -307,7 +356,8 @@ def summary(table: Table, model: str, row: str, settings: dict[str, str]) -> dic
     for measure in MEASURES:
         found = table.find({"model": model, "row": row, "measure": measure, "setting": settings[measure]})
         if found is not None:
-            numbers |= json.loads(found["numbers"]) | {name: found[name] for name in ("bytes", "linear_bits", "commit")}
+            told = json.loads(found["numbers"])
+            numbers |= ({measure: told} if measure in TASKS else told) | {name: found[name] for name in ("bytes", "linear_bits", "commit")}
     return numbers
 
 
@@ -338,8 +388,9 @@ def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict
 * rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128, {calibration} tokens of calibration; embedding and head are fp16.
   q4_0, q4_k_m: llama-quantize, without an importance matrix. int4: the reference, rounded on load with `--weights int4`; MB are the reference's.
 * bits: of the matrices in the layers, with scales. Speed: {settings["speed"]}, medians of 5, all in this engine.
-* Sources: {", ".join(sorted({numbers["commit"] for numbers in found.values()}))}.
+{tasks_told(found, settings)}* Sources: {", ".join(sorted({numbers["commit"] for numbers in found.values()}))}.
 """
+    text += claim(found)
     if "decode_tok_s" in found.get("awq", {}) and "decode_tok_s" in found.get("int4", {}):
         text += f"* awq decodes at {found['awq']['decode_tok_s'] / found['int4']['decode_tok_s']:.3f} of the speed of int4.\n"
     if "variants" in (served := found.get(SERVED, {})):
@@ -352,26 +403,95 @@ def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict
     return text
 
 
+def retained(found: dict[str, dict[str, Any]], row: str, task: str) -> dict[str, float]:
+    """Of the reference's score, where both were measured."""
+    if row == REFERENCE or not all(task in found.get(one, {}) for one in (row, REFERENCE)):
+        return {}
+    mine, other = ([mark == "1" for mark in found[one][task]["right"]] for one in (row, REFERENCE))
+    return retention(mine, other)
+
+
+def tasks_told(found: dict[str, dict[str, Any]], settings: dict[str, str]) -> str:
+    """A table for each task that was measured."""
+    text = ""
+    for task in TASKS:
+        rows = []
+        for row, numbers in found.items():
+            if task not in numbers:
+                continue
+            told, kept = numbers[task], retained(found, row, task)
+            cells = [
+                with_bounds(told, "score"),
+                *([with_bounds(kept, "retention"), str(kept["lost"]), str(kept["gained"])] if kept else ["", "", ""]),
+            ]
+            rows.append([row, *cells, str(told["cut"]), f"{told['new_tokens'] / told['seconds']:.0f}"])
+        if rows:
+            header = [task, "right", "retention", "lost", "gained", "cut", "tokens/s"]
+            text += f"\n{settings[task]}:\n\n" + markdown(header, rows) + "\n"
+    if text:
+        text += (
+            "* Retention: the row's score over the reference's, on the same problems, which are resampled together; lost are problems that only the\n"
+            "  reference solved, gained those that only the row did. cut: answers that were too long. tokens/s: of answers, tests included.\n"
+        )
+    return text
+
+
+def claim(found: dict[str, dict[str, Any]]) -> str:
+    """Bytes, speed and scores of the served row against the reference, in one line."""
+    served, reference = found.get(SERVED, {}), found.get(REFERENCE, {})
+    said = []
+    if "weights_bytes" in served and "weights_bytes" in reference:
+        said.append(f"{served['weights_bytes'] / reference['weights_bytes']:.2f} of the bytes in memory")
+        said.append(f"{served['decode_tok_s'] / reference['decode_tok_s']:.2f} times the speed of decoding")
+    for task in TASKS:
+        if kept := retained(found, SERVED, task):
+            said.append(f"{with_bounds(kept, 'retention')} of the score in {task}")
+    return f"* {SERVED} against {REFERENCE}: {', '.join(said)}.\n" if said else ""
+
+
 def plot(model: str, found: dict[str, dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = {row: numbers for row, numbers in found.items() if row != REFERENCE and "kl_mean" in numbers}
-    if not rows:
+    parts = {"KL to the reference, nats a token": {row: estimate(n, "kl_mean") for row, n in found.items() if row != REFERENCE and "kl_mean" in n}}
+    for task in TASKS:
+        kept = {row: retained(found, row, task) for row in found}
+        parts[f"{task}: share of the reference's score"] = {row: estimate(one, "retention") for row, one in kept.items() if one}
+    parts = {label: rows for label, rows in parts.items() if rows}
+    if not parts:
         return
-    figure, axes = pyplot.subplots(figsize=(6.5, 0.5 * len(rows) + 1.3), layout="constrained")
-    values = [numbers["kl_mean"] for numbers in rows.values()]
-    ends = [[n["kl_mean"] - n["kl_mean_low"] for n in rows.values()], [n["kl_mean_high"] - n["kl_mean"] for n in rows.values()]]
-    axes.barh(list(rows), values, xerr=ends, color=["#2f6f4f" if row in METHODS else "#8a8f98" for row in rows], capsize=3)
-    axes.invert_yaxis()
-    axes.set_xlabel("KL to the reference, nats a token")
-    axes.set_title(model)
-    for place, value in enumerate(values):
-        axes.annotate(number(value * 1000) + " m", (value, place), xytext=(4, -10), textcoords="offset points", fontsize=8)
+    heights = [0.45 * len(rows) + 0.9 for rows in parts.values()]
+    figure, axes = pyplot.subplots(len(parts), figsize=(6.5, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained")
+    figure.suptitle(model)
+    for place, (label, rows) in zip(axes[:, 0], parts.items(), strict=True):
+        values = [one.value for one in rows.values()]
+        ends = [[one.value - one.low for one in rows.values()], [one.high - one.value for one in rows.values()]]
+        colours = ["#2f6f4f" if row in METHODS else "#8a8f98" for row in rows]
+        if label.startswith("KL"):
+            place.barh(list(rows), values, xerr=ends, color=colours, capsize=3)
+        else:
+            place.axvline(1.0, color="#c8ccd2", zorder=0)
+            place.axvline(ASKED, color="#c8ccd2", linestyle=":", zorder=0)
+            place.errorbar(values, list(rows), xerr=ends, fmt="none", ecolor="#555", capsize=3)
+            place.scatter(values, list(rows), color=colours, zorder=3)
+        place.invert_yaxis()
+        place.set_xlabel(label)
+        for index, value in enumerate(values):
+            text = number(value * 1000) + " m" if label.startswith("KL") else f"{value:.3f}"
+            place.annotate(text, (value, index), xytext=(4, -10), textcoords="offset points", fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+
+
+def with_bounds(numbers: dict[str, Any], name: str) -> str:
+    return "{:.3f} ({:.3f}–{:.3f})".format(*estimate(numbers, name))
+
+
+def estimate(numbers: dict[str, Any], name: str) -> Estimate:
+    """A number of the table with its bounds."""
+    return Estimate(numbers[name], numbers[f"{name}_low"], numbers[f"{name}_high"])
 
 
 if __name__ == "__main__":

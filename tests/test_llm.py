@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -204,6 +206,13 @@ def test_a_batch_never_asks_more_of_the_engine_than_it_takes(llm, engine, monkey
     monkeypatch.setattr(engine, "submit", lambda plan, deliver: (submit(plan, deliver), running.append(engine.num_running)))
     assert len(llm.batch([f"question {i}" for i in range(20)])) == 20
     assert max(running) <= 7
+
+
+def test_a_long_answer_of_a_batch_keeps_nobody_waiting(llm, engine):
+    engine.max_requests, engine.step_seconds = 3, 0.001
+    engine.script = Script(reply=lambda plan: [*b"a" * (3000 if ord("#") in plan.prompt_ids else 2), 258])
+    with closing(llm.replies(["#", *("short" for _ in range(10))])) as replies:
+        assert sorted(index for index, _ in islice(replies, 10)) == list(range(1, 11))
 
 
 def test_a_batch_may_be_larger_than_the_queue(llm, engine):

@@ -14,7 +14,6 @@ import secrets
 import threading
 import time
 import weakref
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -169,16 +168,27 @@ class LocalLLM:
     def replies(
         self, conversations: Sequence[str | Sequence[Message | Mapping[str, Any]]], **params: Any
     ) -> Generator[tuple[int, Reply], None, None]:
-        """`batch`, each answer with its number as soon as it is whole. Closing the iterator ends the others."""
+        """`batch`, each answer with its number as soon as it is whole, which makes room for the next. Closing the iterator ends the others."""
         asked = request_params(params)
-        prompts = [self.chat_prompt(as_messages(messages), (), asked) for messages in conversations]
-        room = self._info.max_requests
-        for first in range(0, len(prompts), room):
-            events: dict[int, list[Event]] = defaultdict(list)
-            for index, event in self._indexed_events(prompts[first : first + room], asked, chat=True):
-                events[index].append(event)
-                if event.kind in ("finish", "error"):
-                    yield first + index, reply(events.pop(index))
+        waiting = enumerate([self.chat_prompt(as_messages(messages), (), asked) for messages in conversations])
+        running: dict[int, tuple[Generation, list[Event]]] = {}
+        bell = threading.Event()
+        try:
+            while True:
+                for index, prompt in itertools.islice(waiting, self._info.max_requests - len(running)):
+                    running[index] = self.start([prompt], asked, bell.set, chat=True), []
+                if not running:
+                    return
+                bell.wait(TICK_SECONDS)
+                bell.clear()
+                for index, (generation, events) in tuple(running.items()):
+                    events += [event for _, event in generation.take()]
+                    if generation.finished:
+                        del running[index]
+                        yield index, reply(events)
+        finally:
+            for generation, _ in running.values():
+                generation.close()
 
     def close(self) -> None:
         self.metrics.engines.pop(self.name, None)
@@ -386,16 +396,13 @@ class LocalLLM:
         return tuple(id for id in ids if id is not None and tokenizer.is_special(id))
 
     def _events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[Event]:
-        return (event for _, event in self._indexed_events(prompts, params, chat=chat))
-
-    def _indexed_events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[tuple[int, Event]]:
         bell = threading.Event()
         generation = self.start(prompts, params, bell.set, chat=chat)
         try:
             while not generation.finished:
                 bell.wait(TICK_SECONDS)
                 bell.clear()
-                yield from generation.take()
+                yield from (event for _, event in generation.take())
         finally:
             generation.close()
 

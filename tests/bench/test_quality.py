@@ -50,6 +50,20 @@ def test_rows_are_measured_once_and_told_in_one_table(monkeypatch: pytest.Monkey
     assert stem.with_suffix(".svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
+def test_sums_that_calibrated_nothing_are_asked_of_each_row_and_paired_with_the_reference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(quality, "SUMS", 40)
+    rows = run(monkeypatch, capsys, tmp_path, "--rows", "bf16,int4", "--measures", "sums")
+    assert all(len(rows[row]["sums"]["right"]) == 40 for row in ("bf16", "int4"))  # type: ignore[index]
+    kept = quality.retained(rows, "int4", "sums")
+    assert kept["retention_low"] <= kept["retention"] <= kept["retention_high"] and quality.retained(rows, "bf16", "sums") == {}
+    text = (tmp_path / f"quality-thinker-{machine_name()}.md").read_text(encoding="utf-8")
+    assert "| sums | right | retention |" in text and "40 problems (" in text
+    asked = {json.loads(line)["question"] for line in (tmp_path / "made" / "thinker" / "sums.jsonl").read_text(encoding="utf-8").splitlines()}
+    assert asked.isdisjoint(one.text for one in quality.sums(1, quality.CALIBRATING))
+
+
 def test_a_gguf_file_made_of_a_directory_has_its_tokens(tmp_path: Path) -> None:
     models = quality.Models(thinker.MODEL, tmp_path, 512, tmp_path / "nothing")
     path = models.in_bf16()

@@ -38,7 +38,10 @@ def test_the_thinker_with_and_without_thoughts_is_compared_problem_by_problem(qw
     assert on["score"] > off["score"] and on["score_low"] <= on["score"] <= on["score_high"]
     (compared,) = found["comparisons"]
     assert compared["difference"] == pytest.approx(on["score"] - off["score"])
+    assert compared["retention"] == pytest.approx(on["score"] / off["score"])
+    assert compared["gained"] - compared["lost"] == on["right"] - off["right"]
     text, results = report_of(qwenbox.folder / "out")
+    assert "| retention " in text and "Retention:" in text
     assert "thinker, thinking on" in text and f"{on['right']} of 20" in text
     assert [len(one["items"]) for one in results["results"]] == [20, 20]  # type: ignore[attr-defined]
 

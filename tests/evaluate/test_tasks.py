@@ -48,6 +48,17 @@ def test_progress_counts_the_answers_and_those_that_are_too_long_are_counted_as_
     assert (score.cut, score.new_tokens, score.share.value) == (4, 8, 0.0)
 
 
+def test_what_is_retained_is_paired_so_its_interval_is_narrower_than_those_of_the_scores() -> None:
+    reference = [index % 10 < 6 for index in range(300)]
+    right = [one != (index % 30 == 1) for index, one in enumerate(reference)]  # ten of the hundred and eighty are lost
+    told = tasks.retention(right, reference)
+    assert (told["lost"], told["gained"]) == (10, 0)
+    assert told["retention"] == pytest.approx(170 / 180) and told["difference"] == pytest.approx(-10 / 300)
+    assert told["retention_low"] < told["retention"] < told["retention_high"] <= 1
+    assert 0.05 < told["retention_high"] - told["retention_low"] < 0.08  # apart: 0.19
+    assert tasks.retention(reference, reference)["retention_low"] == 1
+
+
 class Tabled:
     """The next token depends on the one before it alone."""
 

@@ -57,11 +57,10 @@ class Divergence:
     def numbers(self) -> dict[str, float]:
         numbers: dict[str, float] = {"tokens": self.tokens}
         for name, estimate in (("kl_mean", self.kl.estimate()), ("top1_agreement", self.agreement.estimate())):
-            numbers |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            numbers |= estimate.numbers(name)
         known = np.percentile(self.token_kl, PERCENTILES) if self.tokens else [math.nan] * len(PERCENTILES)
         numbers |= {f"kl_p{percent:g}": float(value) for percent, value in zip(PERCENTILES, known, strict=True)}
-        ratio = self.perplexity_ratio()
-        numbers |= {"kl_max": self.kl_max, "perplexity_ratio": ratio.value, "perplexity_ratio_low": ratio.low, "perplexity_ratio_high": ratio.high}
+        numbers |= {"kl_max": self.kl_max} | self.perplexity_ratio().numbers("perplexity_ratio")
         return numbers | {"reference_perplexity": self.reference_perplexity.perplexity} | self.perplexity.numbers()
 
 

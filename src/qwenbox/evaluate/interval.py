@@ -36,6 +36,10 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.4g}" + ("" if math.isnan(self.low) else f" [{self.low:.4g}, {self.high:.4g}]")
 
+    def numbers(self, name: str) -> dict[str, float]:
+        """For programs."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 @dataclass(frozen=True, eq=False)
 class Mean:

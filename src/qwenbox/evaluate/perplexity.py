@@ -42,9 +42,8 @@ class Perplexity:
         return exp_estimate(self.likelihood.minus(other.likelihood))
 
     def numbers(self) -> dict[str, float]:
-        low, high = self.estimate()[1:]
         sizes = {"window": self.window, "stride": self.stride, "windows": len(self.likelihood.sums)}
-        return {"tokens": self.tokens, "nll": self.nll, "perplexity": self.perplexity, "perplexity_low": low, "perplexity_high": high, **sizes}
+        return {"tokens": self.tokens, "nll": self.nll, **self.estimate().numbers("perplexity"), **sizes}
 
 
 def exp_estimate(estimate: Estimate) -> Estimate:

@@ -16,7 +16,7 @@ from .divergence import Divergence
 from .interval import RESAMPLES, Estimate
 from .layers import LayerError
 from .perplexity import Perplexity
-from .tasks import Score
+from .tasks import Score, retention
 
 Outcome = Perplexity | Divergence | Score
 
@@ -79,6 +79,8 @@ class Report:
             f"Intervals hold the middle 95 % of {RESAMPLES:,} bootstrap means; their units are {_UNITS[self.task]}. "
             "Comparisons are paired: both models were measured on the same units, which were resampled alike."
         )
+        if any("retention" in row for row in self.comparisons()):
+            explained += " Retention: the share of the other's score; lost are problems that only the other one solved, gained those that it did not."
         plot = picture.bars(self.title, [(_label(result), result.main) for result in self.results])
         _write(folder, f"# {self.title}\n\n{self.table()}\n\n![plot](plot.svg)\n\n{explained}\n", numbers, plot)
 
@@ -175,21 +177,20 @@ def _comparison(result: Result, base: Result) -> dict[str, Any]:
     mine, other = result.outcome, base.outcome
     names = {"model": _label(result), "with": _label(base)}
     if isinstance(mine, Perplexity) and isinstance(other, Perplexity):
-        return names | _bounds("ratio", mine.over(other))
+        return names | mine.over(other).numbers("ratio")
     if isinstance(mine, Divergence) and isinstance(other, Divergence):
-        return names | _bounds("difference", mine.kl.minus(other.kl)) | _bounds("ratio", mine.kl.over(other.kl))
+        return names | mine.kl.minus(other.kl).numbers("difference") | mine.kl.over(other.kl).numbers("ratio")
     if isinstance(mine, Score) and isinstance(other, Score):
-        return names | _bounds("difference", mine.share.minus(other.share)) | _bounds("ratio", mine.share.over(other.share))
+        return names | retention([item.right for item in mine.items], [item.right for item in other.items])
     raise TypeError("only results of one task can be compared")
-
-
-def _bounds(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _words(row: Mapping[str, Any]) -> dict[str, str]:
     words = {name: row[name] for name in ("model", "with")}
-    return words | {name: str(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])) for name in ("difference", "ratio") if name in row}
+    for name in ("difference", "ratio", "retention"):
+        if name in row:
+            words[name] = str(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"]))
+    return words | {name: str(row[name]) for name in ("lost", "gained") if name in row}
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:

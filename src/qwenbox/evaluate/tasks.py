@@ -57,9 +57,17 @@ class Score:
         return Mean.of([(float(item.right), 1.0) for item in self.items])
 
     def numbers(self) -> dict[str, float]:
-        estimate = self.share.estimate()
         counts = {"right": sum(item.right for item in self.items), "problems": len(self.items), "new_tokens": self.new_tokens, "cut": self.cut}
-        return {"score": estimate.value, "score_low": estimate.low, "score_high": estimate.high, **counts, "seconds": self.seconds}
+        return {**self.share.estimate().numbers("score"), **counts, "seconds": self.seconds}
+
+
+def retention(right: Sequence[bool], reference: Sequence[bool]) -> dict[str, float]:
+    """What became of the reference's score, problem by problem, which makes the intervals paired: the difference of the shares that are right, the
+    share that is retained, and how many problems are lost (only the reference solved them) and gained."""
+    mine, other = (Mean.of([(float(one), 1.0) for one in marks]) for marks in (right, reference))
+    changed = [one - another for one, another in zip(right, reference, strict=True)]
+    intervals = mine.minus(other).numbers("difference") | mine.over(other).numbers("retention")
+    return {**intervals, "lost": changed.count(-1), "gained": changed.count(1)}
 
 
 def choose(model: Scorable, chat: ChatFormat, problems: Sequence[Choice], progress: Progress = lambda done: None) -> Score:
