@@ -18,15 +18,20 @@ import pytest
 
 from qwenbox.errors import UsageError
 from qwenbox.evaluate.divergence import divergence
+from qwenbox.kernels import quants
 from qwenbox.llm import open_chat
-from qwenbox.model.load import load_model
-from qwenbox.quantize.calibration import load
+from qwenbox.model.load import Backend, load_model
+from qwenbox.quantize.calibration import Calibration, load
 from qwenbox.quantize.quantize import Options, quantize
 from qwenbox.quantize.source import read_source
+from qwenbox.types import Batch, PackedTensor, Span
+from qwenbox.weights import read_directory
+from qwenbox.weights.packed import unpack
 from tests.cli.command import Command
 from tests.thinker import MODEL
 from tests.tiny import tiny_gguf
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 DIALOGUE = "What is 12+7+30?<|im_end|>12+7=19 19+30=49 The answer is 49. Is 17 even or odd? 17 is odd. 计算3+4。3+4=7 "
 
 
@@ -67,6 +72,46 @@ def test_each_method_writes_a_checkpoint_that_loads_and_calibrated_ones_are_near
     assert sum(len(data) for name, data in written.items() if name.endswith(".safetensors")) == facts["bytes"]
     assert len(facts["errors"]) == 4 * 7
     assert written["tokenizer.json"] == (MODEL / "tokenizer.json").read_bytes()
+
+
+def test_eight_bits_are_written_as_gptq_and_are_the_numbers_that_rounding_on_load_makes(qwenbox: Command) -> None:
+    done = qwenbox("quantize", MODEL, "rtn", "--bits", 8, timeout=900)
+    assert done.returncode == 0, done.stderr
+    written = files(qwenbox.folder / "rtn")
+    described = json.loads(written["config.json"])["quantization_config"]
+    assert (described["quant_method"], described["bits"], described["sym"], described["desc_act"]) == ("gptq", 8, True, False)
+    assert "8 bits, a scale each 128 inputs" in written["README.md"].decode()
+    assert sum(len(data) for name, data in written.items() if name.endswith(".safetensors")) == json.loads(written["quantize.json"])["bytes"]
+
+    original, made = read_directory(MODEL).tensors, read_directory(qwenbox.folder / "rtn").tensors
+    matrices = {name: unpack(tensor) for name, tensor in made.items() if isinstance(tensor, PackedTensor)}
+    assert len(matrices) == 4 * 7
+    for name, tensor in matrices.items():
+        rounded = quants.round_tensor(original[name], "int8")
+        assert (tensor.kind, tensor.shape, tensor.data.tobytes()) == ("int8", rounded.shape, rounded.data.tobytes())
+    assert distance(qwenbox.folder / "rtn") < 0.005  # 0.13 with 4 bits
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "method"), [("qwen3_moe", 4, "awq+gptq"), ("qwen2_moe", 4, "awq"), ("qwen3_moe", 8, "gptq"), ("qwen2_moe", 8, "rtn")]
+)
+def test_a_mixture_of_experts_is_quantised_with_its_router_left_alone(name: str, bits: int, method: str, tmp_path: Path) -> None:
+    """Random weights; a part of it has 160 inputs, which is no multiple of what the runtime packs together."""
+    source, out = GOLDEN / name, tmp_path / "out"
+    ids = np.random.default_rng(5).integers(0, 256, (4, 64)).astype(np.int32)
+    quantize(read_source(source), out, Options(method, bits, 32), None if method == "rtn" else Calibration(ids, "random", "random"))
+    original, made = read_directory(source).tensors, read_directory(out).tensors
+    assert original.keys() == made.keys()
+    assert {key for key, tensor in made.items() if isinstance(tensor, PackedTensor)} == {key for key in made if "_proj.weight" in key}
+    exact, rounded = logits_of(source, ids[0]), logits_of(out, ids[0])
+    assert np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < (0.5 if bits == 4 else 0.05)
+    np.testing.assert_array_equal(rounded, logits_of(out, ids[0], "reference"))
+
+
+def logits_of(path: Path, ids: np.ndarray, backend: Backend = "native") -> np.ndarray:
+    options: dict[str, Any] = {"context_length": 64, "num_pages": 2, "max_batch_tokens": 64, "threads": 1}
+    with closing(load_model(path, weights="stored", backend=backend, **options)) as model:
+        return model.run(Batch(ids, [Span(0, len(ids), 0, np.arange(2, dtype=np.int32))], np.arange(len(ids), dtype=np.int32)))
 
 
 def test_a_killed_run_goes_on_and_writes_the_same_bytes(qwenbox: Command) -> None:
@@ -112,6 +157,7 @@ def test_what_cannot_be_done_is_said_and_touches_nothing(qwenbox: Command) -> No
         (("awq", "out", "--method", "rtn"), "quantised already (awq)"),
         ((MODEL, "out", "--method", "rtn", "--group", "48"), "--group 48"),
         ((MODEL, "out", "--method", "rtn", "--bits", "3"), "--bits 3"),
+        ((MODEL, "out", "--method", "awq", "--bits", "8"), "is for 4 bits"),
     ]
     for words, expected in cases:
         done = qwenbox("quantize", *words, timeout=600)

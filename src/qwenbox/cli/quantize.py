@@ -1,4 +1,4 @@
-"""`qwenbox quantize MODEL OUT`: a checkpoint with 4-bit weights, from a directory or a GGUF file."""
+"""`qwenbox quantize MODEL OUT`: a checkpoint with weights of 4 or 8 bits, from a directory or a GGUF file."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ class Method(StrEnum):
 def quantize(
     model: Model,
     out: Annotated[Path, typer.Argument(help="Directory to write; one that a killed run left is finished.", show_default=False)],
-    method: Annotated[Method, typer.Option(help="rtn rounds to nearest; the others watch the model with a calibration text.")] = Method.awq,
-    bits: Annotated[int, typer.Option(help="Of a weight: 4.")] = 4,
+    method: Annotated[
+        Method | None,
+        typer.Option(help="rtn rounds to nearest; the others watch the model with a calibration text.", show_default="awq with 4 bits, rtn with 8"),
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Of a weight: 4 or 8.")] = 4,
     group: Annotated[int, typer.Option(help="Inputs that share a scale: 128, 64 or 32.")] = 128,
     calibration: Annotated[str, typer.Option(help="A text, a JSONL file of texts and conversations, or builtin.")] = "builtin",
     tokens: Annotated[int, typer.Option(min=512, help="Read no more tokens of the calibration than this.")] = 16384,
 ) -> None:
     """Make a quantised checkpoint of a model, a layer at a time; run again after a kill, it goes on.
 
-    4 bits are written as AutoAWQ writes them: qwenbox, vLLM and transformers load the directory as it is.
+    4 bits are written as AutoAWQ writes them, 8 bits as GPTQ's programs do: qwenbox, vLLM and transformers load the directory as it is.
     """
     from qwenbox.llm import open_chat
     from qwenbox.quantize.calibration import load
@@ -42,7 +45,7 @@ def quantize(
     from qwenbox.quantize.source import read_source
     from qwenbox.settings import load_settings
 
-    options = Options(method.value, bits, group)
+    options = Options((method or (Method.rtn if bits == 8 else Method.awq)).value, bits, group)
     path = resolve(model, load_settings())
     source = read_source(path)
     text = load(calibration, open_chat(path), tokens) if options.calibrated else None

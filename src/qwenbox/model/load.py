@@ -404,7 +404,7 @@ def rounding(weights: str, backend: Backend, consumed: Consumed) -> Prepare:
 
 def _packed_natively(tensor: Tensor, kind: str) -> bool:
     """Whether the native runtime makes its panels of the other program's words itself."""
-    return isinstance(tensor, AwqTensor) and kind == tensor.kind
+    return isinstance(tensor, AwqTensor) and kind == tensor.kind and tensor.shape[1] % 128 == 0
 
 
 # --- random weights ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ METHODS = {
 def card(facts: Mapping[str, Any]) -> str:
     """Markdown. `facts` as `quantize.quantize` returns them; with "quality", figures by name, where some were measured."""
     calibration = facts["calibration"]
+    steps = "a scale and a zero" if facts["bits"] == 4 else "a scale"
     lines = [
         "---",
         f"base_model: {facts['model']}",
@@ -30,7 +31,7 @@ def card(facts: Mapping[str, Any]) -> str:
         "| | |",
         "|---|---|",
         f"| Method | {METHODS[facts['method']]} |",
-        f"| Weights | {facts['bits']} bits, a scale and a zero each {facts['group']} inputs; embedding, head, norms, biases and routers fp16 |",
+        f"| Weights | {facts['bits']} bits, {steps} each {facts['group']} inputs; embedding, head, norms, biases and routers fp16 |",
         f"| Size | {facts['bytes']:,} bytes, of {facts['source_bytes']:,} |",
     ]
     if calibration is None:

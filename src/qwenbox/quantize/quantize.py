@@ -1,6 +1,6 @@
 """A model into a quantised checkpoint, layer by layer: what runs between reading the source and writing the card.
 
-4 bits are written as AutoAWQ's "gemm" checkpoints, whatever the method. The result depends on the settings, the model and the calibration only.
+The result depends on the settings, the model and the calibration only.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from qwenbox.errors import ModelFormatError, UsageError
 from qwenbox.kernels.quants import dequantize
 from qwenbox.types import AnyArray, FloatArray, Tensor
-from qwenbox.weights.awq import pack
 from qwenbox.weights.safetensors import ArrayParts
 
 from .calibration import Calibration
 from .card import card
-from .grid import GROUPS, Grid, Rounded
+from .form import BITS, description, outputs_of_word, parts, parts_bytes
+from .grid import GROUPS, Grid
 from .layer import FloatLayer, float_layer
 from .method import METHODS, Result, quantize_layer, round_layer
 from .source import Source, embedded, pieces
@@ -50,8 +50,13 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageError(f"--method {self.method!r} is unknown; choose one of {', '.join(METHODS)}", param="method")
-        if self.bits != 4:
-            raise UsageError(f"--bits {self.bits} is not possible; 4 is", param="bits")
+        if self.bits not in BITS:
+            raise UsageError(f"--bits {self.bits} is not possible; {' and '.join(map(str, BITS))} are", param="bits")
+        if self.bits == 8 and METHODS[self.method].scales:
+            raise UsageError(
+                f"--method {self.method} is for 4 bits: with 8 there is so little to gain that its search makes weights worse; use rtn or gptq",
+                param="method",
+            )
         if self.group not in GROUPS:
             raise UsageError(f"--group {self.group} is not possible; choose one of {', '.join(map(str, GROUPS))}", param="group")
 
@@ -104,7 +109,7 @@ def quantize(
             else:
                 result = quantize_layer(layer, x, rotation, method, grid)
             last = index == config.num_layers - 1
-            target.finish_shard(_arrays(layer, result, index), _layer_report(result), None if last else x)
+            target.finish_shard(_arrays(layer, result, index, options.bits), _layer_report(result), None if last else x)
             report()
         facts = _facts(source, options, calibration, target)
         with target.writing():
@@ -114,15 +119,11 @@ def quantize(
 
 def needed_bytes(source: Source, options: Options, calibration: Calibration | None) -> int:
     """On the disk: the checkpoint, and twice what goes from one layer to the next."""
-    weights = sum(16 * parameters // 8 for parameters, role in _sizes(source) if role != "linear")
-    per_weight = (options.bits + (16 + options.bits) / options.group) / 8
-    weights += int(sum(per_weight * parameters for parameters, role in _sizes(source) if role == "linear"))
-    return weights + (0 if calibration is None else 2 * calibration.ids.size * source.config.hidden_size * 4)
-
-
-def _sizes(source: Source) -> Iterator[tuple[int, str]]:
+    weights = 0
     for part in source.network.parts():
-        yield int(np.prod(part.tensor.shape)), part.role
+        shape = part.tensor.shape
+        weights += parts_bytes(shape, options.bits, options.group) if part.role == "linear" else 2 * int(np.prod(shape))
+    return weights + (0 if calibration is None else 2 * calibration.ids.size * source.config.hidden_size * 4)
 
 
 def check_shapes(source: Source, grid: Grid) -> None:
@@ -130,10 +131,11 @@ def check_shapes(source: Source, grid: Grid) -> None:
     for part in source.network.parts():
         if part.role == "linear":
             rows, columns = part.tensor.shape
-            if columns % grid.group or rows % 8:
+            together = outputs_of_word(grid.bits)
+            if columns % grid.group or rows % together:
                 raise UsageError(
-                    f"{part.tensor.name} has {rows} outputs of {columns} inputs, which groups of {grid.group} and words of 8 outputs do not divide; "
-                    f"choose another --group of {', '.join(map(str, GROUPS))}",
+                    f"{part.tensor.name} has {rows} outputs of {columns} inputs, which words of {together} outputs and groups of {grid.group} "
+                    f"do not divide; choose another --group of {', '.join(map(str, GROUPS))}",
                     param="group",
                 )
 
@@ -174,11 +176,11 @@ def _half(values: FloatArray, name: str) -> AnyArray:
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     if not np.isfinite(half).all():
-        raise ModelFormatError(f"{name} holds numbers that fp16, the type of AWQ checkpoints, cannot hold")
+        raise ModelFormatError(f"{name} holds numbers that fp16, in which they are written, cannot hold")
     return half
 
 
-def _arrays(layer: FloatLayer, result: Result, index: int) -> dict[str, AnyArray]:
+def _arrays(layer: FloatLayer, result: Result, index: int, bits: int) -> dict[str, AnyArray]:
     prefix = f"model.layers.{index}"
     arrays: dict[str, AnyArray] = {}
 
@@ -191,16 +193,12 @@ def _arrays(layer: FloatLayer, result: Result, index: int) -> dict[str, AnyArray
     vector("self_attn.q_norm.weight", layer.query_norm)
     vector("self_attn.k_norm.weight", layer.key_norm)
     for linear in layer.linears:
-        arrays |= {f"{linear.module}.{part}": array for part, array in _packed(result.rounded[linear.module]).items()}
+        arrays |= {f"{linear.module}.{part}": array for part, array in parts(result.rounded[linear.module], bits).items()}
         if linear.bias is not None:
             arrays[f"{linear.module}.bias"] = _half(linear.bias, f"{linear.module}.bias")
     for router in layer.routers:
         arrays[f"{router.module}.weight"] = _half(router.weight, f"{router.module}.weight")
     return arrays
-
-
-def _packed(rounded: Rounded) -> dict[str, AnyArray]:
-    return pack(rounded.codes, rounded.steps.zeros.astype(np.uint8), rounded.steps.scales.astype(np.float16))
 
 
 def _layer_report(result: Result) -> dict[str, Any]:
@@ -233,16 +231,7 @@ def _documents(source: Source, options: Options, facts: Mapping[str, Any]) -> di
     if "dtype" in config:
         del config["torch_dtype"]
         config["dtype"] = "float16"
-    # As libraries match these, "mlp.gate" is the router and not "mlp.gate_proj", which experts have further down.
-    skipped = ["mlp.gate", "mlp.shared_expert_gate"] if source.config.experts is not None else None
-    config["quantization_config"] = {
-        "quant_method": "awq",
-        "bits": options.bits,
-        "group_size": options.group,
-        "version": "gemm",
-        "zero_point": True,
-        "modules_to_not_convert": skipped,
-    }
+    config["quantization_config"] = description(options.bits, options.group, experts=source.config.experts is not None)
     documents["config.json"] = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
     documents["quantize.json"] = json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
     documents["README.md"] = card(facts)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelFormatError, UnsupportedModelError
-from ..types import GptqTensor, Tensor
+from ..types import AnyArray, ByteArray, GptqTensor, Tensor
 from .blocks import blocks, codes_of_words, fp16_scales
 from .files import StoredArray
 from .schemes import OTHERWISE, Rule, check, kind_of, nothing, shown
@@ -118,3 +118,15 @@ def unpack(tensor: GptqTensor) -> Tensor:
     zeros = tensor.qzeros + _ONES[bits] if tensor.zeros_less_one else tensor.qzeros
     data = blocks(tensor.kind, tensor.qweight.T, codes_of_words(zeros, bits).T, fp16_scales(tensor.scales).T)
     return Tensor(tensor.name, tensor.kind, tensor.shape, data)
+
+
+def pack(codes: ByteArray, scales: npt.NDArray[np.float16]) -> dict[str, AnyArray]:
+    """The parts of a symmetric matrix of 8 bits, in version 1, with codes [rows, columns] and scales [rows, groups]; both multiples of 4."""
+    rows, columns = codes.shape
+    groups = scales.shape[1]
+    return {
+        "qweight": np.ascontiguousarray(codes.view("<i4").T),
+        "qzeros": np.full((groups, rows // 4), 0x7F7F7F7F, np.int32),
+        "scales": np.ascontiguousarray(scales.T),
+        "g_idx": np.arange(columns, dtype=np.int32) // (columns // groups),
+    }
