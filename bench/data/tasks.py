@@ -1,6 +1,7 @@
 """Writes the tasks of `qwenbox eval` beside this file: `python -m bench.data.tasks`. Own questions, the same files each time; a test compares.
 
-`code.jsonl` comes from problems.py, `choice.jsonl` from facts.txt (question, right answer, wrong ones), `generate.jsonl` is made from a seed.
+`code.jsonl` comes from the modules under problems, `choice.jsonl` from facts.txt (question, right answer, wrong ones), `generate.jsonl` is made
+from a seed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SEED = 11
+PROBLEMS = ("mixed", "text", "numbers", "sequences", "records", "simulations")
 Task = dict[str, Any]
 
 
 def code() -> Iterator[Task]:
-    """Each function of problems.py: signature and docstring as the question, its body as the solution, and what its test runs."""
-    source = (HERE / "problems.py").read_text(encoding="utf-8")
+    for name in PROBLEMS:
+        yield from functions_of((HERE / "problems" / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def functions_of(source: str) -> Iterator[Task]:
+    """Each function: signature and docstring as the question, its body as the solution, and what its test runs."""
     lines = source.splitlines(keepends=True)
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     for name, node in functions.items():

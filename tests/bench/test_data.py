@@ -31,7 +31,7 @@ def passes(source: str, task: dict[str, Any]) -> bool:
 
 def test_every_code_problem_is_solved_by_its_solution_and_by_no_wrong_answer() -> None:
     problems = list(tasks.code())
-    assert len(problems) >= 120 and len({problem["id"] for problem in problems}) == len(problems)
+    assert len(problems) >= 300 and len({problem["id"] for problem in problems}) == len(problems)
     for problem in problems:
         assert passes(problem["solution"], problem), problem["id"]
         assert f"def {problem['entry']}(" in problem["question"] and '"""' in problem["question"]

@@ -1,6 +1,7 @@
 """Problems for `qwenbox eval --task code`: each function is a solution, its signature and docstring are the question, `test_` its tests.
 
-Written for this project, from very easy to middling. `python -m bench.data.tasks` writes them to `code.jsonl`.
+Written for this project, here and in the modules beside this one, from very easy to middling. `python -m bench.data.tasks` writes them to
+`code.jsonl`.
 """
 
 from __future__ import annotations
