@@ -45,7 +45,9 @@ class Qwenbox:
             self.ready = work, streams
         streams = self.ready[1]
         before = self.meter.measure()
+        spared = -self.model.spared_bytes
         seconds = [streams.decode() if request["new"] else streams.prefill() for _ in range(request["samples"])]
+        spared += self.model.spared_bytes
         after = self.meter.measure()
 
         def ceiling(name: str) -> float:
@@ -53,7 +55,7 @@ class Qwenbox:
 
         if request["new"]:
             tokens = work.batch * work.new_tokens
-            least = tokens * work.bytes_per_token(self.costs) / ceiling("bandwidth")
+            least = (tokens * work.bytes_per_token(self.costs) - spared / len(seconds)) / ceiling("bandwidth")
         else:
             tokens = work.batch * work.prompt_tokens
             least = work.least_prefill_seconds(self.costs, ceiling)

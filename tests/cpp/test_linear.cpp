@@ -510,8 +510,12 @@ int main(int argc, char** argv) {
     if (shape.k <= 512)
       for (const KindName& kind : kDense) check_dense(kind, shape.n, shape.k, in, ranges);
   }
-  Input many(300, 128);  // more rows than share one spreading of the codes
-  for (int kind : {6, 7, 9, 10}) check_quantised(kQuantised[kind], 10, 128, Fill::random, many, {{0, 300}, {5, 299}});
+  Input many(530, 128);  // more rows than share one spreading of the codes, to vectors or to tiles
+  for (int kind : {6, 7, 8, 9, 10, 11}) check_quantised(kQuantised[kind], 10, 128, Fill::random, many, {{0, 530}, {5, 529}});
+  Input ragged(150, 288);  // many rows that end inside a group
+  for (int kind : {7, 9, 10, 11}) check_quantised(kQuantised[kind], 10, 288, Fill::random, ragged, {{0, 150}, {7, 149}});
+  Input wide(70, 256);  // more panels than share one pass of tiles over many rows
+  for (const KindName& kind : kQuantised) check_quantised(kind, 600, 256, Fill::random, wide, {{0, 70}});
   Input deep(62, 8320);  // more inputs than are spread at once
   for (int kind : {7, 9, 10}) check_quantised(kQuantised[kind], 70, 8320, Fill::random, deep, {{0, 62}, {3, 60}});
 

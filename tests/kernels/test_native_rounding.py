@@ -36,9 +36,15 @@ def floats(rows: FloatArray) -> Tensor:
     return Tensor("w", "f32", rows.shape, np.ascontiguousarray(rows, np.float32).reshape(-1).view(np.uint8))
 
 
-def numbers(tensor: Tensor) -> FloatArray:
+def numbers(tensor: Tensor, isa: str | None = None) -> FloatArray:
     """Of the packed tensor, each row read back."""
-    return compiled(Steps(tensor, lambda ops, x: x), tokens=tensor.shape[0]).run(rows_batch(tensor.shape[0]))
+    return compiled(Steps(tensor, lambda ops, x: x), isa=isa, tokens=tensor.shape[0]).run(rows_batch(tensor.shape[0]))
+
+
+def assert_rounds_as_the_twin(tensor: Tensor, to: str) -> None:
+    want = quants.dequantize(quants.round_tensor(tensor, to))
+    for isa in native.isa_available():
+        np.testing.assert_array_equal(numbers(rounded(tensor, to), isa), want, err_msg=isa)
 
 
 def rounded(tensor: Tensor, to: str) -> Tensor:
@@ -49,8 +55,7 @@ def rounded(tensor: Tensor, to: str) -> Tensor:
 @pytest.mark.parametrize("kind", TENSOR_KINDS)
 def test_every_kind_rounds_as_the_twin_does(kind: str, to: str) -> None:
     for columns in (1, 32, 127, 128, 160, 256, 300, 1024):
-        tensor = finite_blocks(kind, (67, columns))
-        np.testing.assert_array_equal(numbers(rounded(tensor, to)), quants.dequantize(quants.round_tensor(tensor, to)))
+        assert_rounds_as_the_twin(finite_blocks(kind, (67, columns)), to)
 
 
 @pytest.mark.parametrize("to", quants.ROUNDED_KINDS)
@@ -60,8 +65,7 @@ def test_ties_zeros_subnormals_and_one_sign_round_as_the_twin_does(to: str) -> N
     largest = np.full(128, 65504 * 7, np.float32)
     rows = np.stack([ties, -ties, np.zeros(128, np.float32), steps, -steps, ties + 100, -100 - ties, largest, np.full(128, -1e-8, np.float32)])
     rows = np.concatenate([rows * np.float32(2.0**-shift) for shift in (0, 10, 20, 27, 31, 133)])
-    tensor = floats(rows)
-    np.testing.assert_array_equal(numbers(rounded(tensor, to)), quants.dequantize(quants.round_tensor(tensor, to)))
+    assert_rounds_as_the_twin(floats(rows), to)
 
 
 @pytest.mark.parametrize("rounding", [quants.round_tensor, lambda tensor, to: numbers(rounded(tensor, to))])

@@ -1,5 +1,5 @@
 // The border between the instruction-set variants and everything else: plain data, and one table of functions a variant.
-// Each variant_*.cpp compiles linear_impl.h and ops_impl.h once with its own flags, in an anonymous namespace, over one small vector
+// Each variant_*.cpp compiles what variant_impl.h names once with its own flags, in an anonymous namespace, over one small vector
 // vocabulary (vec_*.h); amx has only its own products beside what avx512vnni has. Nothing else in the library may contain instructions
 // beyond the baseline. Formulas: docs/numeric-contract.md.
 #pragma once
@@ -89,6 +89,8 @@ struct AttentionTask {  // one kv head of one span, for the query rows [row_begi
   float* scratch;  // attention_scratch() floats
 };
 
+enum class Rounding { done, not_finite, too_large };
+
 struct Kernels {
   const char* name;
   // x: [rows][stride] float32 -> rows [row_begin, row_end) of `out`
@@ -124,6 +126,8 @@ struct Kernels {
   float (*exp_sum)(const float* logits, int n, float* out_or_null, double* sum);
   // One group of a panel of int8 as int4 with zeros, and what that loses (sketch.h): of each channel the largest error, then their norms.
   void (*sketch_group)(const uint8_t* exact, int groups, uint8_t* small, uint16_t* errors);
+  // 128 plain numbers of a dense kind to one raw block of int8 or int4, or to bf16; or a number is not finite, a scale too large for fp16.
+  Rounding (*round_group)(Kind dense, Kind to, const uint8_t* numbers, uint8_t* block);
   bool raised = false;  // whether linear() is faster with Activations::raised
   int panels = 1;       // that one call of linear() should have, if it can, when there are many rows
 };
@@ -161,9 +165,8 @@ bool pack_panels(Kind kind, int n, int k, const uint8_t* raw, int panel_begin, i
 void unpack_row(const Weight& w, int row, float* out);
 
 // round.cpp
-enum class Rounding { done, not_finite, too_large };
-// Raw rows of one kind to raw rows of bf16, int8 or int4; stops at a number that is not finite, or at a scale too large for fp16.
-Rounding round_rows(Kind kind, Kind to, int rows, int k, const uint8_t* raw, uint8_t* out);
+// Raw rows of one kind to raw rows of bf16, int8 or int4; stops at what Kernels::round_group refuses.
+Rounding round_rows(const Kernels& kernels, Kind kind, Kind to, int rows, int k, const uint8_t* raw, uint8_t* out);
 
 // awq.cpp
 // 128 inputs of AutoAWQ's words of eight outputs, qweight [128][n / 8], and their groups' qzeros [n / 8] and scales fp16 [n], to their

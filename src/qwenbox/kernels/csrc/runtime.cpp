@@ -187,7 +187,7 @@ Rounding Runtime::pack_weight(int handle, int index, int first, int last, int ki
     const int count = std::min(kPanel, rows - int(panel) * kPanel);
     if (rounds) {
       uint8_t* const buffer = rounded[size_t(worker)].get();
-      const Rounding found = round_rows(Kind(kind), weight.kind, count, weight.k, raw, buffer);
+      const Rounding found = round_rows(kernels, Kind(kind), weight.kind, count, weight.k, raw, buffer);
       if (found != Rounding::done) return result.store(found);
       raw = buffer;
     }

@@ -4,6 +4,7 @@
 #include QWENBOX_VECTORS
 #include "linear_impl.h"
 #include "ops_impl.h"
+#include "round_impl.h"
 #include "sketch_impl.h"
 // clang-format on
 
@@ -32,7 +33,8 @@ constexpr Kernels make_kernels(const char* name) {
           attention_scratch,
           attention_partial,
           exp_sum,
-          sketch_group};
+          sketch_group,
+          round_group};
 }
 
 }  // namespace
