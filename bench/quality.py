@@ -95,7 +95,7 @@ def main() -> None:
     models = Models(source, asked.folder / Path(asked.model).name, asked.calibration_tokens, asked.llama_quantize)
     table = Table(asked.results / f"quality-{Path(asked.model).name}-{machine_name()}.csv", FIELDS)
     settings = {
-        "quality": f"{asked.tokens} tokens, window {asked.window}",
+        "quality": f"{asked.tokens} tokens, window {asked.window}" + ("" if asked.model == "thinker" else f" ({digest(HELD_OUT)})"),
         "speed": "128 + 64 tokens",
         "variants": f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens",
         **{task: told_problems(models.problems(task)) for task in TASKS},
@@ -325,9 +325,13 @@ def speed(path: Path, weights: str | None) -> dict[str, float]:
 
 
 def told_problems(path: Path) -> str:
-    """How many, and which: by a few digits of the file's SHA-256."""
-    text = path.read_bytes()
-    return f"{len(text.splitlines())} problems ({hashlib.sha256(text).hexdigest()[:8]})"
+    """How many, and which."""
+    return f"{len(path.read_bytes().splitlines())} problems ({digest(path)})"
+
+
+def digest(path: Path) -> str:
+    """A few digits of the file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def qwenbox(*words: str) -> str:
@@ -384,7 +388,7 @@ def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict
         origin = f"It is {source.name}, dequantised: a Q4_K_M file's own row would be the reference, and the row q4_k_m here is favoured by its grid."
     text += f"""
 * The reference is in bf16. {origin}
-* Text: {settings["quality"]} that move by half of it; intervals of 95 % by bootstrap over the windows. KL in nats, from the reference to the row.
+* Text: {settings["quality"]}, which moves by half of it; intervals of 95 % by bootstrap over the windows. KL in nats, from the reference to the row.
 * rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128, {calibration} tokens of calibration; embedding and head are fp16.
   q4_0, q4_k_m: llama-quantize, without an importance matrix. int4: the reference, rounded on load with `--weights int4`; MB are the reference's.
 * bits: of the matrices in the layers, with scales. Speed: {settings["speed"]}, medians of 5, all in this engine.
