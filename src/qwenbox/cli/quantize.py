@@ -54,6 +54,8 @@ def quantize(
 
         def report(state: Layers) -> None:
             left = "" if state.seconds_left is None else f", {_duration(state.seconds_left)} left"
+            if state.seconds is not None:
+                note(f"layer {state.done} of {state.total}: {state.seconds:.1f} s")
             bar.update(line, completed=state.done, description=f"layer {min(state.done + 1, state.total)} of {state.total}{left}")
 
         facts = run(source, out, options, text, report)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import qwenbox.kernels
-from qwenbox.errors import EngineError, NumericalError, UsageError
+from qwenbox.errors import EngineError, ModelFormatError, NumericalError, UsageError
 from qwenbox.kernels.program import CancelFlag, Interrupted, MoeWeights, Op, Program, SampleResult, SampleRow
 from qwenbox.kernels.quants import not_finite, too_large
 from qwenbox.types import TENSOR_KINDS, AnyArray, AwqTensor, Batch, ByteArray, FloatArray, RoundedTensor, Tensor
@@ -104,6 +104,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_error": (ctypes.c_char_p, ()),
     "qw_isa_available": (ctypes.c_char_p, ()),
     "qw_isa_missing": (ctypes.c_char_p, (ctypes.c_char_p,)),
+    "qw_rounding_change": (_i32, (_ptr, _ptr, _u64, _i32, _i32, _i32, _f32, _ptr)),
     "qw_runtime_new": (_ptr, (_i32, ctypes.c_char_p)),
     "qw_runtime_free": (None, (_ptr,)),
     "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32)),
@@ -156,6 +157,23 @@ def isa_missing(isa: str) -> str | None:
 
 def isa_best() -> str:
     return isa_available()[0]
+
+
+def rounding_change(weights: FloatArray, scales: FloatArray | None, group: int, bits: int, share: float) -> FloatArray:
+    """What rounding changes in weights [rows, columns] times scales [columns], on this share of the range of each group of 32, 64 or 128 inputs.
+
+    Bit for bit what `quantize.grid` does in NumPy. Raises ModelFormatError where a number is not finite or a step does not fit fp16.
+    """
+    rows, columns = weights.shape
+    assert weights.flags.c_contiguous and columns % group == 0 and group in (32, 64, 128) and bits in (4, 8)
+    if scales is not None:
+        scales = np.ascontiguousarray(scales, np.float32)
+        assert scales.shape == (columns,)
+    change = np.empty((rows, columns), np.float32)
+    where = None if scales is None else _address(scales)
+    if library().qw_rounding_change(_address(weights), where, rows, columns, group, bits, share, _address(change)):
+        raise ModelFormatError("a scale does not fit fp16: the weights are too large to be quantised, or not finite")
+    return change
 
 
 def _failure() -> EngineError:

@@ -23,28 +23,25 @@ def search_steps(weight: FloatArray, blocks: FloatArray, grid: Grid, shares: tup
         original = weight[rows]
         low, high = grid.bounds(original)
         least = np.full(low.shape, np.inf, np.float32)
-        best = Steps(np.empty_like(low), np.empty_like(low))
+        best = np.ones_like(low)
         for share in shares:
-            steps = grid.steps(*cut(low, high, share))
-            change = grid.grouped(grid.nearest(original, steps) - original)
-            error = group_errors(change, blocks)
+            error = group_errors(grid.grouped(grid.change(original, None, share)), blocks)
             better = error < least
             least[better] = error[better]
-            for kept, tried in zip(best, steps, strict=True):
-                kept[better] = tried[better]
-        return best
+            best[better] = share
+        return grid.steps(*cut(low, high, best))
 
-    parts = by_rows(part, *weight.shape)
+    parts = by_rows(part, weight.shape)
     return Steps(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def cut(low: FloatArray, high: FloatArray, share: float) -> tuple[FloatArray, FloatArray]:
+def cut(low: FloatArray, high: FloatArray, share: float | FloatArray) -> tuple[FloatArray, FloatArray]:
     """The range without what lies further from 0 than this share of its further end."""
-    furthest = np.maximum(-low, high) * np.float32(share)
+    furthest = np.maximum(-low, high) * np.asarray(share, np.float32)
     return np.maximum(low, -furthest), np.minimum(high, furthest)
 
 
 def group_errors(change: FloatArray, blocks: FloatArray) -> FloatArray:
     """[rows, groups] of a change [rows, groups, group]."""
     by_group = change.transpose(1, 0, 2)
-    return np.asarray(((by_group @ blocks) * by_group).sum(-1).T)
+    return np.asarray(np.einsum("grk,grk->rg", by_group @ blocks, by_group))

@@ -1,6 +1,7 @@
 """GPTQ (arXiv:2210.17323): columns are rounded one after the other, and what each loses is made good by those that are left.
 
-Groups are static: their steps are known beforehand. Columns keep their order.
+Groups are static: their steps are known beforehand. Columns keep their order. A block of columns hears at once what all before it lost: one
+product, where telling all others after each block would write the whole matrix again and again.
 """
 
 from __future__ import annotations
@@ -10,45 +11,80 @@ import numpy as np
 from qwenbox.types import FloatArray
 
 from .grid import Grid, Rounded, Steps
+from .parallel import in_order, pieces
 
 DAMPING = 0.01
 """Of the mean of the diagonal, added to it."""
 BLOCK = 128
-"""Columns that are finished before the others hear of it."""
+"""Columns that hear at once what those before them lost."""
+_ROWS = 1024
+"""That are rounded together."""
+_PANEL = 512
+"""Rows and columns of a piece of a triangle."""
 
 
 def inverse_factor(gram: FloatArray, damping: float = DAMPING) -> FloatArray:
-    """The upper triangular u with u^T u = (gram + damping)^-1, [width, width]. Inputs that are always 0 count as independent of all others."""
-    damped = gram.astype(np.float32)
-    diagonal = np.einsum("ii->i", damped)
-    dead = diagonal == 0
-    diagonal[dead] = 1
-    mean = float(diagonal.mean())
-    diagonal += np.float32(damping * mean)
-    # Of the matrix turned around, the lower factor l with l l^T; its inverse, turned around again, is u.
-    turned = np.linalg.cholesky(damped[::-1, ::-1])
-    return np.ascontiguousarray(np.linalg.inv(turned)[::-1, ::-1])
+    """The upper triangular u with u^T u = (gram + damping)^-1, written over gram [width, width], which is read only right of the diagonal.
+
+    What is left of the diagonal stays as it was. Inputs that are always 0 count as independent of all others.
+    """
+    diagonal = np.einsum("ii->i", gram)
+    diagonal[diagonal == 0] = 1
+    diagonal += np.float32(damping * float(diagonal.mean()))
+    panels = pieces(len(gram), _PANEL)
+    # From the last panel to the first, the upper r with r r^T; on the diagonal its inverse at once.
+    for panel in reversed(panels):
+        corner = np.ascontiguousarray(gram[panel, panel][::-1, ::-1])
+        inverse: FloatArray = np.triu(np.linalg.inv(np.linalg.cholesky(corner)[::-1, ::-1]))
+        gram[panel, panel] = inverse
+        above = pieces(panel.start, _PANEL)
+
+        def solve(rows: slice, panel: slice = panel, inverse: FloatArray = inverse) -> None:
+            gram[rows, panel] = gram[rows, panel] @ inverse.T
+
+        def take_away(rows: slice, panel: slice = panel) -> None:
+            gram[rows, rows.start : panel.start] -= gram[rows, panel] @ gram[rows.start : panel.start, panel].T
+
+        for function in (solve, take_away):
+            list(in_order(function, above))
+    # From the first panel to the last, the inverse of r: each needs those before it, and of itself what is further down.
+    for panel in panels:
+
+        def inverted(rows: slice, panel: slice = panel) -> FloatArray:
+            return np.asarray(gram[rows, rows.start : panel.start] @ gram[rows.start : panel.start, panel] @ -gram[panel, panel])
+
+        above = pieces(panel.start, _PANEL)
+        for rows, part in zip(above, in_order(inverted, above), strict=True):
+            gram[rows, panel] = part
+    return gram
 
 
 def round_columns(weight: FloatArray, factor: FloatArray, steps: Steps, grid: Grid) -> Rounded:
     """A matrix [rows, columns] whose inputs have this `inverse_factor`, rounded on these steps."""
-    left = np.ascontiguousarray(weight.T)
-    codes = np.empty(left.shape, np.uint8)
-    columns = len(left)
-    scales, zeros = (np.ascontiguousarray(part.T) for part in steps)
-    divisors = np.where(scales == 0, np.float32(1), scales)
-    lowest = 1 if grid.bits == 8 else 0
-    for start in range(0, columns, BLOCK):
-        end = min(start + BLOCK, columns)
-        errors = np.empty((end - start, left.shape[1]), np.float32)
-        for column in range(start, end):
-            group = column // grid.group
-            row = left[column]
-            code = np.clip(np.rint(row / divisors[group]) + zeros[group], lowest, grid.top)
-            codes[column] = code
-            error = errors[column - start]
-            np.subtract(row, (code - zeros[group]) * scales[group], out=error)
-            error /= factor[column, column]
-            left[column + 1 : end] -= factor[column, column + 1 : end, None] * error
-        left[end:] -= factor[start:end, end:].T @ errors
-    return Rounded(np.ascontiguousarray(codes.T), steps)
+    codes = np.empty(weight.shape, np.uint8)
+    columns = weight.shape[1]
+    lowest = np.float32(1 if grid.bits == 8 else 0)
+
+    def round_part(rows: slice) -> None:
+        left = np.ascontiguousarray(weight[rows].T)  # what is finished becomes what it lost
+        scales, zeros = (np.ascontiguousarray(part[rows].T) for part in steps)
+        divisors = np.where(scales == 0, np.float32(1), scales)
+        for start in range(0, columns, BLOCK):
+            end = min(start + BLOCK, columns)
+            left[start:end] -= factor[:start, start:end].T @ left[:start]
+            own = np.ascontiguousarray(factor[start:end, start:end].T)
+            for column in range(start, end):
+                row, group = left[column], column // grid.group
+                row -= own[column - start, : column - start] @ left[start:column]
+                code = row / divisors[group]
+                np.rint(code, out=code)
+                code += zeros[group]
+                np.clip(code, lowest, grid.top, out=code)
+                codes[rows, column] = code
+                code -= zeros[group]
+                code *= scales[group]
+                row -= code
+                row /= own[column - start, column - start]
+
+    list(in_order(round_part, pieces(len(weight), _ROWS)))
+    return Rounded(codes, steps)

@@ -11,7 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from qwenbox.errors import ModelFormatError
+from qwenbox.kernels.native import rounding_change
 from qwenbox.types import ByteArray, FloatArray
+
+from .parallel import by_rows
 
 GROUPS = (32, 64, 128)
 
@@ -29,12 +32,14 @@ class Rounded(NamedTuple):
     codes: ByteArray
     steps: Steps
 
-    def floats(self) -> FloatArray:
+    def floats(self, rows: slice = slice(None)) -> FloatArray:
         """float32 [rows, columns]"""
-        groups = self.codes.reshape(*self.steps.scales.shape, -1).astype(np.float32)
-        groups -= self.steps.zeros[:, :, None]
-        groups *= self.steps.scales[:, :, None]
-        return groups.reshape(self.codes.shape)
+        scales, zeros = (part[rows, :, None] for part in self.steps)
+        groups = self.codes[rows].reshape(*scales.shape[:2], -1).astype(np.float32)
+        groups -= zeros
+        groups *= scales
+        floats: FloatArray = groups.reshape(len(groups), -1)
+        return floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +78,15 @@ class Grid:
 
     def round(self, rows: FloatArray, steps: Steps | None = None) -> Rounded:
         """Round to nearest, on the plain range of each group where no other is given."""
-        if steps is None:
-            steps = self.steps(*self.bounds(rows))
-        codes = self.levels(rows, steps) + steps.zeros[:, :, None]
-        return Rounded(codes.astype(np.uint8).reshape(rows.shape), steps)
+        codes = np.empty(rows.shape, np.uint8)
+
+        def round_part(part: slice) -> Steps:
+            own = self.steps(*self.bounds(rows[part])) if steps is None else Steps(*(column[part] for column in steps))
+            codes[part] = (self.levels(rows[part], own) + own.zeros[:, :, None]).reshape(-1, rows.shape[1])
+            return own
+
+        parts = by_rows(round_part, rows.shape)
+        return Rounded(codes, Steps(*map(np.concatenate, zip(*parts, strict=True))) if steps is None else steps)
 
     def nearest(self, rows: FloatArray, steps: Steps | None = None) -> FloatArray:
         """What `round` makes of the rows, as weights."""
@@ -85,6 +95,10 @@ class Grid:
         levels = self.levels(rows, steps)
         levels *= steps.scales[:, :, None]
         return levels.reshape(rows.shape)
+
+    def change(self, rows: FloatArray, scales: FloatArray | None = None, share: float = 1) -> FloatArray:
+        """`nearest` of the rows times the scales of their columns, on this share of each range (`clip.cut`), without the scales, minus the rows."""
+        return rounding_change(rows, scales, self.group, self.bits, share)
 
 
 def _half(values: FloatArray) -> FloatArray:

@@ -11,8 +11,12 @@ import numpy as np
 
 from qwenbox.types import FloatArray
 
+from .parallel import in_order, pieces
+
 ROWS = 512
 """Of a factor."""
+_COLUMNS = 512
+"""That are seen at one time."""
 
 
 class Inputs:
@@ -33,13 +37,18 @@ class Inputs:
         if not len(x):
             return
         self.count += len(x)
-        self._magnitude += np.abs(x).sum(0, dtype=np.float64)
-        grouped = np.ascontiguousarray(x.reshape(len(x), -1, self._group).transpose(1, 0, 2))
-        self._blocks += grouped.transpose(0, 2, 1) @ grouped
-        signs = self._random.integers(0, 2, (len(self._factor), len(x)), dtype=np.int8).astype(np.float32)
-        self._factor += (signs * 2 - 1) @ x
-        if self._gram is not None:
-            self._gram += x.T @ x
+        signs = self._random.integers(0, 2, (len(self._factor), len(x)), dtype=np.int8).astype(np.float32) * 2 - 1
+
+        def add_columns(columns: slice) -> None:
+            own = np.ascontiguousarray(x[:, columns])
+            self._magnitude[columns] += np.abs(own).sum(0, dtype=np.float64)
+            grouped = np.ascontiguousarray(own.reshape(len(own), -1, self._group).transpose(1, 0, 2))
+            self._blocks[columns.start // self._group : columns.stop // self._group] += grouped.transpose(0, 2, 1) @ grouped
+            self._factor[:, columns] += signs @ own
+            if self._gram is not None:
+                self._gram[columns, columns.start :] += own.T @ x[:, columns.start :]
+
+        list(in_order(add_columns, pieces(x.shape[1], _COLUMNS)))
 
     def divide(self, scales: FloatArray) -> None:
         """From now on as if every input had been divided by its scale."""
@@ -61,8 +70,10 @@ class Inputs:
         divisor = self._divisor.reshape(-1, self._group)
         return np.asarray(self._blocks / (np.float32(self.count) * divisor[:, :, None] * divisor[:, None, :]))
 
-    @property
-    def gram(self) -> FloatArray:
-        """Means of the products of all inputs, [width, width]; only where it is kept."""
+    def take_gram(self) -> FloatArray:
+        """Means of the products of all inputs, [width, width], right of the diagonal and on it; only where it is kept, and once: it is large."""
         assert self._gram is not None
-        return np.asarray(self._gram / (np.float32(self.count) * self._divisor[:, None] * self._divisor))
+        gram, self._gram = self._gram, None
+        for row, divisor in zip(gram, self._divisor, strict=True):
+            row /= np.float32(self.count) * divisor * self._divisor
+        return gram

@@ -14,6 +14,9 @@ from qwenbox.kernels.quants import dequantize
 from qwenbox.model.config import ModelConfig
 from qwenbox.model.qwen import FeedForward, Layer, Mixture, checkpoint_name
 from qwenbox.types import AnyArray, FloatArray, Tensor
+from qwenbox.weights.files import release
+
+from .parallel import by_rows
 
 
 @dataclass(slots=True)
@@ -113,7 +116,7 @@ class FloatLayer:
         scores = q @ k.transpose(0, 2, 1)
         scores *= np.float32(config.head_dim**-0.5)
         square = scores.reshape(config.num_heads, length, length)
-        square[:, np.triu(np.ones((length, length), bool), 1)] = -np.inf
+        square += np.triu(np.full((length, length), -np.inf, np.float32), 1)
         p = _softmax(scores)
         y = (p @ v).reshape(config.num_heads, length, config.head_dim)
         return np.ascontiguousarray(y.transpose(1, 0, 2)).reshape(length, -1)
@@ -166,7 +169,7 @@ def float_layer(config: ModelConfig, layer: Layer, index: int) -> FloatLayer:
 
     def linear(name: str, weight: Tensor, bias: Tensor | None = None, expert: int = 0) -> Linear:
         module = checkpoint_name(name, index, expert).removesuffix(".weight")
-        return Linear(module, dequantize(weight), None if bias is None else dequantize(bias))
+        return Linear(module, _matrix(weight), None if bias is None else dequantize(bias))
 
     def gated(prefix: str, part: FeedForward, expert: int = 0) -> Gated:
         return Gated(*(linear(prefix + name, getattr(part, name), None, expert) for name in ("gate", "up", "down")))
@@ -191,6 +194,18 @@ def float_layer(config: ModelConfig, layer: Layer, index: int) -> FloatLayer:
         dequantize(layer.feed_forward_norm),
         gated("", layer.feed_forward) if isinstance(layer.feed_forward, FeedForward) else mixture(layer.feed_forward),
     )
+
+
+def _matrix(tensor: Tensor) -> FloatArray:
+    """Dequantised; what it was read from need not stay in memory."""
+    values = np.empty(tensor.shape, np.float32)
+
+    def fill(rows: slice) -> None:
+        values[rows] = dequantize(tensor, rows.start, rows.stop)
+
+    by_rows(fill, tensor.shape)
+    release(tensor.data)
+    return values
 
 
 def rms_norm(x: FloatArray, weight: FloatArray, eps: float) -> FloatArray:

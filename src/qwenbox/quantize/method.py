@@ -15,6 +15,7 @@ from .gptq import inverse_factor, round_columns
 from .grid import Grid, Rounded
 from .inputs import Inputs
 from .layer import FloatLayer, Gated, Linear
+from .parallel import PRODUCT, by_rows, in_order
 from .scales import Consumer, search_scales, squared
 
 
@@ -50,8 +51,13 @@ class Result:
     def add(self, linear: Linear, rounded: Rounded, factor: FloatArray | None) -> None:
         self.rounded[linear.module] = rounded
         if factor is not None:
-            whole = squared(linear.weight @ factor.T)
-            self.errors[linear.module] = squared(np.asarray((rounded.floats() - linear.weight) @ factor.T)) / whole if whole else 0.0
+
+            def both(rows: slice) -> tuple[float, float]:
+                own = linear.weight[rows]
+                return squared(np.asarray((rounded.floats(rows) - own) @ factor.T)), squared(own @ factor.T)
+
+            lost, whole = (sum(column) for column in zip(*by_rows(both, linear.weight.shape, PRODUCT), strict=True))
+            self.errors[linear.module] = lost / whole if whole else 0.0
 
 
 class Sites(NamedTuple):
@@ -104,14 +110,21 @@ def observe(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray, FloatA
             entered.add(tokens)
         reached.add(hidden)
 
-    for block, out in zip(x, after, strict=True):
-        attention.add(layer.attention_input(block))
+    def passed(block: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, list[tuple[Gated, FloatArray, FloatArray]], FloatArray]:
         mixed = layer.mixed(block, rotation)
-        output.add(mixed)
         middle = block + layer.output(mixed)
-        entered_all = layer.feed_forward_input(middle)
+        entered = layer.feed_forward_input(middle)
+        reached: list[tuple[Gated, FloatArray, FloatArray]] = []
+        middle += layer.fed_forward(entered, lambda *told: reached.append(told))
+        return layer.attention_input(block), mixed, entered, reached, middle
+
+    for out, (entered, mixed, entered_all, told, end) in zip(after, in_order(passed, x), strict=True):
+        attention.add(entered)
+        output.add(mixed)
         feed_forward.add(entered_all)
-        out[:] = middle + layer.fed_forward(entered_all, seen)
+        for part, tokens, hidden in told:
+            seen(part, tokens, hidden)
+        out[:] = end
     return Sites(attention, output, feed_forward, parts), after
 
 
@@ -224,36 +237,40 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
                 result.add(linear, grid.round(linear.weight), None)
                 linear.weight = result.rounded[linear.module].floats()
             return
-        inverse, blocks, factor = inverse_factor(inputs.gram), inputs.blocks, inputs.factor
+        inverse, blocks, factor = inverse_factor(inputs.take_gram()), inputs.blocks, inputs.factor
         for linear in linears:
             steps = search_steps(linear.weight, blocks, grid)
             result.add(linear, round_columns(linear.weight, inverse, steps, grid), factor)
             linear.weight = result.rounded[linear.module].floats()
 
-    for block in x:
-        attention.add(layer.attention_input(block))
+    for entered in in_order(layer.attention_input, x):
+        attention.add(entered)
     round_all([layer.query, layer.key, layer.value], attention)
 
     mixed = np.empty((*x.shape[:2], layer.output.weight.shape[1]), np.float32)
-    for block, out in zip(x, mixed, strict=True):
-        out[:] = layer.mixed(block, rotation)
+    for out, computed in zip(mixed, in_order(lambda block: layer.mixed(block, rotation), x), strict=True):
+        out[:] = computed
         output.add(out)
     round_all([layer.output], output)
-    for block, out in zip(x, mixed, strict=True):
-        block += layer.output(out)
+    for block, added in zip(x, in_order(layer.output, mixed), strict=True):
+        block += added
     del mixed
 
     place = {id(part): index for index, part in enumerate(layer.gated_parts)}
-    for block in x:
-        for part, tokens, _, _ in layer.routed(layer.feed_forward_input(block)):
+
+    def entering(block: FloatArray) -> list[tuple[Gated, FloatArray]]:
+        return [(part, tokens) for part, tokens, _, _ in layer.routed(layer.feed_forward_input(block))]
+
+    for told in in_order(entering, x):
+        for part, tokens in told:
             parts[place[id(part)]][0].add(tokens)
-    for part, (entered, _) in zip(layer.gated_parts, parts, strict=True):
-        round_all([part.gate, part.up], entered)
-    for block in x:
-        for part, tokens, _, _ in layer.routed(layer.feed_forward_input(block)):
-            parts[place[id(part)]][1].add(part.hidden(tokens))
+    for part, (entered_by, _) in zip(layer.gated_parts, parts, strict=True):
+        round_all([part.gate, part.up], entered_by)
+    for told in in_order(lambda block: [(part, part.hidden(tokens)) for part, tokens in entering(block)], x):
+        for part, hidden in told:
+            parts[place[id(part)]][1].add(hidden)
     for part, (_, reached) in zip(layer.gated_parts, parts, strict=True):
         round_all([part.down], reached)
-    for block in x:
-        block += layer.fed_forward(layer.feed_forward_input(block))
+    for block, added in zip(x, in_order(lambda block: layer.fed_forward(layer.feed_forward_input(block)), x), strict=True):
+        block += added
     return result

@@ -18,6 +18,7 @@ import numpy as np
 from qwenbox.errors import ModelFormatError, UsageError
 from qwenbox.kernels.quants import dequantize
 from qwenbox.types import AnyArray, FloatArray, Tensor
+from qwenbox.weights.files import release
 from qwenbox.weights.safetensors import ArrayParts
 
 from .calibration import Calibration
@@ -26,18 +27,20 @@ from .form import BITS, description, outputs_of_word, parts, parts_bytes
 from .grid import GROUPS, Grid
 from .layer import FloatLayer, float_layer
 from .method import METHODS, Result, quantize_layer, round_layer
+from .parallel import by_rows, one_thread_each
 from .source import Source, embedded, pieces
 from .target import Target
 
-VERSION = 1
+VERSION = 2
 """Of the algorithms: a directory that another version began is not finished by this one."""
 
 
 class Progress(NamedTuple):
-    """Finished layers, and seconds that the others will take; None while nobody knows."""
+    """Finished layers, seconds that the last of them took and that the others will take; None while nobody knows."""
 
     done: int
     total: int
+    seconds: float | None
     seconds_left: float | None
 
 
@@ -83,38 +86,41 @@ def quantize(
         "group": options.group,
         "calibration": None if calibration is None else calibration.digest,
     }
-    with closing(Target(out, settings, config.num_layers + 1)) as target:
+    with one_thread_each(), closing(Target(out, settings, config.num_layers + 1)) as target:
         target.check_room(needed_bytes(source, options, calibration))
-        first, began = target.done, time.monotonic()
-
-        def report() -> None:
-            finished = target.done - first
-            each = (time.monotonic() - began) / finished if finished else None
-            layers = max(0, target.done - 1)
-            progress(Progress(layers, config.num_layers, None if each is None else each * (config.num_layers - layers)))
-
-        report()
+        progress(Progress(max(0, target.done - 1), config.num_layers, None, None))
         x = target.activations()
         if target.done == 0:
             x = None if calibration is None else embedded(source.network.embedding, calibration.ids)
             target.finish_shard(dict(_ends(source)), None, x)
-            began, first = time.monotonic(), 1
-        method = METHODS[options.method]
         rotation = _rotation(source, calibration)
-        for index in range(target.done - 1, config.num_layers):
-            layer = float_layer(config, source.network.layers[index], index)
-            _check_finite(layer, index)
-            if x is None or rotation is None:
-                result = round_layer(layer, grid)
-            else:
-                result = quantize_layer(layer, x, rotation, method, grid)
+        first, began, before = target.done - 1, time.monotonic(), time.monotonic()
+        for index in range(first, config.num_layers):
+            arrays, report = _layer(source, index, x, rotation, options, grid)
             last = index == config.num_layers - 1
-            target.finish_shard(_arrays(layer, result, index, options.bits), _layer_report(result), None if last else x)
-            report()
+            target.finish_shard(arrays, report, None if last else x)
+            del arrays  # they are large, and the next layer begins
+            now = time.monotonic()
+            done, each = index + 1, (now - began) / (index + 1 - first)
+            progress(Progress(done, config.num_layers, now - before, each * (config.num_layers - done)))
+            before = now
         facts = _facts(source, options, calibration, target)
         with target.writing():
             target.finish(_documents(source, options, facts))
     return facts
+
+
+def _layer(
+    source: Source, index: int, x: FloatArray | None, rotation: tuple[FloatArray, FloatArray] | None, options: Options, grid: Grid
+) -> tuple[dict[str, AnyArray], dict[str, Any]]:
+    """What is written and reported of a layer; x becomes what the next one gets."""
+    layer = float_layer(source.config, source.network.layers[index], index)
+    _check_finite(layer, index)
+    if x is None or rotation is None:
+        result = round_layer(layer, grid)
+    else:
+        result = quantize_layer(layer, x, rotation, METHODS[options.method], grid)
+    return _arrays(layer, result, index, options.bits), _layer_report(result)
 
 
 def needed_bytes(source: Source, options: Options, calibration: Calibration | None) -> int:
@@ -152,7 +158,8 @@ def _rotation(source: Source, calibration: Calibration | None) -> tuple[FloatArr
 
 def _check_finite(layer: FloatLayer, index: int) -> None:
     for linear in (*layer.linears, *layer.routers):
-        if not np.isfinite(linear.weight).all():
+        weight = linear.weight
+        if not all(by_rows(lambda rows, weight=weight: np.isfinite(weight[rows]).all(), weight.shape)):  # type: ignore[misc]
             raise ModelFormatError(f"{linear.module} of layer {index} holds NaN or infinity and cannot be quantised")
 
 
@@ -169,7 +176,12 @@ def _ends(source: Source) -> Iterator[tuple[str, AnyArray | ArrayParts]]:
 
 
 def _halves(table: Tensor) -> ArrayParts:
-    return ArrayParts("F16", table.shape, (_half(piece, table.name) for piece in pieces(table)))
+    def halves() -> Iterator[AnyArray]:
+        for piece in pieces(table):
+            yield _half(piece, table.name)
+            release(table.data)
+
+    return ArrayParts("F16", table.shape, halves())
 
 
 def _half(values: FloatArray, name: str) -> AnyArray:

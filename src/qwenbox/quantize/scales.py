@@ -15,7 +15,7 @@ from qwenbox.types import FloatArray
 
 from .grid import Grid
 from .inputs import Inputs
-from .parallel import by_rows
+from .parallel import PRODUCT, by_rows
 
 STEPS = 20
 """Ratios that are tried."""
@@ -95,7 +95,7 @@ def weight_magnitude(weights: Sequence[FloatArray], grid: Grid) -> FloatArray:
 
     total = np.zeros(weights[0].shape[1], np.float64)
     for weight in weights:
-        for part in by_rows(lambda rows, weight=weight: relative(weight[rows]), *weight.shape):  # type: ignore[misc]
+        for part in by_rows(lambda rows, weight=weight: relative(weight[rows]), weight.shape):  # type: ignore[misc]
             total += part
     return (total / sum(map(len, weights))).astype(np.float32)
 
@@ -104,16 +104,9 @@ def rounding_error(weight: FloatArray, factor: FloatArray, grid: Grid, scales: F
     """Mean over tokens of the squared distance of outputs, the weights being rounded under these scales."""
 
     def part(rows: slice) -> float:
-        original = weight[rows]
-        if scales is None:
-            change = grid.nearest(original)
-        else:
-            change = grid.nearest(original * scales)
-            change /= scales
-        change -= original
-        return squared(change @ factor.T)
+        return squared(grid.change(weight[rows], scales) @ factor.T)
 
-    return sum(by_rows(part, *weight.shape))
+    return sum(by_rows(part, weight.shape, PRODUCT))
 
 
 def squared(values: FloatArray) -> float:

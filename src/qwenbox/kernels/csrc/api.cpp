@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "change.h"
 #include "runtime.h"
 
 struct qw_runtime : qwenbox::Runtime {
@@ -56,6 +57,11 @@ const char* qw_isa_missing(const char* isa) { return qwenbox::missing_kernels(is
 
 void qw_fma(const float* a, const float* b, const float* c, uint64_t n, float* out) {
   qwenbox::available_kernels()[0]->fused(a, b, c, n, out);
+}
+
+int32_t qw_rounding_change(const float* weights, const float* scales, uint64_t rows, int32_t k, int32_t group, int32_t bits, float share,
+                           float* change) {
+  return qwenbox::rounding_change(weights, scales, rows, k, group, bits, share, change) ? 0 : 1;
 }
 
 qw_runtime* qw_runtime_new(int32_t threads, const char* isa) {

@@ -78,6 +78,11 @@ QW_API const char* qw_isa_missing(const char* isa);  // why this machine does no
 // out[i] = fma(a[i], b[i], c[i]): makes the NumPy oracle quick; it has its own, slower, fma to be compared with.
 QW_API void qw_fma(const float* a, const float* b, const float* c, uint64_t n, float* out);
 
+// What rounding changes in weights [rows][k], see change.cpp: 0, or 1: a number is not finite or a step too large for fp16. `scales` [k]
+// may be NULL.
+QW_API int32_t qw_rounding_change(const float* weights, const float* scales, uint64_t rows, int32_t k, int32_t group, int32_t bits,
+                                  float share, float* change);
+
 QW_API qw_runtime* qw_runtime_new(int32_t threads, const char* isa);
 QW_API void qw_runtime_free(qw_runtime* runtime);
 // Room for `count` matrices of n rows by k columns. Returns a handle.
