@@ -7,7 +7,8 @@ BESIDE := -n 3 --dist loadfile --no-loadscope-reorder  # on two processors: half
 
 .PHONY: run test test-long soak lint format bench dist native models clean
 
-run: $(VENV)/installed          ## environment, build, then a service that chooses its model; MODEL=... and PORT=... choose for it
+run: $(VENV)/base               ## environment, build, then a service that chooses its model; MODEL=... and PORT=... choose for it
+	@$(MAKE) --no-print-directory -s -j3 $(VENV)/installed $(VENV)/packages $(VENV)/fetched
 	$(VENV)/bin/qwenbox $(if $(MODEL),serve $(MODEL)) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/test native models  ## everything but the minutes-long checks
@@ -55,8 +56,18 @@ $(VENV)/base:
 	mkdir -p build
 	touch $@
 
+# Of the three, compiling takes longest; what comes over the network comes meanwhile.
 $(VENV)/installed: $(VENV)/base pyproject.toml CMakeLists.txt $(shell find src -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
-	$(TOOLS) $(PY) -m pip install .
+	@echo "qwenbox is compiled, its packages and a first model are fetched meanwhile: a minute or two."
+	$(TOOLS) $(PY) -m pip install -q --no-deps .
+	touch $@
+
+$(VENV)/packages: $(VENV)/base pyproject.toml
+	$(PY) -c "import tomllib, subprocess, sys; subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', *tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']], check=True)"
+	touch $@
+
+$(VENV)/fetched: | $(VENV)/packages  # once: later the service fetches what it lacks
+	-PYTHONPATH=src $(PY) -m qwenbox pull $(MODEL)
 	touch $@
 
 $(VENV)/test: $(VENV)/base pyproject.toml

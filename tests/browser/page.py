@@ -14,19 +14,19 @@ from selenium.webdriver.support.ui import WebDriverWait
 from qwenbox.server.serve import Service
 from tests.fakes import FakeEngine
 
-WAIT = 10.0
 
-
-class Page:
+class Window:
     """What a person sees and does."""
 
-    def __init__(self, chromium: webdriver.Chrome, service: Service, engine: FakeEngine) -> None:
-        self.chromium, self.service, self.engine = chromium, service, engine
+    patience = 10.0
+    """Seconds that something may take."""
+
+    def __init__(self, chromium: webdriver.Chrome, service: Service) -> None:
+        self.chromium, self.service = chromium, service
 
     def open(self, fragment: str = "") -> None:
         self.chromium.get("about:blank")
         self.chromium.get(self.service.url + "/" + fragment)
-        self.wait(lambda: self.find(".dot").get_attribute("data-state") != "loading")
 
     def find(self, selector: str) -> WebElement:
         return self.chromium.find_element(By.CSS_SELECTOR, selector)
@@ -35,7 +35,9 @@ class Page:
         return self.chromium.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.chromium, WAIT, poll_frequency=0.02, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: condition())
+        WebDriverWait(self.chromium, self.patience, poll_frequency=0.02, ignored_exceptions=[StaleElementReferenceException]).until(
+            lambda _: condition()
+        )
 
     def say(self, text: str) -> None:
         self.find("#prompt").send_keys(text + Keys.ENTER)
@@ -48,3 +50,15 @@ class Page:
 
     def script(self, source: str) -> object:
         return self.chromium.execute_script(source)
+
+
+class Page(Window):
+    """The page of a service whose engine is scripted."""
+
+    def __init__(self, chromium: webdriver.Chrome, service: Service, engine: FakeEngine) -> None:
+        super().__init__(chromium, service)
+        self.engine = engine
+
+    def open(self, fragment: str = "") -> None:
+        super().open(fragment)
+        self.wait(lambda: self.find(".dot").get_attribute("data-state") != "loading")

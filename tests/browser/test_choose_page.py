@@ -7,47 +7,42 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
 
 from qwenbox.hub import FIRST
 from qwenbox.kernels.native import isa_best
 from qwenbox.model import choice as planner
+from tests.browser.page import Window
 from tests.hub.fake_hub import Fake
 from tests.hub.test_disk import write
 from tests.server.minute import BEST, FREE_BYTES, MACHINE, Minute, catalogue_hub
 from tests.tiny import tiny_gguf
 
 pytestmark = pytest.mark.browser
-WAIT = 30.0
 
 
-class Page:
+class ChoicePage(Window):
+    """The page of a service that chooses its model."""
+
+    patience = 30.0
+
     def __init__(self, chromium: webdriver.Chrome, minute: Minute, language: str) -> None:
-        self.chromium = chromium
-        chromium.get(minute.service.url + "/")
-        chromium.execute_script("localStorage.clear(); localStorage.setItem('qwenbox.settings', arguments[0])", f'{{"language": "{language}"}}')
+        super().__init__(chromium, minute.service)
+        self.open()
+        self.chromium.execute_script("localStorage.clear(); localStorage.setItem('qwenbox.settings', arguments[0])", f'{{"language": "{language}"}}')
         chromium.get_log("browser")
-        chromium.get(minute.service.url + "/")
-
-    def find(self, selector: str) -> WebElement:
-        return self.chromium.find_element(By.CSS_SELECTOR, selector)
-
-    def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.chromium, WAIT, poll_frequency=0.05).until(lambda _: condition())
+        self.open()
 
     def told(self, *words: str) -> None:
         self.wait(lambda: all(word in self.find("#choice-text").text for word in words))
 
     def press(self, text: str) -> None:
-        self.wait(lambda: [button for button in self.chromium.find_elements(By.CSS_SELECTOR, "#choice-actions button") if button.text == text])
-        next(button for button in self.chromium.find_elements(By.CSS_SELECTOR, "#choice-actions button") if button.text == text).click()
+        self.wait(lambda: [button for button in self.all("#choice-actions button") if button.text == text])
+        next(button for button in self.all("#choice-actions button") if button.text == text).click()
 
     def check_quiet(self) -> None:
         assert [entry for entry in self.chromium.get_log("browser") if entry["level"] == "SEVERE" and "400" not in entry["message"]] == []
-        assert self.chromium.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        assert self.script("return document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.fixture(autouse=True)
@@ -65,10 +60,10 @@ def hub() -> Iterator[Fake]:
 def test_a_person_says_yes_and_the_better_model_answers(chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path, hub: Fake) -> None:
     look(1100)
     with Minute(tmp_path, hub_endpoint=hub.url) as minute:
-        page = Page(chromium, minute, "en")
-        page.find("#prompt").send_keys("Hello" + Keys.ENTER)  # waits for the model and is answered
+        page = ChoicePage(chromium, minute, "en")
+        page.say("Hello")  # waits for the model and is answered
         page.told(BEST, "suits this machine best", "0.0 GB")
-        page.wait(lambda: page.chromium.find_elements(By.CSS_SELECTOR, ".message.assistant:last-child .again"))
+        page.wait(page.finished)
         page.press("Fetch it")
         page.told(BEST, "answers from now on", FIRST)
         page.wait(lambda: page.find("#model-name").text == BEST)
@@ -84,7 +79,7 @@ def test_while_the_first_model_arrives_the_page_says_what_runs_it_and_how_fast_i
     look(320)
     hub.stall_after = 1000
     with Minute(tmp_path, hub_endpoint=hub.url) as minute:
-        page = Page(chromium, minute, language)
+        page = ChoicePage(chromium, minute, language)
         page.wait(lambda: all(word in page.find("#arrival-text").text for word in (FIRST, isa_best(), speed, "0.00")))
         page.check_quiet()
         hub.go_on(None)
@@ -96,7 +91,7 @@ def test_with_nothing_the_page_takes_a_folder_and_a_file_by_keyboard(chromium: w
     file = write(tmp_path / "elsewhere" / "own.gguf", tiny_gguf())
     write(tmp_path / "ollama" / "manifests" / "registry.ollama.ai" / "library" / "qwen3" / "8b", b"{")
     with Minute(tmp_path, offline=True) as minute:
-        page = Page(chromium, minute, "zh")
+        page = ChoicePage(chromium, minute, "zh")
         page.told("还没有模型")
         page.check_quiet()
         page.press("其他模型")
@@ -117,11 +112,11 @@ def test_every_offer_says_what_it_costs_and_whether_it_suits(
 ) -> None:
     look(1100)
     with Minute(tmp_path, hub_endpoint=hub.url) as minute:
-        page = Page(chromium, minute, "en")
+        page = ChoicePage(chromium, minute, "en")
         page.told("suits this machine best")
         page.press("Other models")
         page.wait(lambda: page.find('[data-offer="qwen3-8b-awq"]').is_displayed())
-        offers = {item.get_attribute("data-offer"): item.text for item in page.chromium.find_elements(By.CSS_SELECTOR, "[data-offer]")}
+        offers = {item.get_attribute("data-offer"): item.text for item in page.all("[data-offer]")}
         assert "tokens/s" in offers["qwen3-8b-awq"]
         assert "slow here" in offers["qwen3-14b-q4_k_m"]
         assert "does not fit" in offers["qwen3-32b-q4_k_m"]

@@ -168,6 +168,12 @@ def test_a_conversation_is_exported_and_taken_back(page: Page, tmp_path: Path) -
     page.find("#import-choice").send_keys(str(markdown))
     page.wait(lambda: page.find("#find-status").text == "0 imported\nwhat is 2 3.md: it is no JSON")
     assert len(titles(page)) == 2
+    page.find("#language").click()
+    foreign = tmp_path / "foreign.json"
+    foreign.write_text(json.dumps([{"title": "旅行"}, {**body, "version": 2, "title": "New"}, {**body, "messages": 5, "title": "Odd"}]))
+    page.find("#import-choice").send_keys(str(foreign))
+    told = "已导入 0 个\n旅行：不是 qwenbox、ChatGPT 或 Open WebUI 导出的\nNew：由更新版本的 qwenbox 导出，请先升级\nOdd：messages 与导出的格式不符"
+    page.wait(lambda: page.find("#find-status").text == told)
 
 
 def test_a_second_window_shows_what_the_first_one_does(page: Page) -> None:

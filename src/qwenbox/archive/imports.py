@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..errors import RequestError
 from .export import FORMAT
 
 _THOUGHT = re.compile(r'<details type="reasoning"[^>]{0,200}>\s*(?:<summary>[^<]{0,200}</summary>)?(.*?)</details>\s*', re.DOTALL)
@@ -22,12 +23,13 @@ def conversations_in(file: Any) -> list[Any]:
 
 
 def as_ours(given: Any) -> dict[str, Any]:
-    """A conversation in our own form. ValueError for what is none of the three, and for one that a newer qwenbox has written."""
+    """A conversation in our own form. RequestError for what is none of the three, and for one that a newer qwenbox has written."""
     if not isinstance(given, dict):
-        raise ValueError("it is no conversation")
+        raise RequestError("it is no conversation", code="no_conversation")
     if given.get("format") == FORMAT:
         if given.get("version") != 1:
-            raise ValueError(f"it is of version {str(given.get('version'))[:20]}, and this qwenbox knows version 1: use a newer one")
+            version = str(given.get("version"))[:20]
+            raise RequestError(f"it is of version {version}, and this qwenbox knows version 1: use a newer one", code="newer_export")
         return given
     chat = given.get("chat")
     if isinstance(given.get("mapping"), dict):
@@ -35,7 +37,7 @@ def as_ours(given: Any) -> dict[str, Any]:
     elif isinstance(chat, dict) and isinstance(history := chat.get("history"), dict) and isinstance(history.get("messages"), dict):
         tree, leaf = _of_open_webui(history["messages"]), history.get("currentId")
     else:
-        raise ValueError("it is no export of qwenbox, ChatGPT or Open WebUI")
+        raise RequestError("it is no export of qwenbox, ChatGPT or Open WebUI", code="unknown_export")
     messages, ids = _in_order(tree)
     title = given.get("title")
     body: dict[str, Any] = {"title": " ".join(title.split())[:200] if isinstance(title, str) else "", "messages": messages}

@@ -380,10 +380,10 @@ class Conversations:
                 try:
                     await self._create(await asyncio.to_thread(_imported, one))
                     taken += 1
-                except (ValueError, RequestError) as error:
+                except RequestError as error:
                     title = one.get("title") if isinstance(one, dict) else None
-                    reason = error.message if isinstance(error, RequestError) else str(error)
-                    refused.append({"title": title[:MAX_TITLE] if isinstance(title, str) else None, "reason": reason})
+                    why = {"reason": error.message, "code": error.error_code, "param": error.param}
+                    refused.append({"title": title[:MAX_TITLE] if isinstance(title, str) else None, **why})
         return JSONResponse({"taken": taken, "refused": refused})
 
     async def _create(self, asked: ConversationRequest) -> Conversation:
@@ -515,7 +515,7 @@ class Conversations:
 
 
 def _imported(given: Any) -> ConversationRequest:
-    """ValueError, RequestError."""
+    """Raises RequestError."""
     return validate(ConversationRequest, as_ours(given))
 
 

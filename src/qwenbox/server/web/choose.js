@@ -1,7 +1,7 @@
 // The service's first minute: which model it comes to, what it asks, what else it offers.
 import { choice, decide } from "./api.js";
 import { $, el } from "./dom.js";
-import { number, t, timeLeft } from "./i18n.js";
+import { number, reason, t, timeLeft } from "./i18n.js";
 import { choose as chooseModel, health, watch } from "./service.js";
 
 const WATCH_MS = 1000;
@@ -32,7 +32,7 @@ async function say(body) {
     refresh();
     return true;
   } catch (error) {
-    $($("models").open ? "choose-error" : "choice-text").textContent = error.message;
+    $($("models").open ? "choose-error" : "choice-text").textContent = reason(error);
     return false;
   }
 }

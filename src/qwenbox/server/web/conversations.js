@@ -1,7 +1,7 @@
 // The conversations that the service keeps: listed beside the page, searched, opened, renamed, exported, deleted.
 import { changeConversation, deleteConversation, exportConversation, importConversations, listConversations, listNews } from "./api.js";
 import { $, el } from "./dom.js";
-import { currentLanguage, t } from "./i18n.js";
+import { currentLanguage, reason, t } from "./i18n.js";
 import { health, onService, state } from "./service.js";
 import { change, settings } from "./settings.js";
 
@@ -71,7 +71,7 @@ async function fetchList(before = null) {
     const here = listed.find(({ id }) => id === opened);
     if (here) news(here);
   } catch (error) {
-    problem = error.status === 401 ? "" : error.message; // of a missing key the page says so elsewhere
+    problem = error.status === 401 ? "" : reason(error); // of a missing key the page says so elsewhere
   }
   showConversations();
 }
@@ -165,9 +165,9 @@ async function takeIn(files) {
     try {
       const answer = await importConversations(file);
       taken += answer.taken;
-      refused.push(...answer.refused.map(({ title, reason }) => t("notImported", { name: title || file.name, reason })));
+      refused.push(...answer.refused.map((one) => t("notImported", { name: one.title || file.name, reason: whyRefused(one) })));
     } catch (error) {
-      refused.push(t("notImported", { name: file.name, reason: error.code === "invalid_json" ? t("notJson") : error.message }));
+      refused.push(t("notImported", { name: file.name, reason: error.code === "invalid_json" ? t("notJson") : reason(error) }));
     }
   }
   const changed = await hear();
@@ -175,6 +175,8 @@ async function takeIn(files) {
   showConversations();
   if (taken === 1 && changed.length === 1) open(changed[0]);
 }
+
+function whyRefused({ reason: message, code, param }) { return param ? t("notAsExported", { param }) : reason({ message, code }); }
 
 function remove(id, name) {
   $("remove-text").textContent = t("removeText", { title: name });
@@ -191,7 +193,7 @@ function remove(id, name) {
 
 async function attempt(work) {
   let failed = "";
-  try { await work(); } catch (error) { failed = error.message; }
+  try { await work(); } catch (error) { failed = reason(error); }
   await refresh();
   outcome = failed ? { text: failed, bad: true } : null;
   showConversations();

@@ -1,7 +1,7 @@
 // Files that go into a message: dropped, pasted or chosen, read by the service, and sent whole or not at all.
 import { readFile } from "./api.js";
 import { $, el } from "./dom.js";
-import { number, t } from "./i18n.js";
+import { number, reason, t } from "./i18n.js";
 import { model } from "./service.js";
 
 const ANSWER_TOKENS = 1024; // of the window, or a quarter of it, are left for the question and its answer
@@ -52,7 +52,7 @@ export function showFiles() {
 
 function problem({ status, code, message }) {
   if (code?.startsWith("file_")) return t(`file${code[5].toUpperCase()}${code.slice(6)}`);
-  return status ? message : t("errorLost");
+  return status ? reason({ message, code }) : t("errorLost");
 }
 
 function isUnread(file) { return file.text === undefined && !file.error; }

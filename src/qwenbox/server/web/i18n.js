@@ -25,7 +25,7 @@ export const texts = {
     thinksNever: "does not think", thinksAlways: "always thinks", thinksHybrid: "thinks where it is asked to", machine: "Kernels: {isa}, {threads} threads",
     connect: "Connect", connectText: "Other programs reach this service at", showKey: "Show the key",
     connectLocal: "The address is that of this machine. A program in a container needs host.docker.internal instead, and a service that listens there.",
-    conversations: "Conversations", closeList: "Close the list", find: "Search conversations", found: "{count} found", foundNothing: "Nothing found", noConversations: "Your conversations will be listed here.", showMore: "Show more", importOne: "Import conversations", imported: "{count} imported", notImported: "{name}: {reason}", notJson: "it is no JSON", inMemoryOnly: "Kept in memory only, until the service ends.",
+    conversations: "Conversations", closeList: "Close the list", find: "Search conversations", found: "{count} found", foundNothing: "Nothing found", noConversations: "Your conversations will be listed here.", showMore: "Show more", importOne: "Import conversations", imported: "{count} imported", notImported: "{name}: {reason}", notJson: "it is no JSON", notAsExported: "{param} is not as in an export", inMemoryOnly: "Kept in memory only, until the service ends.",
     actionsOf: "Actions for “{title}”", rename: "Rename", title: "Title", remove: "Delete", removeTitle: "Delete this conversation?", removeText: "“{title}” and all its branches are overwritten. This cannot be undone.",
     cancel: "Cancel", answering: "is being answered", edit: "Edit", editQuestion: "Your question in other words", earlier: "The version before", later: "The version after", placeOf: "{at} / {of}",
     interrupted: "interrupted: the service ended meanwhile",
@@ -85,7 +85,7 @@ export const texts = {
     thinksNever: "不会思考", thinksAlways: "总会思考", thinksHybrid: "按需思考", machine: "计算内核：{isa}，{threads} 个线程",
     connect: "接入", connectText: "其他程序通过这个地址使用本服务：", showKey: "显示密钥",
     connectLocal: "这是本机的地址。容器里的程序要改用 host.docker.internal，并让服务监听那里。",
-    conversations: "对话列表", closeList: "关闭列表", find: "搜索对话", found: "找到 {count} 个", foundNothing: "没有找到", noConversations: "你的对话会列在这里。", showMore: "显示更多", importOne: "导入对话", imported: "已导入 {count} 个", notImported: "{name}：{reason}", notJson: "不是 JSON", inMemoryOnly: "只保存在内存里，服务停止后就没有了。",
+    conversations: "对话列表", closeList: "关闭列表", find: "搜索对话", found: "找到 {count} 个", foundNothing: "没有找到", noConversations: "你的对话会列在这里。", showMore: "显示更多", importOne: "导入对话", imported: "已导入 {count} 个", notImported: "{name}：{reason}", notJson: "不是 JSON", notAsExported: "{param} 与导出的格式不符", inMemoryOnly: "只保存在内存里，服务停止后就没有了。",
     actionsOf: "“{title}”的操作", rename: "重命名", title: "标题", remove: "删除", removeTitle: "删除这个对话？", removeText: "“{title}”和它的所有分支都会被覆盖，无法恢复。",
     cancel: "取消", answering: "正在回答", edit: "编辑", editQuestion: "换一种问法", earlier: "上一个版本", later: "下一个版本", placeOf: "{at} / {of}",
     interrupted: "中断：服务在此期间停止了",
@@ -119,6 +119,24 @@ export const texts = {
   },
 };
 
+/** What the service says in English, by the code that it gives with it; where people need its details, they follow. */
+const reasons = {
+  zh: {
+    context_length_exceeded: "这段对话和回答放不进模型的窗口。请缩短消息，或开始新对话。",
+    insufficient_memory: "内存不够，装不下这个模型。请卸载其他模型，或换一个更小的。", model_not_found: "没有这个模型。",
+    model_stays: "这个模型卸载后无法再次加载，所以保留。", model_loading: "模型还没有就绪，请稍后再试。",
+    download_failed: "模型没有下载成功：{message}", model_format: "模型文件有问题：{message}", unsupported_model: "不支持这种模型：{message}",
+    request_timeout: "用时超过了服务允许的时间。", worker_died: "模型的进程意外中断，正在重新启动。请重试。",
+    poisoned_request: "处理这条消息时模型的进程两次中断，不再尝试。", engine_closed: "服务正在停止。", internal_error: "服务内部出错，原因见它的日志。",
+    archive_full: "对话没能写入磁盘。请腾出空间，已确认的内容都还在。", archive_damaged: "保存对话的文件已损坏：{message}",
+    archive_busy: "另一个程序占用着对话文件，请重试。", answer_under_way: "这个对话正在回答，请先停止那个回答。",
+    conversation_full: "这个对话的消息太多了，请开始新对话。", conversation_not_found: "没有这个对话，它可能已被删除。",
+    not_from_here: "文件、文件夹和镜像只能在服务所在的机器上指定：在那里的浏览器里打开 http://127.0.0.1。",
+    no_conversation: "不是对话", unknown_export: "不是 qwenbox、ChatGPT 或 Open WebUI 导出的", newer_export: "由更新版本的 qwenbox 导出，请先升级",
+    too_many_conversations: "一次放不下这么多对话",
+  },
+};
+
 let language = "en";
 
 export function currentLanguage() { return language; }
@@ -127,6 +145,11 @@ export function t(key, values = {}) {
   const text = texts[language][key];
   if (text === undefined) throw new Error(`no text for ${key}`);
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+}
+
+/** Why the service has refused something, {message, code}, in this language as far as the page knows it. */
+export function reason({ message, code }) {
+  return reasons[language]?.[code]?.replace("{message}", message) ?? message;
 }
 
 /** A number as people of this language write it. */

@@ -3,7 +3,7 @@
 // written, `rate` a second, and `tokens` are those of the whole conversation then. `why` is what the service says of the thinking, or a text. Its buttons have classes by which `answer.js` and `branches.js` know them.
 import { el } from "./dom.js";
 import { drawSent } from "./files.js";
-import { number, t, timeLeft } from "./i18n.js";
+import { number, reason, t, timeLeft } from "./i18n.js";
 import { copyButton, render } from "./markdown.js";
 
 /** `place`: {at, of}, among the messages beside which it stands. */
@@ -45,7 +45,7 @@ export function drawAnswer(node, message, last, { hurried = false, place = null 
 function again() { return el("button", { type: "button", class: "again" }, t("again")); }
 
 function problem({ error, code }, last) {
-  const text = code === "lost" ? t("errorLost") : code === "key" ? t("errorKey") : error;
+  const text = code === "lost" ? t("errorLost") : code === "key" ? t("errorKey") : reason({ message: error, code });
   return el("div", { class: "problem", role: "alert" }, el("span", {}, text), last ? again() : "");
 }
 

@@ -1,7 +1,7 @@
 // The models that can be asked: what each takes, how fast it is, how far it is; one of them answers.
 import { setLoaded } from "./api.js";
 import { $, el } from "./dom.js";
-import { currentLanguage, number, t } from "./i18n.js";
+import { currentLanguage, number, reason, t } from "./i18n.js";
 import { choose, health, installed, model, watch } from "./service.js";
 
 const BUSY = ["fetching", "verifying", "loading", "restarting", "draining", "queued"];
@@ -34,7 +34,7 @@ async function toggle(button, id, loaded) {
   button.disabled = true;
   $("models-error").textContent = "";
   watch();
-  try { await setLoaded(id, loaded); } catch (error) { $("models-error").textContent = error.message; }
+  try { await setLoaded(id, loaded); } catch (error) { $("models-error").textContent = reason(error); }
   await watch();
 }
 
