@@ -350,6 +350,7 @@ def test_how_far_a_long_prompt_is_and_what_of_the_window_is_taken_stands_on_the_
     total = len(plan.prompt_ids) + 501
     page.wait(lambda: page.find("#context").text == f"{total}{context}")
     assert speed in page.find(".message.assistant .rate").text and "501" in page.find(".rate").text
+    assert page.find("#speed").text == ""  # it is said once
     page.script("localStorage.setItem('qwenbox.messages', JSON.stringify([{role: 'user', content: 'counted by the service'}]))")
     page.open()
     page.wait(lambda: page.find("#context").is_displayed() and page.find("#context").text != f"{total}{context}")

@@ -54,7 +54,7 @@ def paragraph(text: str) -> str:
 
 
 def docx(body: str, *, head: str = "", name: str = "word/document.xml", notes: dict[str, str] | None = None) -> bytes:
-    """A document of Word with this XML as its body. `notes`: the XML of its footnotes and endnotes, by these names."""
+    """A document of Word with this XML as its body. `notes`: the XML of its footnotes, endnotes, numbering and styles, by these names."""
     xml = f'<?xml version="1.0" encoding="UTF-8"?>{head}<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
     more = {f"word/{kind}.xml": f'<w:{kind} xmlns:w="{WORD}">{text}</w:{kind}>'.encode() for kind, text in (notes or {}).items()}
     return archive({"[Content_Types].xml": b"<Types/>", name: xml.encode(), **more})

@@ -75,6 +75,57 @@ def test_the_notes_of_a_docx_stand_behind_its_text_where_the_text_points_to_them
     assert read_document("a.docx", data).text == "One[^1]\ntwo[^2]\nthree[^3]\n\n[^1]: the first\n[^2]: at the end\n[^3]: 第二个"
 
 
+def listed(text: str, list: int | None = None, level: int | None = None, style: str = "") -> str:
+    own = (f'<w:ilvl w:val="{level}"/>' if level is not None else "") + (f'<w:numId w:val="{list}"/>' if list is not None else "")
+    return f'<w:p><w:pPr><w:pStyle w:val="{style}"/><w:numPr>{own}</w:numPr></w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>'
+
+
+def test_the_lists_of_a_docx_are_numbered_as_word_shows_them():
+    def level(number: int, form: str, text: str, start: int = 1) -> str:
+        return f'<w:lvl w:ilvl="{number}"><w:start w:val="{start}"/><w:numFmt w:val="{form}"/><w:lvlText w:val="{text}"/></w:lvl>'
+
+    numbering = (
+        f'<w:abstractNum w:abstractNumId="7">{level(0, "decimal", "%1.")}{level(1, "lowerLetter", "%1.%2)")}</w:abstractNum>'
+        f'<w:abstractNum w:abstractNumId="8">{level(0, "bullet", "")}{level(1, "bullet", "o")}</w:abstractNum>'
+        f'<w:abstractNum w:abstractNumId="9">{level(0, "chineseCounting", "第%1条", 9)}{level(1, "upperRoman", "%2", 3)}</w:abstractNum>'
+        '<w:num w:numId="1"><w:abstractNumId w:val="7"/></w:num><w:num w:numId="2"><w:abstractNumId w:val="8"/></w:num>'
+        '<w:num w:numId="3"><w:abstractNumId w:val="9"/></w:num><w:num w:numId="4"><w:abstractNumId w:val="7"/>'
+        '<w:lvlOverride w:ilvl="0"><w:startOverride w:val="5"/></w:lvlOverride></w:num>'
+    )
+    styles = (
+        '<w:style w:styleId="Clause"><w:pPr><w:numPr><w:numId w:val="3"/></w:numPr></w:pPr></w:style>'
+        '<w:style w:styleId="Deep"><w:basedOn w:val="Clause"/><w:pPr><w:numPr><w:ilvl w:val="1"/></w:numPr></w:pPr></w:style>'
+        '<w:style w:styleId="Round"><w:basedOn w:val="Round"/></w:style>'
+    )
+    changed = (
+        '<w:p><w:pPr><w:pPrChange><w:pPr><w:numPr><w:numId w:val="1"/></w:numPr></w:pPr></w:pPrChange></w:pPr><w:r><w:t>no more</w:t></w:r></w:p>'
+    )
+    body = (
+        *(listed("one", 1, 0), listed("a", 1, 1), listed("b", 1, 1), paragraph("between"), listed("two", 1, 0), listed("a again", 1, 1)),
+        *(listed("dot", 2, 0), listed("circle", 2, 1), changed, listed("afresh", 4, 0), listed("goes on", 1, 0), listed("none", 0)),
+        *(listed("甲", style="Clause"), listed("乙", style="Deep"), listed("丙", style="Clause"), listed("x", style="Round"), listed("y", 99, 3)),
+    )
+    shown = [
+        *(
+            "1. one",
+            "  1.a) a",
+            "  1.b) b",
+            "between",
+            "2. two",
+            "  2.a) a again",
+            "- dot",
+            "  - circle",
+            "no more",
+            "5. afresh",
+            "6. goes on",
+            "none",
+        ),
+        *("第九条 甲", "  III 乙", "第十条 丙", "x", "y"),
+    ]
+    data = docx("".join(body), notes={"numbering": numbering, "styles": styles})
+    assert read_document("a.docx", data).text.split("\n") == shown
+
+
 @pytest.mark.parametrize("algorithm", ["RC4-128", "AES-128", "AES-256-R5", "AES-256"])
 def test_an_encrypted_pdf_is_read_where_it_opens_without_a_password(algorithm):
     def encrypted(password: str) -> bytes:

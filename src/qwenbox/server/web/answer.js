@@ -158,7 +158,7 @@ function take(message, chunk, pace) {
   if (chunk.usage) {
     const { total_tokens: tokens, completion_tokens: count } = chunk.usage;
     pace.note(count);
-    Object.assign(message, { tokens, count, rate: message.rate ?? pace.rate });
+    Object.assign(message, { tokens, count, rate: pace.rate ?? message.rate });
     showSpeed(count, pace.rate);
     showContext(tokens);
   }
@@ -211,8 +211,8 @@ async function follow(message, begin) {
   }
   cancelAnimationFrame(frame);
   message.progress = null;
-  message.rate ??= pace.rate;
   running = null;
+  showSpeed(0, null); // it stands under the answer
   draw();
   refresh();
 }

@@ -60,7 +60,7 @@ export function watchAgain(milliseconds) {
 
 export function showService() {
   const { state, progress } = service;
-  const arriving = ["fetching", "verifying", "loading", "restarting"].includes(state);
+  const arriving = first !== null && ["fetching", "verifying", "loading", "restarting"].includes(state);
   $("model").querySelector(".dot").dataset.state = state;
   const words = state === "ready" ? "" : arriving && progress ? `${t(state)} ${Math.floor(progress * 100)} %` : t(state);
   $("model-name").textContent = model()?.id ?? "";
