@@ -131,7 +131,7 @@ const reasons = {
     archive_full: "对话没能写入磁盘。请腾出空间，已确认的内容都还在。", archive_damaged: "保存对话的文件已损坏：{message}",
     archive_busy: "另一个程序占用着对话文件，请重试。", answer_under_way: "这个对话正在回答，请先停止那个回答。",
     conversation_full: "这个对话的消息太多了，请开始新对话。", conversation_not_found: "没有这个对话，它可能已被删除。",
-    not_from_here: "文件、文件夹和镜像只能在服务所在的机器上指定：在那里的浏览器里打开 http://127.0.0.1。",
+    not_from_here: "文件、文件夹和镜像只能在服务所在的机器上指定：在那里的浏览器里打开 127.0.0.1 上的这个页面。",
     no_conversation: "不是对话", unknown_export: "不是 qwenbox、ChatGPT 或 Open WebUI 导出的", newer_export: "由更新版本的 qwenbox 导出，请先升级",
     too_many_conversations: "一次放不下这么多对话",
   },
