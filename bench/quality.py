@@ -431,10 +431,10 @@ def tasks_told(found: dict[str, dict[str, Any]], settings: dict[str, str]) -> st
             rows.append([row, *cells, str(told["cut"]), f"{told['new_tokens'] / told['seconds']:.0f}"])
         if rows:
             header = [task, "right", "retention", "lost", "gained", "cut", "tokens/s"]
-            text += f"\n{settings[task]}:\n\n" + markdown(header, rows) + "\n"
+            text += f"\n{settings[task]}:\n\n" + markdown(header, rows)
     if text:
         text += (
-            "* Retention: the row's score over the reference's, on the same problems, which are resampled together; lost are problems that only the\n"
+            "\n* Retention: a row's score over the reference's, on the same problems, which are resampled together; lost are problems that only the\n"
             "  reference solved, gained those that only the row did. cut: answers that were too long. tokens/s: of answers, tests included.\n"
         )
     return text
@@ -480,6 +480,7 @@ def plot(model: str, found: dict[str, dict[str, Any]], path: Path) -> None:
             place.axvline(ASKED, color="#c8ccd2", linestyle=":", zorder=0)
             place.errorbar(values, list(rows), xerr=ends, fmt="none", ecolor="#555", capsize=3)
             place.scatter(values, list(rows), color=colours, zorder=3)
+            place.set_ylim(-0.6, len(rows) - 0.4)
         place.invert_yaxis()
         place.set_xlabel(label)
         for index, value in enumerate(values):
