@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SEED = 11
-PROBLEMS = ("mixed", "text", "numbers", "sequences", "records", "simulations")
+PROBLEMS = ("mixed", "text", "numbers", "sequences", "records", "simulations", "everyday")
 Task = dict[str, Any]
 
 
