@@ -99,6 +99,18 @@ class Settings:
         "Form of the weights in memory; otherwise as stored, but the 16-bit head of a quantised checkpoint as int8.",
         choices=("stored", "bf16", "int8", "int4"),
     )
+    head: str | None = _setting(
+        None,
+        "Kind of the head, which makes logits; otherwise as `weights` says. An int8 head of 16,384 rows or more is kept a second time in 4 bits, so "
+        "that greedy answers read less of it and stay the same: `two-stage` insists on that, `int8` saves the memory.",
+        choices=("stored", "bf16", "int8", "int4", "two-stage"),
+    )
+    embedding: str | None = _setting(
+        None,
+        "Kind of the embedding; otherwise as `weights` says. Where the model has one matrix for embedding and head, it is as `head` says, and this "
+        "setting makes two of it.",
+        choices=("stored", "bf16", "int8", "int4"),
+    )
     context_length: int | None = _setting(None, "Longest prompt and answer together, in tokens; otherwise what the model was trained for.", least=1)
     kv_gb: float | None = _setting(None, "Gigabytes for the KV pages; otherwise what fits into the memory that is free.", least=0.001)
     memory_util: float | None = _setting(
@@ -169,6 +181,11 @@ class Settings:
     modelscope_endpoint: str = _setting("https://modelscope.cn", "Address of ModelScope, tried where the Hugging Face hub does not answer.")
     language: str = _setting(_language, "Language of the chat in the terminal.", choices=("en", "zh"), shown="that of the locale, else `en`")
     log_level: str = _setting("info", "How much is logged.", also="LOG_LEVEL", choices=("debug", "info", "warning", "error"))
+
+    @property
+    def forms(self) -> dict[str, Any]:
+        """The settings that say which kinds the matrices of a model have in memory."""
+        return {"weights": self.weights, "head": self.head, "embedding": self.embedding}
 
     def __repr__(self) -> str:
         """Without secrets: settings are logged."""

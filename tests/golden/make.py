@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "src"))
 
 from qwenbox.kernels import quants  # noqa: E402
-from qwenbox.model.load import rounded_kind  # noqa: E402
+from qwenbox.model.forms import Forms  # noqa: E402
 from qwenbox.types import Tensor  # noqa: E402
 
 ALL_ATTENTION_FUNCTIONS.register("golden", lambda *_, **__: None)  # a name that models may be made with; `watched` fills it
@@ -145,7 +145,7 @@ def round_weights(model: Any, weights: str) -> None:
                 role = "router" if key.endswith((".mlp.gate.weight", "shared_expert_gate.weight")) else "linear"
             values = parameter.to(torch.float32).numpy()
             stored = Tensor(key, "f32", values.shape, values.reshape(-1).view(np.uint8))
-            kind = rounded_kind(weights, stored, role)
+            kind = Forms.of(weights).kind(stored, role)
             parameter.copy_(torch.from_numpy(quants.dequantize(stored if kind == "f32" else quants.round_tensor(stored, kind))).double())
 
 

@@ -13,6 +13,7 @@ from qwenbox.kernels import quants
 from qwenbox.kernels.reference import ReferenceRunner
 from qwenbox.model.config import Experts, ModelConfig, Rope
 from qwenbox.model.costs import costs, kv_bytes
+from qwenbox.model.forms import Forms
 from qwenbox.model.load import random_config, random_network
 from qwenbox.model.qwen import _NAMES, Qwen
 from qwenbox.types import Batch, Span, Tensor
@@ -186,7 +187,7 @@ def test_both_formats_give_the_same_network() -> None:
     ],
 )
 def test_random_shapes_have_the_published_numbers_of_parameters_and_kv_bytes(shape: str, parameters: int, kv: int) -> None:
-    network = random_network(random_config(shape), "bf16", 64)
+    network = random_network(random_config(shape), Forms.of("bf16").kind, 64)
     assert sum(int(np.prod(part.tensor.shape)) for part in network.parts()) == parameters
     assert kv_bytes(network.config) == kv
     vectors = sum(part.tensor.nbytes // 4 for part in network.parts() if part.role == "vector")
@@ -194,7 +195,7 @@ def test_random_shapes_have_the_published_numbers_of_parameters_and_kv_bytes(sha
 
 
 def test_a_token_of_the_8b_at_int4_reads_its_matrices_its_head_one_row_and_its_context() -> None:
-    counted = costs(random_network(random_config("8b"), "int4", 64))
+    counted = costs(random_network(random_config("8b"), Forms.of("int4").kind, 64))
     linear, head, row, norms = 6_945_767_424, 151936 * 4096, 4096, 308_224
     assert counted.touched_bytes == linear // 128 * 67 + head // 128 * 130 + row // 128 * 130 + 4 * norms
     assert counted.bytes_per_token(1000) == counted.touched_bytes + 147_456 * 1001
@@ -203,7 +204,7 @@ def test_a_token_of_the_8b_at_int4_reads_its_matrices_its_head_one_row_and_its_c
 
 
 def test_only_the_chosen_experts_are_counted() -> None:
-    counted = costs(random_network(random_config("30b-a3b"), "bf16", 64))
+    counted = costs(random_network(random_config("30b-a3b"), Forms.of("bf16").kind, 64))
     # Active parameters, embeddings included, are 3.35 billion; a token reads one row of the embedding, not all of it.
     assert counted.linear_operations + counted.head_operations == pytest.approx(2 * (3.35e9 - 151936 * 2048), rel=0.01)
 
@@ -211,7 +212,7 @@ def test_only_the_chosen_experts_are_counted() -> None:
 def test_random_weights_are_finite_and_of_the_size_of_trained_ones() -> None:
     small = config(num_layers=1)
     for weights, kind in (("int4", "int4"), ("int8", "int8"), ("bf16", "bf16")):
-        network = random_network(small, weights, 64)
+        network = random_network(small, Forms.of(weights).kind, 64)
         prepared = network.prepare(network.layers[0].feed_forward.up, "linear")  # type: ignore[union-attr]
         assert prepared.kind == kind
         values = quants.dequantize(prepared)

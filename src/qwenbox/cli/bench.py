@@ -12,7 +12,7 @@ import typer
 
 from qwenbox.errors import UsageError
 
-from .options import Isa, Json, OptionalModel, Threads, Weights
+from .options import Embedding, Head, Isa, Json, OptionalModel, Threads, Weights
 from .session import load_with_bar, note, resolve
 
 
@@ -33,6 +33,8 @@ def bench(
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions; medians are reported.")] = 3,
     json: Json = False,
     weights: Weights = None,
+    head: Head = None,
+    embedding: Embedding = None,
     threads: Threads = None,
     isa: Isa = None,
 ) -> None:
@@ -50,6 +52,8 @@ def bench(
         {
             "model": model,
             "weights": weights,
+            "head": head,
+            "embedding": embedding,
             "threads": threads,
             "isa": isa,
             "context_length": prompt_tokens + new_tokens,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwenbox.errors import ContextLengthError, QwenboxError
 
-from .options import ContextLength, Isa, MaxTokens, OptionalModel, Seed, System, Temperature, Thinking, Threads, TopK, TopP, Weights
+from .options import ContextLength, Embedding, Head, Isa, MaxTokens, OptionalModel, Seed, System, Temperature, Thinking, Threads, TopK, TopP, Weights
 from .run import Answer
 from .session import note, open_llm, printable, thinking_votes
 from .texts import Texts
@@ -38,6 +38,8 @@ def chat(
     seed: Seed = None,
     thinking: Thinking = None,
     weights: Weights = None,
+    head: Head = None,
+    embedding: Embedding = None,
     context_length: ContextLength = None,
     threads: Threads = None,
     isa: Isa = None,
@@ -45,7 +47,14 @@ def chat(
     """Talk with a model. /help shows the commands; piped input is one message a line."""
     asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     asked["thinking"] = thinking_votes(thinking)
-    overrides: dict[str, Any] = {"weights": weights, "context_length": context_length, "threads": threads, "isa": isa}
+    overrides: dict[str, Any] = {
+        "weights": weights,
+        "head": head,
+        "embedding": embedding,
+        "context_length": context_length,
+        "threads": threads,
+        "isa": isa,
+    }
     from qwenbox.settings import load_settings
 
     texts = Texts(load_settings().language)

@@ -15,7 +15,7 @@ import typer
 
 from qwenbox.errors import UsageError
 
-from .options import Isa, Json, Threads, Weights
+from .options import Embedding, Head, Isa, Json, Threads, Weights
 from .session import load_with_bar, open_llm, progress_bar, resolve
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Write report.md, results.json and plot.svg into this folder.", show_default=False)] = None,
     json: Json = False,
     weights: Weights = None,
+    head: Head = None,
+    embedding: Embedding = None,
     reference_weights: Annotated[str | None, typer.Option(help="--weights for the reference.")] = None,
     threads: Threads = None,
     isa: Isa = None,
@@ -84,8 +86,8 @@ def evaluate(
 
         make_folder(report)
     overrides = {"threads": threads, "isa": isa}
-    subjects = [_Subject(model, {**overrides, "weights": weights}) for model in models]
-    other = None if reference is None else _Subject(reference, {**overrides, "weights": reference_weights})
+    subjects = [_Subject(model, {**overrides, "weights": weights, "head": head, "embedding": embedding}) for model in models]
+    other = None if reference is None else _Subject(reference, {**overrides, "weights": reference_weights, "head": None, "embedding": None})
     found: Report | LayerReport
     if task is Task.layers:
         assert other is not None
@@ -110,8 +112,12 @@ class _Subject:
     def name(self) -> str:
         from qwenbox.llm import model_name
 
-        weights = self.overrides["weights"]
-        return model_name(self.model) + (f" ({weights})" if weights else "")
+        told = [form if name == "weights" else f"{name} {form}" for name, form in self.forms.items() if form]
+        return model_name(self.model) + (f" ({', '.join(told)})" if told else "")
+
+    @property
+    def forms(self) -> dict[str, Any]:
+        return {name: self.overrides[name] for name in ("weights", "head", "embedding")}
 
     @property
     def path(self) -> Path:
@@ -122,7 +128,7 @@ class _Subject:
     def facts(self) -> dict[str, Any]:
         from qwenbox.model.load import stored_costs
 
-        return {"weights_bytes": stored_costs(self.path, self.overrides["weights"]).weights_bytes}
+        return {"weights_bytes": stored_costs(self.path, **self.forms).weights_bytes}
 
     def open(self, stack: ExitStack, window: int) -> tuple[ChatFormat, Any]:
         """The chat format and the loaded model, with pages for one window; closed with the stack."""
@@ -187,7 +193,7 @@ def _layers(subject: _Subject, reference: _Subject, data: Path, max_tokens: int)
     tokenizer = open_chat(subject.path).tokenizer
     _check_same_vocabulary(tokenizer, open_chat(reference.path).tokenizer)
     ids = list(itertools.islice(token_ids(data, tokenizer), max_tokens))
-    mine, other = (open_network(one.path, weights=one.overrides["weights"], positions=max_tokens) for one in (subject, reference))
+    mine, other = (open_network(one.path, **one.forms, positions=max_tokens) for one in (subject, reference))
     with _bar("comparing layers", 1000) as progress:
         errors = layer_errors(mine, other, ids, lambda part: progress(round(1000 * part)))
     return LayerReport(subject.name, reference.name, data.name, len(ids), errors)

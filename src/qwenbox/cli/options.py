@@ -17,6 +17,14 @@ Weights = Annotated[
         "Quantised weights are rounded a second time, with loss."
     ),
 ]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        help="Kind of the head, which makes logits: stored, bf16, int8, int4, or two-stage, which is int8 and reads less where answers are greedy; "
+        "otherwise as --weights says."
+    ),
+]
+Embedding = Annotated[str | None, typer.Option(help="Kind of the embedding: stored, bf16, int8 or int4; otherwise as --weights says.")]
 ContextLength = Annotated[int | None, typer.Option(min=1, help="Longest prompt and answer together, in tokens.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the kernels; otherwise one a processor.")]
 Isa = Annotated[str | None, typer.Option(help="Instruction-set variant: generic, avx2, avxvnni, avx512vnni or amx; otherwise the best there is.")]

@@ -11,7 +11,7 @@ import typer
 
 from qwenbox.errors import QwenboxError, UsageError
 
-from .options import ContextLength, Isa, Json, MaxTokens, Model, Seed, System, Temperature, Thinking, Threads, TopK, TopP, Weights
+from .options import ContextLength, Embedding, Head, Isa, Json, MaxTokens, Model, Seed, System, Temperature, Thinking, Threads, TopK, TopP, Weights
 from .session import note, open_llm, printable, thinking_votes
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No statistics on standard error.")] = False,
     json: Json = False,
     weights: Weights = None,
+    head: Head = None,
+    embedding: Embedding = None,
     context_length: ContextLength = None,
     threads: Threads = None,
     isa: Isa = None,
@@ -46,7 +48,7 @@ def run(
     asked: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "stop": stop or ()}
     asked["thinking"] = thinking_votes(thinking)
     messages = [{"role": role, "content": text} for role, text in (("system", system), ("user", prompt)) if text is not None]
-    with open_llm(model, weights=weights, context_length=context_length, threads=threads, isa=isa) as llm:
+    with open_llm(model, weights=weights, head=head, embedding=embedding, context_length=context_length, threads=threads, isa=isa) as llm:
         answer = Answer(show=not json)
         end = answer.read(llm.stream(messages, **asked))
         statistics = _statistics(end)

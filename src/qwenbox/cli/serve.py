@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import ContextLength, Isa, OptionalModel, Threads, Weights
+from .options import ContextLength, Embedding, Head, Isa, OptionalModel, Threads, Weights
 
 if TYPE_CHECKING:
     from qwenbox.server.serve import Service
@@ -29,6 +29,8 @@ def serve(
     api_key: Annotated[str | None, typer.Option(help="Key that clients must send; other people see it in the list of processes.")] = None,
     api_key_file: Annotated[Path | None, typer.Option(help="File whose first line is the key that clients must send.")] = None,
     weights: Weights = None,
+    head: Head = None,
+    embedding: Embedding = None,
     context_length: ContextLength = None,
     kv_gb: Annotated[float | None, typer.Option(min=0.001, help="Gigabytes for the KV pages; otherwise what fits into memory.")] = None,
     memory_util: Annotated[
@@ -75,6 +77,8 @@ def serve(
         "api_key": api_key,
         "api_key_file": api_key_file,
         "weights": weights,
+        "head": head,
+        "embedding": embedding,
         "context_length": context_length,
         "kv_gb": kv_gb,
         "memory_util": memory_util,

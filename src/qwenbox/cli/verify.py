@@ -59,7 +59,7 @@ def verify(
             keep_fingerprint(model, path, settings, kept, files)
             tell([prints.Finding("fingerprint", True, f"stored in {kept}")])
         elif not (quick or store):
-            with opened(model, path, settings, settings.weights if known is None else known.weights) as loaded:
+            with opened(model, path, settings, settings.forms if known is None else known.forms) as loaded:
                 tell(_asked(known, loaded))
     except (ModelFormatError, NumericalError) as error:
         tell([prints.Finding("loading", False, error.message)])
@@ -111,7 +111,7 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(name: str, path: Path, settings: Settings, weights: str | None) -> Iterator[Opened]:
+def opened(name: str, path: Path, settings: Settings, forms: Mapping[str, Any]) -> Iterator[Opened]:
     from qwenbox.evaluate.fingerprint import NUM_PAGES
     from qwenbox.llm import model_name, open_chat
     from qwenbox.model.load import load_model
@@ -119,7 +119,7 @@ def opened(name: str, path: Path, settings: Settings, weights: str | None) -> It
     sizes: dict[str, Any] = {"threads": settings.threads, "isa": settings.isa, "max_batch_tokens": settings.max_batch_tokens}
 
     def load(progress: Callable[[float], None]) -> Model:
-        return load_model(path, weights=weights, num_pages=NUM_PAGES, progress=progress, **sizes)
+        return load_model(path, num_pages=NUM_PAGES, progress=progress, **forms, **sizes)
 
     with closing(open_chat(path)) as chat, closing(load_with_bar(load, model_name(name))) as model, progress_bar() as bar:
         model.vocab_limit = min(model.vocab_size, chat.tokenizer.vocab_limit)
@@ -133,8 +133,8 @@ def keep_fingerprint(name: str, path: Path, settings: Settings, target: Path, fi
 
     if files is None:
         files = load_with_bar(lambda progress: prints.digests(path, progress), f"{name} from the disk")
-    with opened(name, path, settings, settings.weights) as loaded:
-        prints.write(prints.take(loaded.model, loaded.chat, settings.weights, files, loaded.advance), target)
+    with opened(name, path, settings, settings.forms) as loaded:
+        prints.write(prints.take(loaded.model, loaded.chat, files=files, progress=loaded.advance, **settings.forms), target)
 
 
 def _way_out(model: str, path: Path) -> str:

@@ -28,6 +28,8 @@ class EngineOptions:
     random: str | None = None
     """A shape to fill with random weights: 8b, 4b, 1.7b, 0.6b, 30b-a3b."""
     weights: str | None = None
+    head: str | None = None
+    embedding: str | None = None
     threads: int | None = None
     isa: str | None = None
     context_length: int | None = None
@@ -58,7 +60,7 @@ class EngineOptions:
     def from_settings(cls, settings: Settings, **where: Any) -> EngineOptions:
         """The part of the settings that an engine is made of. `where` is `model=` or `random=`, and the tokens."""
         return cls(
-            weights=settings.weights,
+            **settings.forms,
             threads=settings.threads,
             isa=settings.isa,
             context_length=settings.context_length,
@@ -98,6 +100,8 @@ def open_model(options: EngineOptions, progress: Progress) -> EngineModel:
     from qwenbox.model.load import load_model, random_model
 
     sizes: dict[str, Any] = {
+        "head": options.head,
+        "embedding": options.embedding,
         "threads": options.threads,
         "isa": options.isa,
         "context_length": options.context_length,

@@ -105,7 +105,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Of one model in one form of its weights (`weights`, as the setting of that name)."""
+    """Of one model in one form of its weights (`weights`, `head`, `embedding`, as the settings of these names)."""
 
     made: str
     version: str
@@ -114,15 +114,29 @@ class Fingerprint:
     template: tuple[int, ...]
     """Ids of a conversation with everything in it."""
     probes: tuple[Probe, ...]
+    head: str | None = None
+    embedding: str | None = None
+
+    @property
+    def forms(self) -> dict[str, Any]:
+        """As `Settings.forms`."""
+        return {"weights": self.weights, "head": self.head, "embedding": self.embedding}
 
 
 # --- taking and keeping --------------------------------------------------------------------------------------------------
 
 
 def take(
-    model: Scorable, chat: ChatFormat, weights: str | None, files: Mapping[str, FileDigest], progress: Progress = lambda part: None
+    model: Scorable,
+    chat: ChatFormat,
+    weights: str | None,
+    files: Mapping[str, FileDigest],
+    progress: Progress = lambda part: None,
+    *,
+    head: str | None = None,
+    embedding: str | None = None,
 ) -> Fingerprint:
-    """The fingerprint of a loaded model that is well, with at least NUM_PAGES pages."""
+    """The fingerprint of a loaded model that is well, with at least NUM_PAGES pages. `weights`, `head`, `embedding`: how it was loaded."""
     prompts = _prompts(chat, model)
     probes = []
     for number, (name, ids) in enumerate(prompts.items()):
@@ -130,7 +144,7 @@ def take(
         probes.append(_probe(model, name, [*ids, *answer], len(ids)))
         progress((number + 1) / len(prompts))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Fingerprint(now, __version__, weights, dict(files), tuple(_talk(chat) or ()), tuple(probes))
+    return Fingerprint(now, __version__, weights, dict(files), tuple(_talk(chat) or ()), tuple(probes), head, embedding)
 
 
 def place(path: Path, state_dir: Path) -> Path:

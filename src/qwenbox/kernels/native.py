@@ -347,8 +347,8 @@ class Native:
     def logits_rows(self, x: int) -> int:
         return self._record("logits_rows", (x,), self._program.widths[x], narrow=True)
 
-    def output(self, x: int) -> None:
-        self._program.ops.append(Op("output", (x,), x))
+    def output(self, x: int, *, sketch: bool = True) -> None:
+        self._program.ops.append(Op("output", (x,), x, ints=(int(sketch),)))
 
     def _record(
         self,

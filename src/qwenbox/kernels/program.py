@@ -97,8 +97,8 @@ class Ops(Protocol):
         """Only the rows that the batch wants logits of."""
         ...
 
-    def output(self, x: Value) -> None:
-        """These are the logits."""
+    def output(self, x: Value, *, sketch: bool = True) -> None:
+        """These are the logits. `sketch`: a large int8 head is kept a second time, so that the largest of them costs less."""
         ...
 
 

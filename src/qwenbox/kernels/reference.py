@@ -510,7 +510,7 @@ class ReferenceOps:
     def logits_rows(self, x: FloatArray) -> FloatArray:
         return x[self._batch.logits_rows]
 
-    def output(self, x: FloatArray) -> None:
+    def output(self, x: FloatArray, *, sketch: bool = True) -> None:
         self.logits = x
 
 

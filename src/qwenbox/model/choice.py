@@ -6,14 +6,15 @@ Bytes are computed from shapes. A prediction is the bytes that a token reads ove
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from qwenbox.hub.catalogue import CATALOGUE, Entry
 from qwenbox.kernels.ceiling import READ_PATTERNS, default_buffer_bytes, read_bandwidths
 from qwenbox.model.costs import Costs, costs
+from qwenbox.model.forms import Forms
 from qwenbox.model.load import SHAPES, MemoryNeed, available_memory, program_need, random_config, random_network
-from qwenbox.model.qwen import Role
+from qwenbox.model.qwen import Qwen, Role
 from qwenbox.types import Tensor
 
 CONTEXT = 16_384
@@ -56,10 +57,10 @@ class Offer(NamedTuple):
         return self.fits and self.speed >= LEAST_SPEED
 
 
-def offers(machine: Machine) -> list[Offer]:
-    """The Qwen3 that are offered, the largest first."""
+def offers(machine: Machine, **forms: str | None) -> list[Offer]:
+    """The Qwen3 that are offered, the largest first. `forms`: settings that `Forms.of` takes."""
     chosen = [entry for entry in CATALOGUE.values() if entry.shape is not None and (entry.form in _AUTOMATIC or entry.name == ALWAYS)]
-    return [_offer(entry, machine) for entry in sorted(chosen, key=lambda entry: SHAPES.index(entry.shape or ""), reverse=True)]
+    return [_offer(entry, machine, forms) for entry in sorted(chosen, key=lambda entry: SHAPES.index(entry.shape or ""), reverse=True)]
 
 
 def best(offered: Iterable[Offer]) -> Offer:
@@ -69,15 +70,17 @@ def best(offered: Iterable[Offer]) -> Offer:
 
 
 @functools.cache
-def entry_costs(entry: Entry) -> Costs:
-    """Costs of a model that is not here, of its shape."""
-    return _costs(entry, _AS_LOADED[entry.form])
+def entry_costs(entry: Entry, weights: str | None = None, head: str | None = None, embedding: str | None = None) -> Costs:
+    """Costs of a model that is not here, of its shape, as it would be loaded."""
+    network, forms = _stored(entry), Forms.of(weights, head, embedding, quantised=entry.form == "awq")
+    forms.apply(network)
+    return costs(network, forms.kind)
 
 
-def entry_need(entry: Entry, context_length: int = CONTEXT) -> MemoryNeed:
+def entry_need(entry: Entry, **forms: str | None) -> MemoryNeed:
     """What loading a model takes that is not here."""
-    own = entry_costs(entry)
-    return MemoryNeed(own.weights_bytes, own.kv_bytes * context_length, program_need())
+    own = entry_costs(entry, **forms)
+    return MemoryNeed(own.weights_bytes, own.kv_bytes * CONTEXT, program_need())
 
 
 def measure(threads: int) -> Machine:
@@ -87,15 +90,16 @@ def measure(threads: int) -> Machine:
     return Machine(memory, max(read_bandwidths(patterns, threads=threads, buffer_bytes=default_buffer_bytes()).values()))
 
 
-def _offer(entry: Entry, machine: Machine) -> Offer:
-    own, need = entry_costs(entry), entry_need(entry)
-    download = _costs(entry, _as_awq_stored).weights_bytes if entry.form == "awq" else own.weights_bytes
-    return Offer(entry.name, need.total, download, machine.bandwidth / own.touched_bytes, need.total <= MEMORY_SHARE * machine.memory)
+def _offer(entry: Entry, machine: Machine, forms: Mapping[str, str | None]) -> Offer:
+    own, need = entry_costs(entry, **forms), entry_need(entry, **forms)
+    speed = machine.bandwidth / own.touched_bytes
+    return Offer(entry.name, need.total, costs(_stored(entry)).weights_bytes, speed, need.total <= MEMORY_SHARE * machine.memory)
 
 
-def _costs(entry: Entry, kind_of: Callable[[Tensor, Role], str]) -> Costs:
+def _stored(entry: Entry) -> Qwen:
+    """A network of the entry's shape whose tensors have the kinds that its files have."""
     assert entry.shape is not None
-    return costs(random_network(random_config(entry.shape), "bf16", CONTEXT), kind_of)
+    return random_network(random_config(entry.shape), _KINDS[entry.form], CONTEXT)
 
 
 def _as_bf16(tensor: Tensor, role: Role) -> str:
@@ -103,11 +107,6 @@ def _as_bf16(tensor: Tensor, role: Role) -> str:
 
 
 def _as_awq(tensor: Tensor, role: Role) -> str:
-    """As `load_model` has it in memory: the head in int8, the embedding in 16 bits."""
-    return {"linear": "int4", "head": "int8"}.get(role, tensor.kind)
-
-
-def _as_awq_stored(tensor: Tensor, role: Role) -> str:
     return "int4" if role == "linear" else tensor.kind
 
 
@@ -124,4 +123,4 @@ def _as_q4_k_m(tensor: Tensor, role: Role) -> str:
     return "q6_k" if larger else "q4_k"
 
 
-_AS_LOADED = {"bf16": _as_bf16, "awq": _as_awq, "q4_k_m": _as_q4_k_m, "q8_0": _as_q8_0}
+_KINDS: Mapping[str, Callable[[Tensor, Role], str]] = {"bf16": _as_bf16, "awq": _as_awq, "q4_k_m": _as_q4_k_m, "q8_0": _as_q8_0}

@@ -9,7 +9,7 @@ from qwenbox.model.config import ModelConfig
 from qwenbox.model.qwen import Part, Qwen, Role
 from qwenbox.types import PAGE_TOKENS, Tensor, tensor_nbytes
 
-_SKETCH_ROWS = 16_384
+SKETCH_ROWS = 16_384
 """An int8 head of so many rows is kept a second time as a sketch (kernels/csrc/sketch.h), 72 bytes for each group of 128 inputs."""
 
 
@@ -46,7 +46,7 @@ def costs(model: Qwen, kind_of: Callable[[Tensor, Role], str] | None = None) -> 
         kind = kind_of(part.tensor, part.role) if kind_of is not None else part.tensor.kind
         size = tensor_nbytes("f32" if part.role == "vector" else kind, part.tensor.shape)
         weights += size
-        if part.role == "head" and kind == "int8" and part.tensor.shape[0] >= _SKETCH_ROWS:
+        if part.role == "head" and kind == "int8" and model.sketch and part.tensor.shape[0] >= SKETCH_ROWS:
             weights += part.tensor.shape[0] * -(-part.tensor.shape[1] // 128) * 72
         touched += size * part.share
         if part.role in operations:

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -26,6 +26,7 @@ from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
 from qwenbox.kernels.reference import ReferenceRunner, sample_row
 from qwenbox.model.config import Experts, ModelConfig, Rope, from_gguf, from_hf
 from qwenbox.model.costs import Costs, costs, page_bytes
+from qwenbox.model.forms import Forms
 from qwenbox.model.qwen import Prepare, Qwen, Role
 from qwenbox.types import (
     PAGE_TOKENS,
@@ -229,6 +230,8 @@ def load_model(
     path: Path,
     *,
     weights: str | None = None,
+    head: str | None = None,
+    embedding: str | None = None,
     backend: Backend = "native",
     threads: int | None = None,
     isa: str | None = None,
@@ -245,20 +248,17 @@ def load_model(
 
     `memory_bytes`: of the free memory no more is counted as free, because the rest is promised to somebody.
 
-    `weights` "stored" keeps every tensor as it is stored; a kind of `WEIGHTS` rounds the matrices (quantised ones a second time, with a
-    second loss). None is "stored", except that the 16-bit head of a quantised checkpoint becomes int8. Raises NotFoundError, ModelFormatError,
-    UnsupportedModelError, and UsageError where something asked for cannot be had.
+    `weights`, `head` and `embedding` are what `Forms.of` takes: "stored" keeps tensors as they are stored, a kind of `WEIGHTS` rounds them
+    (quantised ones a second time, with a second loss). Raises NotFoundError, ModelFormatError, UnsupportedModelError, and UsageError where
+    something asked for cannot be had.
     """
-    if weights not in (None, "stored", *WEIGHTS):
-        raise UsageError(f"weights {weights!r} is unknown; choose one of stored, {', '.join(WEIGHTS)}", param="weights")
     config, tensors = _read(Path(path))
-    _warn_of_loss(weights, Path(path), tensors)
-    form = _form(weights, tensors)
-    positions = _positions(config, context_length)
+    network, forms = _outlined(config, tensors, weights, head, embedding, _positions(config, context_length))
+    _warn_of_loss(weights, head, Path(path), network, forms, tensors)
     return _open(
-        Qwen(config, tensors, positions=positions),
-        lambda tensor, role: rounded_kind(form, tensor, role),
-        lambda consumed: rounding(form, backend, consumed),
+        network,
+        forms.kind,
+        lambda consumed: rounding(forms, backend, consumed),
         backend=backend,
         threads=threads,
         isa=isa,
@@ -272,11 +272,10 @@ def load_model(
     )
 
 
-def open_network(path: Path, *, weights: str | None = None, positions: int) -> Qwen:
+def open_network(path: Path, *, weights: str | None = None, head: str | None = None, embedding: str | None = None, positions: int) -> Qwen:
     """The network of a model with the weights that `load_model` would run, for whoever looks at them. Raises what it raises."""
-    config, tensors = _read(path)
-    network = Qwen(config, tensors, positions=positions)
-    network.prepare = rounding(_form(weights, tensors), "reference", lambda data: None)
+    network, forms = _outlined(*_read(path), weights, head, embedding, positions)
+    network.prepare = rounding(forms, "reference", lambda data: None)
     return network
 
 
@@ -292,22 +291,27 @@ class MemoryNeed(NamedTuple):
         return sum(self)
 
 
-def memory_need(path: Path, *, weights: str | None = None, context_length: int | None = None, kv_bytes: int | None = None) -> MemoryNeed:
+def memory_need(
+    path: Path,
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    embedding: str | None = None,
+    context_length: int | None = None,
+    kv_bytes: int | None = None,
+) -> MemoryNeed:
     """What `load_model` would need, from the headers of the files. Raises what it raises."""
     config, tensors = _read(path)
     positions = _positions(config, context_length)
     context = -(-positions // PAGE_TOKENS) * page_bytes(config)
-    return MemoryNeed(_network_costs(config, tensors, weights).weights_bytes, context if kv_bytes is None else kv_bytes, _RESERVE)
+    network, forms = _outlined(config, tensors, weights, head, embedding, 1)
+    return MemoryNeed(costs(network, forms.kind).weights_bytes, context if kv_bytes is None else kv_bytes, _RESERVE)
 
 
-def stored_costs(path: Path, weights: str | None = None) -> Costs:
+def stored_costs(path: Path, weights: str | None = None, head: str | None = None, embedding: str | None = None) -> Costs:
     """What a token of the model costs, from the headers of the files. Raises what `load_model` raises."""
-    return _network_costs(*_read(path), weights)
-
-
-def _network_costs(config: ModelConfig, tensors: Mapping[str, Tensor], weights: str | None) -> Costs:
-    form = _form(weights, tensors)
-    return costs(Qwen(config, tensors, positions=1), lambda tensor, role: rounded_kind(form, tensor, role))
+    network, forms = _outlined(*_read(path), weights, head, embedding, 1)
+    return costs(network, forms.kind)
 
 
 def program_need() -> int:
@@ -348,8 +352,14 @@ def _read(path: Path) -> tuple[ModelConfig, Mapping[str, Tensor]]:
     return from_gguf(file.metadata), file.tensors
 
 
-_INT8_HEAD = "int8 head"
-"""As stored, but a 16-bit head (or the embedding that is one) as int8: beside 4-bit matrices it would be most of what a token reads."""
+def _outlined(
+    config: ModelConfig, tensors: Mapping[str, Tensor], weights: str | None, head: str | None, embedding: str | None, positions: int
+) -> tuple[Qwen, Forms]:
+    """The network as it will be, and the kinds of its matrices."""
+    forms = Forms.of(weights, head, embedding, quantised=_is_quantised(tensors))
+    network = Qwen(config, tensors, positions=positions)
+    forms.apply(network)
+    return network, forms
 
 
 def _is_quantised(tensors: Mapping[str, Tensor]) -> bool:
@@ -357,40 +367,29 @@ def _is_quantised(tensors: Mapping[str, Tensor]) -> bool:
     return any(isinstance(tensor, PackedTensor) for tensor in tensors.values())
 
 
-def _form(weights: str | None, tensors: Mapping[str, Tensor]) -> str:
-    """What `rounded_kind` goes by."""
-    return weights or (_INT8_HEAD if _is_quantised(tensors) else "stored")
-
-
-def _warn_of_loss(weights: str | None, path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _warn_of_loss(weights: str | None, head: str | None, path: Path, network: Qwen, forms: Forms, tensors: Mapping[str, Tensor]) -> None:
     """Says in the log what a user might not expect."""
-    if weights is None and _is_quantised(tensors):
-        _log.warning("%s: the head is rounded to int8; --weights stored keeps it as it is", path.name)
+    if weights is None and head is None and _is_quantised(tensors):
+        _log.warning("%s: the head is rounded to int8; --head stored keeps it as it is", path.name)
     packed = (tensor.kind for tensor in tensors.values() if isinstance(tensor, PackedTensor))
     if weights in WEIGHTS and (not path.is_dir() or any(kind != weights for kind in packed)):
         _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", path.name, weights)
+        return
+    ends: tuple[tuple[Role, Tensor], ...] = (("head", network.head or network.embedding), ("embedding", network.embedding))
+    for role, tensor in ends:
+        kind = forms.kind(tensor, role)
+        if kind not in (tensor.kind, "bf16") and tensor.kind not in DENSE_KINDS:
+            _log.warning("%s: the %s is rounded from %s to %s: answers lose quality a second time", path.name, role, tensor.kind, kind)
 
 
-def rounded_kind(weights: str, tensor: Tensor, role: Role) -> str:
-    """The kind a tensor has after loading. Routers stay as they are: they are small, and a wrong choice of expert costs most.
-
-    `int4` keeps the embedding and the head, which every token's probability hangs on, at int8.
-    """
-    if weights == "stored" or role in ("router", "vector"):
-        return tensor.kind
-    if weights == _INT8_HEAD:
-        return "int8" if role == "head" and tensor.kind in DENSE_KINDS else tensor.kind
-    return "int8" if weights == "int4" and role in ("embedding", "head") else weights
-
-
-def rounding(weights: str, backend: Backend, consumed: Consumed) -> Prepare:
-    """What `Qwen` asks for each tensor so that it has the kind that `rounded_kind` says; the native runtime rounds while it packs.
+def rounding(forms: Forms, backend: Backend, consumed: Consumed) -> Prepare:
+    """What `Qwen` asks for each tensor so that it has the kind that `forms` say; the native runtime rounds while it packs.
 
     `consumed` is told of what is not needed any more.
     """
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
-        kind = rounded_kind(weights, tensor, role)
+        kind = forms.kind(tensor, role)
         if isinstance(tensor, PackedTensor) and (backend == "reference" or not _packed_natively(tensor, kind)):
             arrays, tensor = tensor.arrays, unpack(tensor)
             for array in arrays:
@@ -452,6 +451,8 @@ def random_model(
     shape: str,
     weights: str = "int4",
     *,
+    head: str | None = None,
+    embedding: str | None = None,
     backend: Backend = "native",
     threads: int | None = None,
     isa: str | None = None,
@@ -464,12 +465,14 @@ def random_model(
     max_sequences: int = 32,
     progress: Progress | None = None,
 ) -> Model:
-    """A network of a released shape with random weights of the kind that `load_model(weights=...)` would give it, made a tensor at a time."""
+    """A network of a released shape with random weights of the kinds that `load_model` would give it if it were in bf16, made a tensor at a time."""
     config = random_config(shape)
     if weights not in WEIGHTS:
         raise UsageError(f"weights {weights!r} is unknown; choose one of {', '.join(WEIGHTS)}", param="weights")
     positions = _positions(config, 4096 if context_length is None else context_length)
-    network = random_network(config, weights, positions)
+    forms = Forms.of(weights, head, embedding)
+    network = random_network(replace(config, tied_head=config.tied_head and not forms.separate("bf16")), forms.kind, positions)
+    forms.apply(network)
     return _open(
         network,
         lambda tensor, role: tensor.kind,
@@ -487,21 +490,22 @@ def random_model(
     )
 
 
-def random_network(config: ModelConfig, weights: str, positions: int) -> Qwen:
-    """A network whose matrices come into being when it is built; until then each is a view of one byte."""
+def random_network(config: ModelConfig, kind_of: Callable[[Tensor, Role], str], positions: int) -> Qwen:
+    """A network whose matrices come into being when it is built; until then each is a view of one byte. `kind_of` is asked for each in bf16."""
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
         seed = zlib.crc32(tensor.name.encode())
         return Tensor(tensor.name, tensor.kind, tensor.shape, _random_blocks(tensor.kind, tensor.shape, seed))
 
-    return Qwen(config, _HollowTensors(weights), positions=positions, prepare=prepare)
+    return Qwen(config, _HollowTensors(kind_of, bool(config.tied_head)), positions=positions, prepare=prepare)
 
 
 class _HollowTensors:
     """A `TensorSource` that has whatever is asked for: vectors of ones, and matrices of the right kind that take no memory."""
 
-    def __init__(self, weights: str) -> None:
-        self._weights = weights
+    def __init__(self, kind_of: Callable[[Tensor, Role], str], tied: bool) -> None:
+        self._kind_of = kind_of
+        self._roles: Mapping[str, Role] = {"embedding": "head" if tied else "embedding", "head": "head", "router": "router"}
 
     def has(self, name: str) -> bool:
         return False
@@ -510,9 +514,7 @@ class _HollowTensors:
         full = f"{name}.{i}.{e}"
         if len(shape) == 1:
             return Tensor(full, "f32", shape, np.ones(shape, np.float32).view(np.uint8))
-        roles: Mapping[str, Role] = {"embedding": "embedding", "head": "head", "router": "router"}
-        stored = Tensor(full, "bf16", shape, np.zeros(0, np.uint8))
-        kind = rounded_kind(self._weights, stored, roles.get(name, "linear"))
+        kind = self._kind_of(Tensor(full, "bf16", shape, np.zeros(0, np.uint8)), self._roles.get(name, "linear"))
         return Tensor(full, kind, shape, np.broadcast_to(np.uint8(0), (tensor_nbytes(kind, shape),)))
 
     def experts(self, name: str, count: int, rows: int, columns: int, *, i: int) -> list[Tensor]:
@@ -633,12 +635,12 @@ def _pieces(array: AnyArray) -> Iterator[AnyArray]:
 
 def _remembering(prepare: Prepare) -> Prepare:
     """The oracle builds its network for every batch; each tensor is prepared once."""
-    known: dict[str, Tensor] = {}
+    known: dict[tuple[str, Role], Tensor] = {}
 
     def remember(tensor: Tensor, role: Role) -> Tensor:
-        if tensor.name not in known:
-            known[tensor.name] = prepare(tensor, role)
-        return known[tensor.name]
+        if (tensor.name, role) not in known:
+            known[tensor.name, role] = prepare(tensor, role)
+        return known[tensor.name, role]
 
     return remember
 

@@ -124,6 +124,8 @@ class Qwen:
             self._check_tied(take("head", config.vocab_size, hidden))
         self.head = None if tied else take("head", config.vocab_size, hidden)
         """None: the embedding is the head."""
+        self.sketch = True
+        """Whether a large int8 head is kept a second time, so that greedy answers read less of it."""
         take.check_nothing_is_left()
 
     @cached_property
@@ -141,7 +143,7 @@ class Qwen:
             x = ops.add(x, self._attention(ops, layer, index, rotation, ops.rms_norm(x, ops.vector(layer.attention_norm), eps)))
             x = ops.add(x, self._feed_forward(ops, layer.feed_forward, ops.rms_norm(x, ops.vector(layer.feed_forward_norm), eps)))
         x = ops.rms_norm(ops.logits_rows(x), ops.vector(self.final_norm), eps)
-        ops.output(ops.linear(x, head))
+        ops.output(ops.linear(x, head), sketch=self.sketch)
 
     def _attention(self, ops: Ops, layer: Layer, index: int, rotation: RopeTable, x: Value) -> Value:
         config = self.config

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -270,7 +270,7 @@ class Choice:
     async def _measure(self) -> None:
         settings = self._stock.settings
         self._isa = await _beside(lambda: isa_of(settings))
-        self._machine, self._offers = await _beside(lambda: _weighed(threads_of(settings)))
+        self._machine, self._offers = await _beside(lambda: _weighed(threads_of(settings), settings.forms))
 
     def _best_here(self) -> Here | None:
         """The largest on the disk that fits and is fast enough, else the fastest that fits; what is for practice only comes last."""
@@ -448,11 +448,12 @@ class Choice:
     async def _take_path(self, text: str) -> None:
         from qwenbox.model.load import stored_costs
 
+        forms = self._stock.settings.forms
         path = local(text)
         if path is None or not path.is_absolute():
             raise RequestError(f"{text!r} is no directory and no .gguf file on the service's machine; give the whole path.", param="path")
         try:
-            await _beside(lambda: stored_costs(path))
+            await _beside(lambda: stored_costs(path, **forms))
         except QwenboxError as error:
             raise RequestError(error.message, param="path") from None
         name = self._stock.name_of(text)
@@ -546,11 +547,11 @@ async def _beside(work: Callable[[], _T]) -> _T:
     return await done
 
 
-def _weighed(threads: int) -> tuple[Machine, Sequence[Offer]]:
+def _weighed(threads: int, forms: Mapping[str, str | None]) -> tuple[Machine, Sequence[Offer]]:
     from qwenbox.model.choice import measure, offers
 
     machine = measure(threads)
-    return machine, offers(machine)
+    return machine, offers(machine, **forms)
 
 
 def _progress(name: str, state: EngineState) -> dict[str, Any]:

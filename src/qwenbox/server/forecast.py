@@ -46,12 +46,12 @@ class Forecast:
 
         path = self._stock.path(self._stock.default)
         if path is not None:
-            own = stored_costs(path, self._stock.settings.weights)
+            own = stored_costs(path, **self._stock.settings.forms)
             return own.touched_bytes if own.weights_bytes >= PATIENT_BYTES else None
         entry = find(self._stock.default)
         if isinstance(entry.source, Packages):
             return entry.source.size
-        return None if entry.shape is None else entry_costs(entry).touched_bytes
+        return None if entry.shape is None else entry_costs(entry, **self._stock.settings.forms).touched_bytes
 
 
 def threads_of(settings: Settings) -> int:

@@ -29,6 +29,7 @@ class Others:
         self._verdicts: dict[tuple[Path, int, int], tuple[Costs | None, str | None]] = {}
         self._judged: dict[str, Judged] = {}
         self._paths: dict[str, Path] = {}
+        self._forms = settings.forms
         self.look(settings)
 
     def look(self, settings: Settings) -> None:
@@ -64,7 +65,7 @@ class Others:
             key = path, status.st_size, status.st_mtime_ns
             if key not in self._verdicts:
                 try:
-                    self._verdicts[key] = stored_costs(path), None
+                    self._verdicts[key] = stored_costs(path, **self._forms), None
                 except QwenboxError as error:
                     self._verdicts[key] = None, error.message
             return self._verdicts[key]

@@ -98,7 +98,7 @@ class Stock:
         if path is None:
             return self._need_of_entry(name)
         kv_bytes = None if settings.kv_gb is None else int(settings.kv_gb * 1e9)
-        return memory_need(path, weights=settings.weights, context_length=self._context_length(name, path), kv_bytes=kv_bytes)
+        return memory_need(path, **settings.forms, context_length=self._context_length(name, path), kv_bytes=kv_bytes)
 
     def _need_of_entry(self, name: str) -> MemoryNeed:
         """Of a model that is not here yet."""
@@ -106,7 +106,7 @@ class Stock:
         from qwenbox.model.load import MemoryNeed, program_need
 
         entry = find(name)
-        return MemoryNeed(0, 0, program_need()) if entry.shape is None else entry_need(entry)
+        return MemoryNeed(0, 0, program_need()) if entry.shape is None else entry_need(entry, **self.settings.forms)
 
     def outline(self, name: str) -> Outline | None:
         """None while it is being looked up, and for a model that cannot be loaded. Does not wait."""
@@ -120,7 +120,7 @@ class Stock:
 
         with contextlib.suppress(QwenboxError, OSError):
             if (path := self._known_path(name)) is not None:
-                need, costs = self.need(name), stored_costs(path, self.settings.weights)
+                need, costs = self.need(name), stored_costs(path, **self.settings.forms)
                 self._outlines[name] = Outline(need.total, costs.touched_bytes, self._context_length(name, path) or context_window(path))
 
     def free(self) -> int:
@@ -182,7 +182,7 @@ class Stock:
         from qwenbox.model.load import available_memory, context_window, memory_need
 
         window = context_window(path)
-        whole = memory_need(path, weights=self.settings.weights)
+        whole = memory_need(path, **self.settings.forms)
         left = int(MEMORY_SHARE * available_memory()) - whole.weights - whole.program
         return min(window, max(CONTEXT, window * left // whole.kv))
 

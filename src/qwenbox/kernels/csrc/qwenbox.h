@@ -22,7 +22,7 @@ enum qw_opcode {
   QW_ADD,          // inputs: a, b
   QW_MOE,          // inputs: x; tables: router, gate, up, down, shared gate, up, down, router (or -1); ints: top_k, normalise
   QW_LOGITS_ROWS,  // inputs: x
-  QW_OUTPUT        // inputs: x
+  QW_OUTPUT        // inputs: x; ints: whether a large int8 matrix before it is kept a second time
 };
 
 typedef struct {

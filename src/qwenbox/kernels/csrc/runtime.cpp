@@ -304,7 +304,7 @@ void Program::compile(const qw_op* ops, int num_ops, const qw_value* values, int
       num_logits_ = last.output.width;
       for (LinearItem& item : last.linears)
         if (item.output.buffer == x.buffer) item.output.buffer = kToLogits;
-      if (last.linears.size() == 1 && Sketch::pays(*last.linears[0].weight) && !last.linears[0].bias) {
+      if (op.ints[0] && last.linears.size() == 1 && Sketch::pays(*last.linears[0].weight) && !last.linears[0].bias) {
         const Weight& head = *last.linears[0].weight;
         sketch_ = pages_of && pages_of->steps_.back().linears.size() == 1 && pages_of->steps_.back().linears[0].weight == &head
                       ? pages_of->sketch_
