@@ -96,6 +96,13 @@ def test_the_command_stores_a_fingerprint_and_finds_what_changed_since(qwenbox: 
     assert "not well: files" in qwenbox("verify", model, "--quick").stderr
 
 
+def test_a_fingerprint_is_compared_with_the_kinds_of_head_and_embedding_that_it_was_taken_with(qwenbox: Command, tmp_path: Path) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "mine")
+    assert qwenbox("verify", model, "--store", env={"QWENBOX_HEAD": "int4", "QWENBOX_EMBEDDING": "int8"}).returncode == 0
+    done = qwenbox("verify", model)
+    assert done.returncode == 0 and done.stdout.count(" 0.0000 spreads") == 6, done.stdout
+
+
 def test_a_model_that_does_not_load_is_told_with_the_reason(qwenbox: Command, tmp_path: Path) -> None:
     model = shutil.copytree(MODEL, tmp_path / "mine")
     (model / "model.safetensors").write_bytes((MODEL / "model.safetensors").read_bytes()[:-100])
