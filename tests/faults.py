@@ -1,9 +1,13 @@
-"""Models that are not well any more: the faults that `qwenbox verify` has to find, planted in copies of models that are."""
+"""Models that are not well any more: the faults that `qwenbox verify` has to find, planted in copies of models that are.
+
+Directories are those of `as_awq`, GGUF files those of `tests.tiny.tiny_gguf` with OWN_TEMPLATE.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,4 +119,37 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "zeros off by one": zeros_off_by_one,
     "wrong rope": wrong_rope,
     "stale template": stale_template,
+}
+
+
+def _bytes(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Changes a GGUF file, which keeps its size and the places of all tensors."""
+    before = path.read_bytes()
+    after = change(before)
+    assert len(after) == len(before) and after != before
+    path.write_bytes(after)
+
+
+def swapped_blocks(model: Path) -> None:
+    """Layers 0 and 1 of a GGUF file have changed places."""
+    other = {b"0": b"1", b"1": b"0"}
+    _bytes(model, lambda raw: re.sub(rb"blk\.([01])\.", lambda m: b"blk.%s." % other[m[1]], raw))
+
+
+def wrong_base(model: Path) -> None:
+    """The base of the rope in a GGUF file is four times what it was."""
+    key = b"rope.freq_base" + struct.pack("<I", 6)
+    _bytes(model, lambda raw: re.sub(key + b"(....)", lambda m: key + struct.pack("<f", 4 * struct.unpack("<f", m[1])[0]), raw, flags=re.DOTALL))
+
+
+def foreign_template(model: Path) -> None:
+    """The template in a GGUF file speaks otherwise of tools."""
+    _bytes(model, lambda raw: raw.replace(b"# Tools", b"# Calls"))
+
+
+GGUF_FAULTS: dict[str, Callable[[Path], None]] = {
+    "flipped byte": flipped_byte,
+    "swapped layers": swapped_blocks,
+    "wrong rope": wrong_base,
+    "foreign template": foreign_template,
 }

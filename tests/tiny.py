@@ -34,9 +34,9 @@ _NAMES = {
 
 
 @functools.cache
-def tiny_gguf(name: str = "tiny") -> bytes:
-    """`name` makes the bytes differ from another one's, so that a store keeps both."""
-    metadata = small_metadata()
+def tiny_gguf(name: str = "tiny", template: str | None = None) -> bytes:
+    """`name` makes the bytes differ from another one's, so that a store keeps both; `template` is that of its chats."""
+    metadata = small_metadata() | ({"tokenizer.chat_template": template} if template else {})
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = read_directory(write_checkpoint(Path(folder), vocab=len(metadata["tokenizer.ggml.tokens"]), positions=2048))
         raw = []

@@ -17,8 +17,9 @@ from qwenbox.hub.manifest import FileDigest, Manifest, sha256_of, write_manifest
 from qwenbox.kernels.native import isa_missing
 from qwenbox.model.load import Model, load_model
 from tests.cli.command import Command
-from tests.faults import FAULTS, as_awq, flipped_byte
+from tests.faults import FAULTS, GGUF_FAULTS, OWN_TEMPLATE, as_awq, flipped_byte
 from tests.thinker import MODEL
+from tests.tiny import tiny_gguf
 
 
 @contextmanager
@@ -55,6 +56,25 @@ def test_a_planted_fault_is_found(fault: str, awq: tuple[Path, Fingerprint], tmp
     assert check_files(known.files, digests(bad, lambda part: None), "the fingerprint").well is (fault == "stale template")
     wrong = {one.name.split()[0] for one in findings(known, bad) if one.well is False}
     assert wrong == {"stale template": {"template"}, "flipped byte": set()}.get(fault, {"logits"})
+
+
+@pytest.mark.parametrize("fault", GGUF_FAULTS)
+def test_a_fault_planted_in_a_gguf_file_is_found_by_the_command(fault: str, qwenbox: Command, tmp_path: Path) -> None:
+    """By its digest each, and by what it says also where the digest is that of the file with the fault."""
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(tiny_gguf(template=OWN_TEMPLATE.read_text()))
+    assert qwenbox("verify", model, "--store").returncode == 0
+    assert qwenbox("verify", model).returncode == 0
+    (kept,) = (qwenbox.folder / "state").glob("qwenbox/fingerprints/*.json")
+    GGUF_FAULTS[fault](model)
+    found = {one["name"]: one["well"] for one in json.loads(qwenbox("verify", model, "--json").stdout)["findings"]}
+    assert found["files"] is False
+    wrong = {name.split()[0] for name, well in found.items() if well is False} - {"files"}
+    assert wrong == {"foreign template": {"template"}, "flipped byte": set()}.get(fault, {"logits"})
+    stored = json.loads(kept.read_text())
+    stored["files"] = {model.name: {"size": model.stat().st_size, "sha256": sha256_of(model)}}
+    kept.write_text(json.dumps(stored))
+    assert qwenbox("verify", model).returncode == (0 if fault == "flipped byte" else 1)
 
 
 def healthy(count: int, awq: tuple[Path, Fingerprint]) -> None:
