@@ -86,6 +86,7 @@ class FakeEngine:
 
     script: Script = field(default_factory=Script)
     context_length: int = 4096
+    hidden_size: int = 8
     vocab_limit: int = 256 + len(CONTROL)
     num_pages: int = 1024
     max_requests: int = 160
@@ -138,7 +139,13 @@ class FakeEngine:
     def info(self) -> ModelInfo | None:
         if self.state_now.name in ("fetching", "verifying", "loading"):
             return None
-        limits = {"vocab_size": self.vocab_limit, "vocab_limit": self.vocab_limit, "num_pages": self.num_pages, "max_sequences": 32}
+        limits = {
+            "hidden_size": self.hidden_size,
+            "vocab_size": self.vocab_limit,
+            "vocab_limit": self.vocab_limit,
+            "num_pages": self.num_pages,
+            "max_sequences": 32,
+        }
         limits |= {"max_batch_tokens": 512, "max_requests": self.max_requests}
         return ModelInfo("fake", "", self.context_length, **limits, isa="generic", threads=1, weights_bytes=0, costs={"touched_bytes": GB})
 
@@ -223,6 +230,9 @@ class FakeEngine:
         now = time.monotonic()
         if one.cancelled:
             return SequenceOutput(plan.request_id, finish_reason="cancelled", usage=self._usage(one), timings=self._timings(one, now))
+        if plan.pooling is not None:
+            vector = np.random.default_rng(plan.prompt_ids).standard_normal(self.hidden_size).astype("<f4").tobytes()
+            return SequenceOutput(plan.request_id, finish_reason="stop", usage=self._usage(one), timings=self._timings(one, now), vector=vector)
         first = one.position == 0
         end = min(one.position + self.tokens_per_step, plan.max_tokens, len(one.ids))
         ids = tuple(one.ids[one.position : end])

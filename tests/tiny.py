@@ -34,8 +34,11 @@ _NAMES = {
 
 
 @functools.cache
-def tiny_gguf(name: str = "tiny", template: str | None = None) -> bytes:
-    """`name` makes the bytes differ from another one's, so that a store keeps both; `template` is that of its chats."""
+def tiny_gguf(name: str = "tiny", template: str | None = None, pooling_type: int | None = None) -> bytes:
+    """`name` makes the bytes differ from another one's, so that a store keeps both; `template` is that of its chats.
+
+    With a `pooling_type` it is a model for vectors.
+    """
     metadata = small_metadata() | ({"tokenizer.chat_template": template} if template else {})
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = read_directory(write_checkpoint(Path(folder), vocab=len(metadata["tokenizer.ggml.tokens"]), positions=2048))
@@ -55,6 +58,8 @@ def tiny_gguf(name: str = "tiny", template: str | None = None) -> bytes:
         "attention.key_length": config["head_dim"],
         "attention.value_length": config["head_dim"],
     }
+    if pooling_type is not None:
+        numbers["pooling_type"] = pooling_type
     pairs = [pair(f"qwen3.{key}", UINT32, struct.pack("<I", value)) for key, value in numbers.items()]
     pairs += [pair(f"qwen3.{key}", FLOAT32, struct.pack("<f", config[own])) for key, own in _FLOATS.items()]
     return gguf([*(_pair(key, value) for key, value in (metadata | {"general.name": name}).items()), *pairs], raw)

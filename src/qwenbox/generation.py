@@ -37,6 +37,7 @@ class Host(Protocol):
     def prompt_event(self, plan: GenerationPlan, logprobs: Sequence[TokenLogprob | None] | None) -> Event: ...
     def count_first(self, seconds: float, num_prompt_tokens: int) -> None: ...
     def count_tokens(self, num_tokens: int, num_gaps: int, seconds: float) -> None: ...
+    def count_vector(self, num_prompt_tokens: int) -> None: ...
     def count_end(self, event: Event, seconds: float) -> None: ...
 
 
@@ -146,11 +147,64 @@ class Choice:
         self._last = now
 
 
+class VectorChoice:
+    """The vector of one text, from the engine's outputs to one event. Sans-IO; a `Generation` takes it as it takes a `Choice`."""
+
+    stopped = False
+
+    def __init__(self, index: int, plan: GenerationPlan, host: Host) -> None:
+        self.index = index
+        self.plan = plan
+        self.finished = False
+        self._host = host
+        self._began = time.perf_counter()
+
+    def feed(self, output: SequenceOutput) -> list[Event]:
+        if output.finish_reason is None:
+            return []
+        if output.error is not None:
+            event = Event("error", error=output.error)
+        elif output.vector is None:
+            event = Event("error", error=EngineError("The request was cancelled.", code="cancelled").to_wire())
+        else:
+            event = Event("finish", finish_reason="stop", usage=output.usage, timings=output.timings, vector=output.vector)
+            self._host.count_vector(len(self.plan.prompt_ids))
+        self._end(event)
+        return [event]
+
+    def hurry(self) -> None:
+        """There is no thought to end."""
+
+    def fail(self, error: QwenboxError) -> Event:
+        event = Event("error", error=error.to_wire())
+        self._end(event)
+        return event
+
+    def leave(self) -> None:
+        self._end(Event("finish", finish_reason="cancelled"))
+
+    def _end(self, last: Event) -> None:
+        self.finished = True
+        self._host.count_end(last, time.perf_counter() - self._began)
+
+
 class Generation:
     """The choices of one request while they run. `deliver` is called from the engine's thread, everything else from the reader's."""
 
-    def __init__(self, choices: Sequence[Choice], engine: EngineClient, wake: Callable[[], None], timeout: float | None) -> None:
+    def __init__(
+        self,
+        choices: Sequence[Choice | VectorChoice],
+        engine: EngineClient,
+        wake: Callable[[], None],
+        timeout: float | None,
+        *,
+        at_once: int | None = None,
+    ) -> None:
+        """So many choices are in the engine at once; None: all."""
         self._choices = {choice.plan.request_id: choice for choice in choices}
+        self._left = deque(choices)
+        """Those that the engine does not know yet."""
+        self._at_once = len(choices) if at_once is None else at_once
         self._num_open = len(choices)
         self._engine = engine
         self._wake = wake
@@ -165,8 +219,12 @@ class Generation:
         return self._num_open == 0
 
     def submit(self) -> None:
-        for choice in self._choices.values():
-            self._engine.submit(choice.plan, self.deliver)
+        for _ in range(min(self._at_once, len(self._left))):
+            self._submit_next()
+
+    def _submit_next(self) -> None:
+        if self._left and not self._cancelled:
+            self._engine.submit(self._left.popleft().plan, self.deliver)
 
     def deliver(self, output: SequenceOutput) -> None:
         if self._failure is not None:
@@ -191,6 +249,7 @@ class Generation:
                 events += [(choice.index, event) for event in choice.feed(output)]
                 if choice.finished:
                     self._num_open -= 1
+                    self._submit_next()
                 elif choice.plan.request_id != output.request_id or (choice.stopped and not stopped):
                     self._engine.cancel(output.request_id)  # tried in vain, or a stop string, which the engine does not know; its last output follows
             if choice.plan.request_id != output.request_id and output.finish_reason is not None:
@@ -202,7 +261,7 @@ class Generation:
             events += [(choice.index, choice.fail(self._failure)) for choice in self._end()]
         return events
 
-    def _submit_again(self, tried: str, choice: Choice) -> None:
+    def _submit_again(self, tried: str, choice: Choice | VectorChoice) -> None:
         """Its first attempt has left the engine, so there is room for the other one."""
         del self._choices[tried]
         self._choices[choice.plan.request_id] = choice
@@ -230,7 +289,7 @@ class Generation:
                 choice.hurry()
                 self._engine.answer_now(choice.plan.request_id)
 
-    def _end(self) -> list[Choice]:
+    def _end(self) -> list[Choice | VectorChoice]:
         """The choices that have not finished; from now on they have."""
         self._num_open = 0
         return [choice for choice in self._choices.values() if not choice.finished]

@@ -16,20 +16,23 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+
 from qwenbox.chat.chat import ChatFormat, load_chat
+from qwenbox.chat.pooling import Vectors
 from qwenbox.chat.stream import THINK, EventStream, starts_in_reasoning, text_logprob
 from qwenbox.chat.structured import constraint_plan
 from qwenbox.chat.thinking import Decision, Nature, decide, thinking_plan, vote_of
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.engine.client import EngineClient, EngineOptions, InProcessEngine, ModelInfo, WorkerEngine
 from qwenbox.errors import ContextLengthError, EngineError, OverloadedError, QwenboxError, RequestError, UsageError
-from qwenbox.generation import AsyncReader, Attempt, Choice, Doorbell, Generation
+from qwenbox.generation import AsyncReader, Attempt, Choice, Doorbell, Generation, VectorChoice
 from qwenbox.hub import resolve
 from qwenbox.metrics import Metrics
 from qwenbox.types import (
@@ -123,7 +126,7 @@ class LocalLLM:
         self._ids = itertools.count()
         self._doorbells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Doorbell] = weakref.WeakKeyDictionary()
         bound = {row: self.metrics[row].labels(name) for row in _COUNTED}
-        self._prompt_tokens, self._generation_tokens = bound["prompt_tokens"], bound["generation_tokens"]
+        self._prompt_tokens, self._generation_tokens, self._vectors = bound["prompt_tokens"], bound["generation_tokens"], bound["vectors"]
         self._first_token, self._next_token = bound["time_to_first_token_seconds"], bound["inter_token_latency_seconds"]
         self._request_seconds, self._queue_seconds = bound["e2e_request_latency_seconds"], bound["request_queue_time_seconds"]
         self._step_seconds = bound["step_seconds"]
@@ -189,6 +192,24 @@ class LocalLLM:
         finally:
             for generation, _ in running.values():
                 generation.close()
+
+    def embed(self, texts: Sequence[str | Sequence[int]], *, dimensions: int | None = None, **params: Any) -> FloatArray:
+        """A vector of length 1 for each text, or token ids: float32 [texts, hidden size, or `dimensions`]. Raises QwenboxError.
+
+        A model that was not made for it gives the mean of its hidden states.
+        """
+        self.check_dimensions(dimensions)
+        bell = threading.Event()
+        prompts = [self.vector_ids(text)[0] for text in texts]
+        generation = self.start_vectors(prompts, request_params(params), bell.set)
+        vectors: dict[int, FloatArray] = {}
+        with closing(self._taken(generation, bell)) as events:
+            for index, event in events:
+                if event.kind == "error":
+                    raise QwenboxError.from_wire(event.error or {})
+                vectors[index] = unit_vector(event, dimensions)
+        width = self._info.hidden_size if dimensions is None else dimensions
+        return np.array([vectors[index] for index in range(len(prompts))], np.float32).reshape(len(prompts), width)
 
     def close(self) -> None:
         self.metrics.engines.pop(self.name, None)
@@ -264,12 +285,18 @@ class LocalLLM:
         return OverloadedError(f"The model is not ready: {state.name} ({state.progress:.0%}).{reason}", code="model_loading", retry_after=wait)
 
     def chat_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> Prompt:
-        """The prompt of a conversation, and the form of its answer. RequestError for what no model can be asked."""
+        """The prompt of a conversation, and the form of its answer. RequestError for what no model can be asked, or not this one."""
         chat = self.chat_format
+        self._check_answers()
         ids, decision = self.chat_ids(messages, tools, params)
         plain = chat.encode(messages, tools, **{**params.template_options, "enable_thinking": False}) if decision.unless_sure else ()
         callable_ = [tool for tool in tools if not params.allowed_tools or tool["function"]["name"] in params.allowed_tools]
         return Prompt(ids, decision, callable_, plain, constraint_plan(chat.tokenizer, callable_, params, in_tags=chat.calls_in_tags))
+
+    def _check_answers(self) -> None:
+        """RequestError where the model was made for vectors: its head, where it has one, says nothing."""
+        if self.vectors.stated:
+            raise RequestError(f"{self.name} makes vectors of texts (/v1/embeddings) and gives no answers: ask another model.", param="model")
 
     def chat_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], params: RequestParams) -> tuple[list[int], Decision]:
         """Ids of a conversation's prompt. It says to a hybrid model whether to think; for one that always thinks it ends the thought at once."""
@@ -285,6 +312,7 @@ class LocalLLM:
 
     def text_prompt(self, ids: Sequence[int], params: RequestParams) -> Prompt:
         """The prompt of a text that is carried on."""
+        self._check_answers()
         return Prompt(ids, form=constraint_plan(self.tokenizer, (), params))
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
@@ -303,6 +331,61 @@ class LocalLLM:
         """What follows the text that was asked for: another file, or the next gap."""
         return tuple(id for name, id in self.tokenizer.control_tokens.items() if name in _AFTER_INFILL)
 
+    @property
+    def vectors(self) -> Vectors:
+        """How the model makes a vector of a text."""
+        return self.chat_format.vectors
+
+    def check_dimensions(self, dimensions: int | None) -> None:
+        """RequestError where vectors have no so many."""
+        if dimensions is not None and not 1 <= dimensions <= self._info.hidden_size:
+            raise RequestError(f"dimensions is {dimensions}: vectors of {self.name} have {self._info.hidden_size}.", param="dimensions")
+
+    def vector_ids(self, text: str | Sequence[int], *, truncate: bool = False) -> tuple[list[int], bool]:
+        """Ids of a text that a vector is wanted of, with those that end it, and whether it was cut to the window, which `truncate` allows.
+
+        Control tokens in a text are text. ContextLengthError where it does not fit, RequestError where there is nothing of it.
+        """
+        end = self.vectors.end_ids
+        ids = self.tokenizer.encode(text, control=False) if isinstance(text, str) else list(text)
+        if ids and max(ids) >= self.tokenizer.vocab_limit:
+            raise RequestError(f"input: a token id is outside 0 to {self.tokenizer.vocab_limit - 1}.", param="input")
+        if end and tuple(ids[-len(end) :]) == end:
+            ids = ids[: -len(end)]
+        room = self.context_length - len(end)
+        if cut := len(ids) > room:
+            if not truncate:
+                raise ContextLengthError(f"input: a text of {len(ids)} tokens, and the model's window holds {room}. Divide it.", param="input")
+            ids = ids[:room]
+        if not ids and not end:
+            raise RequestError("input: a text is empty; there is no vector of nothing.", param="input")
+        return [*ids, *end], cut
+
+    def vector_reader(self, prompts: Sequence[Sequence[int]], params: RequestParams) -> AsyncReader:
+        """`start_vectors`, with a reader on the running event loop."""
+        return AsyncReader(self._doorbell(), partial(self.start_vectors, prompts, params), TICK_SECONDS, TICK_SECONDS)
+
+    def start_vectors(self, prompts: Sequence[Sequence[int]], params: RequestParams, wake: Callable[[], None]) -> Generation:
+        """Submits a request for the vector of each prompt; half of the engine's places are left to others."""
+        choices = []
+        for index, ids in enumerate(prompts):
+            plan = GenerationPlan(
+                request_id=f"r{next(self._ids)}",
+                prompt_ids=tuple(ids),
+                max_tokens=0,
+                pooling=self.vectors.pooling,
+                cache_salt=params.cache_salt,
+                user=params.user,
+                weight=params.weight,
+                priority=params.priority,
+                attempt=params.attempt,
+            )
+            choices.append(VectorChoice(index, plan, self))
+        at_once = max(1, self._info.max_sequences // 2)
+        generation = Generation(choices, self.engine, wake, self._request_timeout, at_once=at_once)
+        generation.submit()
+        return generation
+
     def reader(
         self,
         prompts: Sequence[Prompt],
@@ -313,11 +396,15 @@ class LocalLLM:
         chat: bool,
     ) -> AsyncReader:
         """`start`, with a reader on the running event loop."""
+        return AsyncReader(self._doorbell(), partial(self.start, prompts, params, chat=chat), first_tick, tick)
+
+    def _doorbell(self) -> Doorbell:
+        """The one of the running event loop."""
         loop = asyncio.get_running_loop()
         doorbell = self._doorbells.get(loop)
         if doorbell is None:
             doorbell = self._doorbells[loop] = Doorbell(loop)
-        return AsyncReader(doorbell, partial(self.start, prompts, params, chat=chat), first_tick, tick)
+        return doorbell
 
     def start(self, prompts: Sequence[Prompt], params: RequestParams, wake: Callable[[], None], *, chat: bool) -> Generation:
         """Submits `params.n` choices of each prompt; choice i belongs to prompt i // n. `wake` is called when there is something to take."""
@@ -397,12 +484,18 @@ class LocalLLM:
 
     def _events(self, prompts: Sequence[Prompt], params: RequestParams, *, chat: bool) -> Iterator[Event]:
         bell = threading.Event()
-        generation = self.start(prompts, params, bell.set, chat=chat)
+        with closing(self._taken(self.start(prompts, params, bell.set, chat=chat), bell)) as events:
+            for _, event in events:
+                yield event
+
+    @staticmethod
+    def _taken(generation: Generation, bell: threading.Event) -> Generator[tuple[int, Event], None, None]:
+        """The events of a generation that rings the bell."""
         try:
             while not generation.finished:
                 bell.wait(TICK_SECONDS)
                 bell.clear()
-                yield from (event for _, event in generation.take())
+                yield from generation.take()
         finally:
             generation.close()
 
@@ -425,6 +518,10 @@ class LocalLLM:
         self._generation_tokens.inc(num_tokens)
         if num_gaps:
             self._next_token.observe(seconds / num_gaps, num_gaps)
+
+    def count_vector(self, num_prompt_tokens: int) -> None:
+        self._vectors.inc()
+        self._prompt_tokens.inc(num_prompt_tokens)
 
     def count_step(self, seconds: float, prefill_tokens: int, decode_tokens: int) -> None:
         self._step_seconds.observe(seconds)
@@ -474,6 +571,13 @@ class LLM(LocalLLM):
         if not isinstance(self.engine, InProcessEngine):
             raise UsageError("Logits stay in the worker's process; use LLM(..., worker=False).")
         return self.engine.logits(self.encode_prompt(prompt))
+
+
+def unit_vector(event: Event, dimensions: int | None) -> FloatArray:
+    """The vector of a "finish" event, its first `dimensions`, brought to length 1; [dimensions] float32."""
+    values = np.frombuffer(event.vector or b"", "<f4")[:dimensions].astype(np.float64)
+    length = math.sqrt(math.fsum(values * values))  # rounded once: the same on every machine
+    return (values / length if length > 0 else values).astype(np.float32)
 
 
 def can_infill(tokenizer: Tokenizer) -> bool:
@@ -581,6 +685,7 @@ _SAMPLED = tuple(
 _COUNTED = (
     "prompt_tokens",
     "generation_tokens",
+    "vectors",
     "time_to_first_token_seconds",
     "inter_token_latency_seconds",
     "e2e_request_latency_seconds",

@@ -41,6 +41,7 @@ METRICS: tuple[MetricRow, ...] = (
     MetricRow("request_success", "counter", "Answers that ended, by how: stop, length, cancelled, error.", ("model_name", "finished_reason")),
     MetricRow("prompt_tokens", "counter", "Prompt tokens of answered requests; once a prompt, however many choices it has.", ("model_name",)),
     MetricRow("generation_tokens", "counter", "Generated tokens.", ("model_name",)),
+    MetricRow("vectors", "counter", "Vectors made of texts.", ("model_name",)),
     MetricRow("time_to_first_token_seconds", "histogram", "From the request to its first token.", ("model_name",), FIRST_TOKEN_SECONDS),
     MetricRow("inter_token_latency_seconds", "histogram", "Between two tokens of one answer.", ("model_name",), TOKEN_SECONDS),
     MetricRow("e2e_request_latency_seconds", "histogram", "From the request to the end of its answer.", ("model_name",), REQUEST_SECONDS),

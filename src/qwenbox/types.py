@@ -187,6 +187,8 @@ class Batch:
     logits_rows: IntArray
     largest: int = 0
     """Not 0: of each row only the largest of its first so many logits is wanted, all equal ones; smaller ones may be minus infinity instead."""
+    hidden: bool = False
+    """Of `logits_rows` not the logits are wanted but what the head would read: the states behind the last norm."""
 
     @property
     def num_tokens(self) -> int:
@@ -255,6 +257,10 @@ class TokenTable:
         return len(self.ends) // 4
 
 
+Pooling = Literal["mean", "last"]
+"""Which hidden states a vector is made of: the mean of all tokens' or the last token's."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConstraintPlan:
     """The form that the content must have. Thoughts are free."""
@@ -298,6 +304,8 @@ class GenerationPlan:
     constraint: ConstraintPlan | None = None
     progress: bool = False
     """Whether outputs say how far the prompt has been read, while that takes long."""
+    pooling: Pooling | None = None
+    """The request wants no tokens but one vector of its prompt, and `max_tokens` is 0."""
 
     def to_wire(self) -> dict[str, Any]:
         plan = asdict(self)
@@ -374,6 +382,8 @@ class SequenceOutput:
     """With the last output: why the engine ended the thought ("thinking_ended") or the answer ("stop"), where it did."""
     progress: Progress | None = None
     """Of the prompt, where the plan asks for it; such an output has nothing else."""
+    vector: bytes | None = None
+    """With the last output, where the plan has a `pooling`: float32 in little-endian order, [hidden], as the model gives it."""
 
 
 # --- what people and clients see -----------------------------------------------------------------------------------
@@ -497,3 +507,5 @@ class Event:
     timings: Mapping[str, float] | None = None
     error: Mapping[str, Any] | None = None
     progress: Progress | None = None
+    vector: bytes | None = None
+    """With "finish", of a request for one: as in `SequenceOutput`."""

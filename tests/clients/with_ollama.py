@@ -18,6 +18,10 @@ def stream():
     equal(client.generate("tiny", "", keep_alive="5m").done_reason, "load")
     equal([model.model for model in client.ps().models], ["tiny:latest"])
     assert client.show("tiny").capabilities
+    vectors = client.embed("tiny", ["Hi", "there"], dimensions=4)
+    equal([len(vector) for vector in vectors.embeddings], [4, 4])
+    equal(vectors.prompt_eval_count, 7)
+    assert client.embeddings("tiny", "Hi").embedding
 
 
 def tools():

@@ -18,6 +18,7 @@ from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, Sampl
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, GenerationPlan, SamplingParams, SequenceOutput
 
 VOCAB = 97
+HIDDEN = 12
 OPS = 4
 """Operations before any of which a run can be interrupted."""
 _MASK = (1 << 64) - 1
@@ -38,6 +39,7 @@ class FakeModel:
         self, *, context_length: int = 4096, num_pages: int = 1024, max_batch_tokens: int = 512, max_sequences: int = 32, max_logits: int = 64
     ) -> None:
         self.context_length = context_length
+        self.hidden_size = HIDDEN
         self.vocab_size = VOCAB
         self.vocab_limit = VOCAB - 3
         self.num_pages = num_pages
@@ -60,36 +62,37 @@ class FakeModel:
         self.pauses: Callable[[], bool] = lambda: False
         """Whether a run that has a deadline is interrupted before its next operation."""
         self.closed = False
-        self._kept: list[list[int]] = []
-        """Of the batch whose activations lie in the buffers: its ids and positions."""
+        self._kept: dict[bool, list[list[int]]] = {}
+        """Of the batch whose activations lie in the buffers, those for hidden states or the others: its ids and positions."""
 
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
         kept = [batch.ids.tolist(), *([span.position, *span.pages.tolist()] for span in batch.spans)]
-        assert first_op == 0 or self._kept == kept, "a batch goes on with the activations of another"
-        self._kept = kept
+        assert first_op == 0 or self._kept[batch.hidden] == kept, "a batch goes on with the activations of another"
+        self._kept[batch.hidden] = kept
         for op in range(first_op, OPS):
             if deadline is not None and self.pauses():
                 raise Interrupted(op)
         return self._run(batch, cancel)
 
     def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
-        assert batch.num_tokens <= self.max_logits
+        assert batch.num_tokens <= self.max_logits and not batch.hidden
         return self._run(batch, cancel)
 
     def _run(self, batch: Batch, cancel: CancelFlag | None) -> FloatArray:
         self.cancel = cancel
         if self.keep_batches:
-            self.batches.append(Batch(batch.ids.copy(), batch.spans, batch.logits_rows, batch.largest))
+            self.batches.append(Batch(batch.ids.copy(), batch.spans, batch.logits_rows, batch.largest, batch.hidden))
         if self.before_run is not None:
             self.before_run(batch)
         assert 0 < batch.num_tokens <= self.max_batch_tokens
-        assert len(batch.logits_rows) <= self.max_logits
+        assert len(batch.logits_rows) <= (batch.num_tokens if batch.hidden else self.max_logits)
         assert sum(span.length for span in batch.spans) == batch.num_tokens
         used = [span.pages[: -(-(span.position + span.length) // PAGE_TOKENS)].tolist() for span in batch.spans]
         for span, pages in zip(batch.spans, used, strict=True):
             written = set(pages[span.position // PAGE_TOKENS :])
             assert sum(len(written.intersection(other)) for other in used) == len(written), "a page is written and used by somebody else"
-        logits = np.empty((len(batch.logits_rows), VOCAB), np.float32)
+        width = HIDDEN if batch.hidden else VOCAB
+        logits = np.empty((len(batch.logits_rows), width), np.float32)
         row = 0
         for span in batch.spans:
             positions = np.arange(span.position, span.position + span.length)
@@ -108,7 +111,7 @@ class FakeModel:
                 assert seen.all(), "a token was never computed"
                 with np.errstate(over="ignore"):
                     hashed = int(np.sum(seen * _POWERS[:end]))
-                noise = np.random.Generator(np.random.PCG64(mix(hashed))).random(VOCAB, np.float32)
+                noise = np.random.Generator(np.random.PCG64(mix(hashed))).random(width, np.float32)
                 logits[row] = noise * np.float32(8.0)
                 if int(seen[-1]) - 1 in self.nan_after:
                     logits[row] = np.nan
@@ -174,6 +177,7 @@ class Answer:
         self.ids: list[int] = []
         self.logprobs: list[Any] = []
         self.prompt_logprobs: Any = None
+        self.vector: bytes | None = None
         self.last: SequenceOutput | None = None
 
     def feed(self, output: SequenceOutput) -> None:
@@ -184,14 +188,15 @@ class Answer:
             assert self.prompt_logprobs is None
             self.prompt_logprobs = output.prompt_logprobs
         if output.finish_reason is not None:
-            self.last = output
+            self.last, self.vector = output, output.vector
 
     @property
     def reason(self) -> str | None:
         return None if self.last is None else self.last.finish_reason
 
     def same_as(self, other: Answer) -> bool:
-        return (self.ids, self.logprobs, self.prompt_logprobs, self.reason) == (other.ids, other.logprobs, other.prompt_logprobs, other.reason)
+        mine, others = ((one.ids, one.logprobs, one.prompt_logprobs, one.vector, one.reason) for one in (self, other))
+        return mine == others
 
 
 class Receiver:

@@ -21,9 +21,9 @@ PROMPTS = [*(TEXT[:size] for size in (1, 2, 31, 32, 33, 64, 300)), *(TEXT[:size]
 
 
 @functools.cache
-def alone(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, scored: bool) -> Answer:
+def alone(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, kind: str) -> Answer:
     engine = Engine(FakeModel(context_length=512))
-    engine.add(make(prompt, max_tokens, seed, stop, min_tokens, scored))
+    engine.add(make(prompt, max_tokens, seed, stop, min_tokens, kind))
     answer = Answer()
     while engine.has_work:
         for output in engine.step():
@@ -31,13 +31,20 @@ def alone(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, s
     return answer
 
 
-def make(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, scored: bool, name: str = "x", salt: str = "") -> GenerationPlan:
-    options = {"cache_salt": salt} | ({"prompt_logprobs": 1} if scored else {})
+def make(prompt: int, max_tokens: int, seed: int, stop: int, min_tokens: int, kind: str, name: str = "x", salt: str = "") -> GenerationPlan:
+    if kind in ("mean", "last"):
+        return plan(name, PROMPTS[prompt], 0, pooling=kind, cache_salt=salt)
+    options = {"cache_salt": salt} | ({"prompt_logprobs": 1} if kind == "scored" else {})
     return plan(name, PROMPTS[prompt], max_tokens, seed=seed, stop_ids=(stop,), min_tokens=min_tokens, logprobs=1, **options)
 
 
 REQUEST = st.tuples(
-    st.integers(0, len(PROMPTS) - 1), st.integers(1, 120), st.integers(0, 3), st.integers(0, VOCAB - 4), st.integers(0, 40), st.booleans()
+    st.integers(0, len(PROMPTS) - 1),
+    st.integers(1, 120),
+    st.integers(0, 3),
+    st.integers(0, VOCAB - 4),
+    st.integers(0, 40),
+    st.sampled_from(["", "", "scored", "mean", "last"]),
 )
 
 
@@ -55,12 +62,12 @@ class EngineMachine(RuleBasedStateMachine):
         model.pauses = lambda: pauses.random() < 0.3
         # A clock of its own: the same choices must lead to the same steps, however busy this machine is.
         self.engine = Engine(model, step_seconds=step_seconds, clock=map(float, itertools.count()).__next__)
-        self.requests: dict[str, tuple[int, int, int, int, int, bool]] = {}
+        self.requests: dict[str, tuple[int, int, int, int, int, str]] = {}
         self.answers: dict[str, Answer] = {}
         self.cancelled: set[str] = set()
 
     @rule(request=REQUEST, salt=st.sampled_from(["", "", "", "other"]))
-    def add(self, request: tuple[int, int, int, int, int, bool], salt: str) -> None:
+    def add(self, request: tuple[int, int, int, int, int, str], salt: str) -> None:
         name = f"r{len(self.requests)}"
         one = make(*request, name=name, salt=salt)
         try:

@@ -558,6 +558,7 @@ def test_outputs_survive_packing() -> None:
         SequenceOutput("a", (1, 2), (logprob, logprob), (None, logprob)),
         SequenceOutput("a", (), None, None, "error", {"class": "EngineError", "message": "é"}, Usage(1, 2, 3, 4), {"queue": 0.5}),
         SequenceOutput("a", progress=Progress(10, 40, 0, 0.5, 1.5)),
+        SequenceOutput("a", finish_reason="stop", usage=Usage(3), vector=b"\0\0\0@"),
     ):
         assert unpack_output(msgpack.unpackb(msgpack.packb(pack_output(output)))) == output
 

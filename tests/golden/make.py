@@ -1,4 +1,4 @@
-"""Makes the tiny checkpoints and the golden logits beside this file. Needs torch and transformers; `python tests/golden/make.py`.
+"""Makes the tiny checkpoints and the golden logits and hidden states beside this file. Needs torch and transformers; `python tests/golden/make.py`.
 
 The oracle is transformers, run in float64 on the weights as our engine has them (for int8 and int4: dequantised after our rounding). Beside
 each logit stands a bound on how far the engine, which follows docs/numeric-contract.md, may be from it. Its derivation:
@@ -275,8 +275,14 @@ def watched(model: Any, sites: Sites) -> Iterator[None]:
         del module.forward
 
 
-def golden(name: str, weights: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Token ids, logits [tokens, vocabulary] and their bounds."""
+def output_of(model: Any, ids: np.ndarray, output: str) -> torch.Tensor:
+    """[tokens, vocabulary] logits, or [tokens, hidden] states behind the last norm."""
+    batch = torch.from_numpy(ids)[None]
+    return model(batch, use_cache=False).logits[0] if output == "logits" else model.model(batch, use_cache=False).last_hidden_state[0]
+
+
+def golden(name: str, weights: str, output: str = "logits") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids, logits [tokens, vocabulary] (or "hidden" states [tokens, hidden]) and their bounds."""
     model = random_model(name)
     if weights != "stored":
         round_weights(model, weights)
@@ -285,7 +291,7 @@ def golden(name: str, weights: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     ids = np.random.default_rng(100).integers(0, 256, EXPERT_TOKENS if name.endswith("_moe") else TOKENS)
     sites = Sites(rounds_inputs=weights != "stored")
     with watched(model, sites):
-        logits = model(torch.from_numpy(ids)[None], use_cache=False).logits[0]
+        logits = output_of(model, ids, output)
     gaps = torch.cat(sites.gaps) if sites.gaps else logits.new_zeros(0)
     outputs = torch.cat([logits.flatten(), gaps])
     bounds = _bounds(outputs, sites, len(outputs))
@@ -296,7 +302,7 @@ def golden(name: str, weights: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         plain.set_attn_implementation("eager")
         if weights != "stored":
             round_weights(plain, weights)
-        exact = plain(torch.from_numpy(ids)[None], use_cache=False).logits[0]
+        exact = output_of(plain, ids, output)
     # The watched copy must be the model of transformers, which computes norms and softmax in float32 whatever the type of the weights.
     assert (logits - exact).abs().max() < 1e-5 * exact.abs().max(), name
     return ids.astype(np.int32), exact.numpy(), bounds[: logits.numel()].reshape(logits.shape).numpy()
@@ -337,15 +343,14 @@ def main() -> None:
         config.save_pretrained(directory)
         if weights_of == name:
             save_file(checkpoint_tensors(random_model(name)), directory / "model.safetensors", metadata={"format": "pt"})
-        arrays = {}
-        for variant in VARIANTS:
-            ids, logits, bounds = golden(name, variant)
-            arrays |= {"ids": ids, f"{variant}_logits": logits.astype(np.float32), f"{variant}_bounds": bounds.astype(np.float32)}
-            print(
-                f"{name} {variant}: logits of size {np.abs(logits).mean():.3f}, bounds {bounds.mean():.5f} on average, {bounds.max():.5f} at most",
-                flush=True,
-            )
-        np.savez_compressed(directory / "logits.npz", **arrays)
+        for output in ("logits", "hidden"):
+            arrays = {}
+            for variant in VARIANTS:
+                ids, values, bounds = golden(name, variant, output)
+                arrays |= {"ids": ids, f"{variant}_{output}": values.astype(np.float32), f"{variant}_bounds": bounds.astype(np.float32)}
+                size = np.abs(values).mean()
+                print(f"{name} {variant}: {output} of size {size:.3f}, bounds {bounds.mean():.5f} on average, {bounds.max():.5f} at most", flush=True)
+            np.savez_compressed(directory / f"{output}.npz", **arrays)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Tiny Qwen3, Qwen2 and their mixtures of experts against transformers. How the bounds are derived stands in tests/golden/make.py."""
+"""Tiny Qwen3, Qwen2 and their mixtures of experts against transformers: logits and hidden states.
+
+How the bounds are derived stands in tests/golden/make.py.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +59,41 @@ def load(name: str, tmp_path: Path, variant: str, backend: Backend) -> Model:
         )
 
 
-def arrays(name: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / name / "logits.npz") as stored:
+def arrays(name: str, output: str = "logits") -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / name / f"{output}.npz") as stored:
         return dict(stored)
 
 
 @pytest.mark.parametrize("backend", ["reference", "native"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_those_of_transformers_within_the_derived_bound(name: str, variant: str, backend: Backend, tmp_path: Path) -> None:
-    stored = arrays(name)
+def test_logits_and_hidden_states_are_those_of_transformers_within_the_derived_bound(
+    name: str, variant: str, backend: Backend, tmp_path: Path
+) -> None:
     with closing(load(name, tmp_path, variant, backend)) as model:
-        logits = model.run(batch_of(stored["ids"]))
-    share = np.abs(logits - stored[f"{variant}_logits"]) / stored[f"{variant}_bounds"]
-    assert share.max() <= 1
-    # A bound that nothing comes near would hide mistakes: rounding alone must use a visible part of it.
-    assert share.max() > 0.02
+        for output in ("logits", "hidden"):
+            stored = arrays(name, output)
+            values = model.run(replace(batch_of(stored["ids"]), hidden=output == "hidden"))
+            share = np.abs(values - stored[f"{variant}_{output}"]) / stored[f"{variant}_bounds"]
+            assert share.max() <= 1
+            # A bound that nothing comes near would hide mistakes: rounding alone must use a visible part of it.
+            assert share.max() > 0.02
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_hidden_states_have_the_bits_of_the_slow_twin_in_one_piece_and_in_several(name: str, variant: str, tmp_path: Path) -> None:
+    with closing(load(name, tmp_path, variant, "reference")) as slow, closing(load(name, tmp_path, variant, "native")) as fast:
+        whole = replace(batch_of(arrays(name)["ids"]), hidden=True)
+        expected = slow.run(whole)
+        np.testing.assert_array_equal(fast.run(whole), expected)
+        (span,) = whole.spans
+        for first, end in ((0, 2), (2, 3), (3, len(whole.ids))):
+            # Nothing but keys and values of the tokens before: a batch may want no row at all, which both take.
+            part = Batch(whole.ids[first:end], [Span(0, end - first, first, span.pages)], np.arange(end - first, dtype=np.int32), hidden=True)
+            np.testing.assert_array_equal(fast.run(part), expected[first:end])
+            for model in (fast, slow):
+                assert model.run(replace(part, hidden=False, logits_rows=np.empty(0, np.int32))).shape == (0, 256)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -114,9 +137,10 @@ def test_transformers_still_says_what_is_stored(name: str, monkeypatch: pytest.M
     pytest.importorskip("transformers")
     monkeypatch.syspath_prepend(str(GOLDEN))
     make: Any = importlib.import_module("make")
-    stored = arrays(name)
-    for variant in VARIANTS:
-        ids, logits, bounds = make.golden(name, variant)
-        np.testing.assert_array_equal(ids, stored["ids"])
-        np.testing.assert_allclose(logits, stored[f"{variant}_logits"], rtol=0, atol=1e-5 * np.abs(logits).max())
-        np.testing.assert_allclose(bounds, stored[f"{variant}_bounds"], rtol=1e-3)
+    for output in ("logits", "hidden"):
+        stored = arrays(name, output)
+        for variant in VARIANTS:
+            ids, values, bounds = make.golden(name, variant, output)
+            np.testing.assert_array_equal(ids, stored["ids"])
+            np.testing.assert_allclose(values, stored[f"{variant}_{output}"], rtol=0, atol=1e-5 * np.abs(values).max())
+            np.testing.assert_allclose(bounds, stored[f"{variant}_bounds"], rtol=1e-3)

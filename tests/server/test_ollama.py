@@ -174,8 +174,6 @@ def test_a_copy_is_another_name_that_can_be_listed_asked_and_deleted(http):
 @pytest.mark.parametrize(
     ("method", "path", "way_out"),
     [
-        ("POST", "/api/embed", "embeddings from another server"),
-        ("POST", "/api/embeddings", "embeddings from another server"),
         ("POST", "/api/create", "/api/copy"),
         ("POST", "/api/blobs/sha256:0", "models_dir"),
         ("POST", "/api/push", "tool of the hub"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwenbox.chat.pooling import NO_VECTORS, Vectors, vectors_of_directory, vectors_of_metadata
 from qwenbox.chat.stream import starts_in_reasoning
 from qwenbox.chat.structured import writes_tags
 from qwenbox.chat.template import ChatTemplate, encode_chat, template_for
@@ -61,6 +62,7 @@ class ChatFormat:
     defaults: SamplingParams
     eos_ids: tuple[int, ...]
     nature: Nature
+    vectors: Vectors = NO_VECTORS
 
     def encode(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None, /, **options: Any) -> list[int]:
         """Prompt ids of a conversation: see `encode_chat`."""
@@ -109,7 +111,7 @@ def _from_metadata(metadata: Mapping[str, Any]) -> ChatFormat:
     tokenizer = Tokenizer.from_gguf(metadata)
     shipped = metadata.get("tokenizer.chat_template")
     given = {field: metadata[key] for field, (_, key) in _FIELDS.items() if key in metadata}
-    return _format(family, tokenizer, shipped, given, metadata.get("tokenizer.ggml.eos_token_id"))
+    return _format(family, tokenizer, shipped, given, metadata.get("tokenizer.ggml.eos_token_id"), vectors_of_metadata(metadata, tokenizer))
 
 
 def _from_directory(directory: Path) -> ChatFormat:
@@ -123,10 +125,11 @@ def _from_directory(directory: Path) -> ChatFormat:
     if generation.get("do_sample") is False:
         given["temperature"] = 0.0
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
-    return _format(family, Tokenizer.from_file(path), _shipped_template(directory), given, eos)
+    tokenizer = Tokenizer.from_file(path)
+    return _format(family, tokenizer, _shipped_template(directory), given, eos, vectors_of_directory(directory, tokenizer, _json_value))
 
 
-def _format(family: str, tokenizer: Tokenizer, shipped: Any, given: Mapping[str, Any], eos: Any) -> ChatFormat:
+def _format(family: str, tokenizer: Tokenizer, shipped: Any, given: Mapping[str, Any], eos: Any, vectors: Vectors) -> ChatFormat:
     if shipped is not None and not isinstance(shipped, str):
         raise ModelFormatError("the chat template is not a text")
     template = template_for(family, shipped)
@@ -136,7 +139,8 @@ def _format(family: str, tokenizer: Tokenizer, shipped: Any, given: Mapping[str,
     own = eos if isinstance(eos, (list, tuple)) else [] if eos is None else [eos]
     if any(type(id) is not int or not 0 <= id < tokenizer.vocab_limit for id in own):
         raise ModelFormatError(f"eos_token_id {eos!r}: not ids of this tokenizer")
-    return ChatFormat(family, tokenizer, template, defaults, tuple(dict.fromkeys((*own, *tokenizer.eos_ids))), nature_of(tokenizer, template))
+    eos_ids = tuple(dict.fromkeys((*own, *tokenizer.eos_ids)))
+    return ChatFormat(family, tokenizer, template, defaults, eos_ids, nature_of(tokenizer, template), vectors)
 
 
 def _family(architecture: Any, name: str) -> str:
@@ -174,15 +178,20 @@ def _sampling(given: Mapping[str, Any]) -> SamplingParams:
 
 def _json(path: Path) -> dict[str, Any]:
     """The object in a file, empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{path.name}: not JSON ({error})") from error
+    value = _json_value(path)
     if not isinstance(value, dict):
         raise ModelFormatError(f"{path.name}: not a JSON object")
     return value
+
+
+def _json_value(path: Path) -> Any:
+    """The JSON of a file, an empty object where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path.name}: not JSON ({error})") from error
 
 
 def _text(path: Path) -> str:

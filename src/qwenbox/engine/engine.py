@@ -46,6 +46,7 @@ class EngineModel(Protocol):
     """What the engine runs; `model.load.Model` is one. A result with a negative id says that its row held NaN."""
 
     context_length: int
+    hidden_size: int
     vocab_size: int
     vocab_limit: int
     num_pages: int
@@ -60,9 +61,10 @@ class EngineModel(Protocol):
     costs: Mapping[str, float]
 
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
-        """Raises Interrupted at the next operation when `cancel` is set or `deadline` has passed.
+        """Logits of the batch's rows, or their hidden states; of these there may be as many as tokens.
 
-        The same batch may be run again, or go on with `first_op=error.next_op` where nothing but `run_beside` ran in between.
+        Raises Interrupted at the next operation when `cancel` is set or `deadline` has passed. The same batch may be run again, or go on with
+        `first_op=error.next_op` where nothing but `run_beside` ran in between.
         """
         ...
 
@@ -333,27 +335,20 @@ class Engine:
         self._scheduler.slice = None
         return outputs
 
-    def _results(self, runs: list[Run], run_batch: RunBatch, spent: float) -> list[SampleResult]:
-        """One result for each row of logits, in order."""
+    def _results(self, runs: list[Run], run_batch: RunBatch, spent: float) -> AnySequence[SampleResult] | FloatArray:
+        """One result for each row of logits, in order, or the hidden states themselves."""
         began = self._clock()
         limit = self.model.vocab_limit
+        pools = runs[0].sequence.pools
+        largest = not pools and all(only_largest(run.sequence, run.length) for run in runs)
         self._guard.begin(run.sequence.request_id for run in runs)
         try:
-            logits = run_batch(limit if all(only_largest(run.sequence, run.length) for run in runs) else 0, self._guard.flag)
+            output = run_batch(limit if largest else 0, self._guard.flag)
         finally:
             self._guard.end()
-        _wait([run.sequence for run in runs], MASK_SECONDS)
-        rows: list[SampleRow] = []
-        for sequence, length, num_rows in runs:
-            if num_rows:
-                rows += score_rows(sequence, length, limit)
-                if length == sequence.num_missing:
-                    allowed = sequence.allowed() if sequence.is_bound else None
-                    sequence.waits = sequence.is_bound and allowed is None
-                    rows.append(choice_row(sequence, limit, allowed))
-        results = self.model.sample(logits, rows) if rows else []
+        results = output if pools else self._sample(runs, output)
         self._counts["computed_tokens"] += sum(run.length for run in runs)
-        self._counts["decode_tokens"] += sum(run.sequence.num_missing == 1 for run in runs)
+        self._counts["decode_tokens"] += sum(run.sequence.num_missing == 1 and not pools for run in runs)
         seconds = self._clock() - began
         work = Work()
         for run in runs:
@@ -363,18 +358,46 @@ class Engine:
         self._model_seconds += seconds
         return results
 
-    def _advance(self, runs: list[Run], results: list[SampleResult]) -> list[SequenceOutput]:
+    def _sample(self, runs: list[Run], logits: FloatArray) -> list[SampleResult]:
+        limit = self.model.vocab_limit
+        _wait([run.sequence for run in runs], MASK_SECONDS)
+        rows: list[SampleRow] = []
+        for sequence, length, num_rows in runs:
+            if num_rows:
+                rows += score_rows(sequence, length, limit)
+                if length == sequence.num_missing:
+                    allowed = sequence.allowed() if sequence.is_bound else None
+                    sequence.waits = sequence.is_bound and allowed is None
+                    rows.append(choice_row(sequence, limit, allowed))
+        return self.model.sample(logits, rows) if rows else []
+
+    def _advance(self, runs: list[Run], results: AnySequence[SampleResult] | FloatArray) -> list[SequenceOutput]:
         outputs = []
         now = self._clock()
         first = 0
         for sequence, length, num_rows in runs:
             mine = results[first : first + num_rows]
             first += num_rows
-            if (output := self._advance_one(sequence, length, mine, now)) is not None:
+            if isinstance(mine, np.ndarray):
+                output = self._pool_one(sequence, length, mine, now)
+            else:
+                output = self._advance_one(sequence, length, mine, now)
+            if output is not None:
                 outputs.append(output)
         return outputs
 
-    def _advance_one(self, sequence: Sequence, length: int, results: list[SampleResult], now: float) -> SequenceOutput | None:
+    def _pool_one(self, sequence: Sequence, length: int, rows: FloatArray, now: float) -> SequenceOutput | None:
+        through = length == sequence.num_missing
+        scored = len(sequence.scored_rows(length))
+        sequence.num_computed += length
+        if not np.isfinite(rows).all():
+            return self._fail(sequence, NumericalError("the model produced NaN for this request"))
+        sequence.give_pages(self._tree)
+        sequence.num_scored += scored
+        sequence.pool(rows)
+        return self._end(sequence, "stop", now, vector=sequence.vector()) if through else sequence.tell_progress(now, self._step_clock, length)
+
+    def _advance_one(self, sequence: Sequence, length: int, results: AnySequence[SampleResult], now: float) -> SequenceOutput | None:
         chosen = length == sequence.num_missing
         if chosen and sequence.waits:
             chosen, length, results = False, length - 1, results[:-1]
@@ -424,9 +447,10 @@ class Engine:
         logprobs: tuple[TokenLogprob | None, ...] | None = None,
         prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None,
         stop: str | None = None,
+        vector: bytes | None = None,
     ) -> SequenceOutput:
         last = sequence.last_output(reason, now, stop=stop)
-        return self._finish(sequence, replace(last, ids=ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs), "finished")
+        return self._finish(sequence, replace(last, ids=ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs, vector=vector), "finished")
 
     def _fail(self, sequence: Sequence, error: Exception) -> SequenceOutput:
         if not isinstance(error, QwenboxError):
@@ -470,7 +494,9 @@ def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
     if not plan.prompt_ids:
         raise RequestError("the prompt is empty: at least one token is needed", param="prompt")
     _check_number("max_tokens", plan.max_tokens, 0, math.inf, whole=True)
-    if plan.max_tokens == 0 and plan.prompt_logprobs is None:
+    if plan.pooling is not None:
+        _check_pooling(plan)
+    elif plan.max_tokens == 0 and plan.prompt_logprobs is None:
         raise RequestError("max_tokens is 0: at least 1 is needed, unless log-probabilities of the prompt are asked for", param="max_tokens")
     _check_number("min_tokens", plan.min_tokens, 0, math.inf, whole=True)
     total = len(plan.prompt_ids) + plan.max_tokens
@@ -507,6 +533,13 @@ def check_plan(plan: GenerationPlan, model: EngineModel) -> None:
         entries = len(plan.prompt_ids) * (plan.prompt_logprobs + 1)
         if entries > MAX_PROMPT_LOGPROBS:
             raise RequestError(f"{entries} log-probabilities of the prompt, at most {MAX_PROMPT_LOGPROBS} are possible", param="prompt_logprobs")
+
+
+def _check_pooling(plan: GenerationPlan) -> None:
+    if plan.pooling not in ("mean", "last"):
+        raise RequestError(f"pooling is {plan.pooling!r}: there is mean and last", param="pooling")
+    if plan.max_tokens or plan.prompt_logprobs is not None or plan.thinking is not None or plan.constraint is not None:
+        raise RequestError("a request for a vector gets no tokens and no log-probabilities", param="pooling")
 
 
 def _check_thinking(plan: ThinkingPlan, max_tokens: int, vocab_limit: int) -> None:

@@ -130,13 +130,16 @@ def pack_output(output: SequenceOutput) -> list[Any]:
         output.timings,
         output.detail,
         output.progress,
+        output.vector,
     ]
 
 
 def unpack_output(items: list[Any]) -> SequenceOutput:
     """FrameError where the items are not those of `pack_output`."""
     try:
-        request_id, ids, logprobs, prompt_logprobs, reason, error, usage, timings, detail, progress = items
+        request_id, ids, logprobs, prompt_logprobs, reason, error, usage, timings, detail, progress, vector = items
+        if vector is not None and (not isinstance(vector, bytes) or len(vector) % 4):
+            raise ValueError("a vector is bytes of float32")
         return SequenceOutput(
             request_id,
             tuple(ids),
@@ -148,6 +151,7 @@ def unpack_output(items: list[Any]) -> SequenceOutput:
             timings,
             detail,
             progress and Progress(*progress),
+            vector,
         )
     except (TypeError, ValueError) as error:
         raise FrameError(f"an output is malformed: {error}") from None

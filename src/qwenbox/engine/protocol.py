@@ -31,6 +31,8 @@ class ModelInfo:
     name: str
     path: str
     context_length: int
+    hidden_size: int
+    """Numbers of a vector."""
     vocab_size: int
     vocab_limit: int
     num_pages: int
@@ -152,6 +154,7 @@ def model_info(model: EngineModel, options: EngineOptions) -> ModelInfo:
         name=options.random or path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf"),
         path=path,
         context_length=model.context_length,
+        hidden_size=model.hidden_size,
         vocab_size=model.vocab_size,
         vocab_limit=model.vocab_limit,
         num_pages=model.num_pages,

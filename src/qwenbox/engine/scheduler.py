@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ MIN_SLICE = 8
 
 
 class Run(NamedTuple):
-    """The next `length` missing tokens of a sequence, which want `num_rows` rows of logits."""
+    """The next `length` missing tokens of a sequence, which want `num_rows` rows of logits or of hidden states."""
 
     sequence: Sequence
     length: int
@@ -95,14 +95,17 @@ class Scheduler:
         Where those who lack no more than a page would wait too long for the others, these become the `slice`. The caller runs it beside the next
         steps and sets it back to None when it is through; it may drop it at any time, and its tokens are missing as before.
         Who lacks the very page that another computes in this step waits for it and finds it in the tree.
+        Who wants hidden states runs in batches of their own, so beside answers always as a slice; of them and the other prompts those go first
+        whose first was admitted first.
         """
         self._admit()
-        order = sorted(self.running, key=lambda s: s.num_missing > 1 and not s.pages_lacking(s.num_tokens))
+        order = sorted(self.running, key=lambda s: s.pools or (s.num_missing > 1 and not s.pages_lacking(s.num_tokens)))
         if self.slice is not None:
-            return self._fill([sequence for sequence in order if sequence.num_missing <= PAGE_TOKENS], min(self.max_logits, self.max_batch_tokens))[0]
-        runs, work = self._fill(order, self.max_batch_tokens)
-        short = [run for run in runs if run.sequence.num_missing <= PAGE_TOKENS]
-        if not 0 < len(short) < len(runs) or self._clock.predict(work) <= self._step_seconds:
+            return self._fill([sequence for sequence in order if not _reads(sequence)], min(self.max_logits, self.max_batch_tokens))[0]
+        pools = self._pool_next
+        runs, work = self._fill([s for s in order if s.pools == pools or not _reads(s)], self.max_batch_tokens)
+        short = [run for run in runs if not _reads(run.sequence)]
+        if not 0 < len(short) < len(runs) or (not pools and self._clock.predict(work) <= self._step_seconds):
             return runs
         if sum(run.length for run in short) <= self.max_logits:
             self._cut(runs)
@@ -110,17 +113,23 @@ class Scheduler:
 
     def next_slice(self) -> Slice | None:
         """What prompts still lack when a slice is through before its step is over, as the next one."""
-        runs, _ = self._fill([sequence for sequence in self.running if sequence.num_missing > PAGE_TOKENS], self.max_batch_tokens, answering=True)
+        pools = self._pool_next
+        runs, _ = self._fill([s for s in self.running if _reads(s) and s.pools == pools], self.max_batch_tokens, answering=True)
         self._cut(runs)
         return self.slice
 
+    @property
+    def _pool_next(self) -> bool:
+        """Whether the prompts that run next are those whose hidden states are wanted."""
+        return next((sequence.pools for sequence in self.running if _reads(sequence)), False)
+
     def _cut(self, runs: list[Run]) -> None:
         """Makes the slice of those that lack more than a page. A page that was found on the way has made the others answers of the next step."""
-        runs = [run for run in runs if run.sequence.num_missing > PAGE_TOKENS]
+        runs = [run for run in runs if _reads(run.sequence)]
         if not runs:
             return
         batch = self.batch(runs)
-        self.slice = Slice(runs, Batch(batch.ids.copy(), batch.spans, batch.logits_rows))
+        self.slice = Slice(runs, replace(batch, ids=batch.ids.copy()))
 
     def _fill(self, sequences: Iterable[Sequence], tokens: int, *, answering: bool = False) -> tuple[list[Run], Work]:
         """Runs of these sequences, in their order, and what they are together. `answering`: somebody waits for a token meanwhile."""
@@ -131,7 +140,7 @@ class Scheduler:
         for sequence in sequences:
             if not sequence.num_pages or not tokens:
                 continue
-            if sequence.num_missing > 1:
+            if sequence.num_missing > 1 or sequence.pools:
                 sequence.find_pages(self.tree)
                 if sequence.at_page and (sequence.plan.cache_salt, sequence.next_key(sequence.num_skippable)) in coming:
                     continue
@@ -141,7 +150,7 @@ class Scheduler:
                 else:
                     seconds = max((SLICE_STEPS if answering else LONE_STEPS) * self._step_seconds, worth)
                 room = max(self._clock.tokens_within(seconds, work, sequence.num_computed, min(tokens, sequence.num_missing)), least)
-                length = sequence.fit(min(room, tokens), rows)
+                length = sequence.fit(min(room, tokens), tokens if sequence.pools else rows)
             else:
                 answering = True
                 length = sequence.fit(tokens, rows)
@@ -156,9 +165,9 @@ class Scheduler:
             if lacking:
                 sequence.take_pages(self.tree, lacking)
             runs.append(Run(sequence, length, sequence.num_rows(length)))
-            tokens, rows = tokens - length, rows - runs[-1].num_rows
+            tokens, rows = tokens - length, rows - (0 if sequence.pools else runs[-1].num_rows)
             work = work.with_tokens(length, sequence.num_computed)
-            if sequence.num_missing > 1:
+            if sequence.num_missing > 1 or sequence.pools:
                 least = 0
             if (place := sequence.next_key(sequence.num_computed + length)) is not None:
                 coming.add((sequence.plan.cache_salt, place))
@@ -181,7 +190,7 @@ class Scheduler:
                 if end == sequence.num_tokens:
                     logits_rows.append(start + length - 1)
             start += length
-        return Batch(self._ids[:start], spans, np.array(logits_rows, np.int32), largest)
+        return Batch(self._ids[:start], spans, np.array(logits_rows, np.int32), largest, hidden=runs[0].sequence.pools)
 
     def check_integrity(self) -> None:
         """EngineError with numbers where pages are lost, shared by mistake or too few, or the order of arrival is broken."""
@@ -225,3 +234,8 @@ class Scheduler:
         """The sequence has no pages any more."""
         if self.slice is not None and any(run.sequence is sequence for run in self.slice.runs):
             self.slice = None
+
+
+def _reads(sequence: Sequence) -> bool:
+    """Whether a prompt is read that keeps answers waiting."""
+    return sequence.pools or sequence.num_missing > PAGE_TOKENS

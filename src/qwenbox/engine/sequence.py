@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as AnySequence
 
 import numpy as np
+import numpy.typing as npt
 
 from qwenbox.engine.clock import StepClock
 from qwenbox.engine.constraint import Constraint
@@ -15,7 +16,7 @@ from qwenbox.engine.prefix import Node, PrefixTree, key_of
 from qwenbox.engine.thought import Thought, Why
 from qwenbox.errors import QwenboxError
 from qwenbox.kernels.program import MaskArray
-from qwenbox.types import PAGE_TOKENS, FinishReason, GenerationPlan, IntArray, Progress, SequenceOutput, TokenLogprob, Usage
+from qwenbox.types import PAGE_TOKENS, FinishReason, FloatArray, GenerationPlan, IntArray, Progress, SequenceOutput, TokenLogprob, Usage
 
 PROGRESS_SECONDS = 0.5
 """How far a prompt is, is told so often, and never of one that is read faster."""
@@ -23,7 +24,7 @@ PROGRESS_SECONDS = 0.5
 #   ids          0 ................ num_prompt ............ num_tokens ........ capacity
 #   in the pages 0 ...... num_computed
 #   of the tree  0 .. whole pages of it
-#   scored       0 .. num_scored       (prompt positions whose successor has its log-probability)
+#   scored       0 .. num_scored       (prompt positions whose successor has its log-probability, or whose hidden state is in the sum)
 
 
 class Sequence:
@@ -41,6 +42,7 @@ class Sequence:
         self.num_computed = 0
         self.num_scored = 0
         self.prompt_logprobs: list[TokenLogprob | None] | None = None if plan.prompt_logprobs is None else [None]
+        self._vector: npt.NDArray[np.float64] | None = None
         self.preemptions = 0
         self._pages = np.empty(most_pages(plan), np.int32)
         self.num_pages = 0
@@ -184,8 +186,11 @@ class Sequence:
     # --- rows of logits ---
 
     def scored_rows(self, length: int) -> range:
-        """Positions in the next `length` tokens whose logits give the log-probability of the prompt token after them."""
-        if self.prompt_logprobs is None:
+        """Positions in the next `length` tokens, but for the prompt's last, whose rows are wanted.
+
+        Their logits give the log-probability of the prompt token after them, or their hidden states belong to a mean.
+        """
+        if self.prompt_logprobs is None and self.plan.pooling != "mean":
             return range(0)
         return range(max(self.num_computed, self.num_scored), min(self.num_computed + length, self.num_prompt - 1))
 
@@ -200,6 +205,25 @@ class Sequence:
     def num_rows(self, length: int) -> int:
         """Rows of logits that the next `length` tokens give: scored prompt tokens, and the choice after the last token."""
         return len(self.scored_rows(length)) + (length == self.num_missing)
+
+    # --- hidden states ---
+
+    @property
+    def pools(self) -> bool:
+        """Whether one vector is wanted, and no tokens."""
+        return self.plan.pooling is not None
+
+    def pool(self, rows: FloatArray) -> None:
+        """Adds hidden states in the order of their tokens, one by one: the sum is the same in whatever slices they come."""
+        if self._vector is None:
+            self._vector = np.zeros(rows.shape[1])
+        for row in rows:
+            self._vector += row
+
+    def vector(self) -> bytes:
+        """What `SequenceOutput.vector` is, when all have been added."""
+        assert self._vector is not None
+        return (self._vector / (self.num_prompt if self.plan.pooling == "mean" else 1)).astype("<f4").tobytes()
 
     # --- life ---
 

@@ -437,6 +437,11 @@ class NativeProgram:
         bounds = {"max_tokens": max_tokens, "max_logits": max_logits, "num_pages": self._num_pages}
         return NativeProgram(self._runtime, self.program, **bounds, pages_of=self)
 
+    def headless(self, *, max_tokens: int) -> NativeProgram:
+        """`beside`, for batches that want hidden states: what `run` returns then has as many columns as the head has inputs."""
+        bounds = {"max_tokens": max_tokens, "max_logits": max_tokens, "num_pages": self._num_pages}
+        return NativeProgram(self._runtime, self.program.without_head(), **bounds, pages_of=self)
+
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
         """Logits [len(batch.logits_rows), vocab_size].
 

@@ -98,7 +98,10 @@ class Ops(Protocol):
         ...
 
     def output(self, x: Value, *, sketch: bool = True) -> None:
-        """These are the logits. `sketch`: a large int8 head is kept a second time, so that the largest of them costs less."""
+        """These are the logits, the product of a head; a batch that wants hidden states gets what that head reads instead.
+
+        `sketch`: a large int8 head is kept a second time, so that the largest of them costs less.
+        """
         ...
 
 
@@ -127,6 +130,14 @@ class Program:
         self.widths.append(width)
         self.narrow.append(narrow)
         return len(self.widths) - 1
+
+    def without_head(self) -> Program:
+        """The same operations up to what the head reads, which is the output. ValueError where the last product is no head."""
+        head = self.ops[-2] if len(self.ops) > 1 else None
+        if head is None or head.name != "linear" or self.ops[-1].inputs != (head.output,):
+            raise ValueError("the program does not end in a head")
+        (x,) = head.inputs
+        return Program([*self.ops[:-2], Op("output", (x,), x)], self.widths, self.narrow)
 
     def buffers(self) -> list[int]:
         """A buffer number for each value, so that values of one size that are never alive together share memory."""

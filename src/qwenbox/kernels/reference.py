@@ -191,7 +191,7 @@ def softmax(x: FloatArray) -> FloatArray:
 
 def rms_norm(x: FloatArray, w: FloatArray, eps: float) -> FloatArray:
     """Over the last axis, in segments of len(w)."""
-    segments = x.reshape(*x.shape[:-1], -1, len(w))
+    segments = x.reshape(*x.shape[:-1], x.shape[-1] // len(w), len(w))
     scale = _f(1) / np.sqrt(sumsq16(segments) / _f(len(w)) + _f(eps))
     return np.asarray((segments * scale[..., None] * w).reshape(x.shape))
 
@@ -210,8 +210,9 @@ def rope(x: FloatArray, cos: FloatArray, sin: FloatArray, head_dim: int) -> Floa
 def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Rows [m, k] to codes int8 [m, ceil(k / 128) * 128] and scales `sa` [m, ceil(k / 128)]."""
     m, k = x.shape
-    groups = np.zeros((m, -(-k // GROUP), GROUP), _f)
-    groups.reshape(m, -1)[:, :k] = x
+    padded = np.zeros((m, -(-k // GROUP) * GROUP), _f)
+    padded[:, :k] = x
+    groups = padded.reshape(m, -(-k // GROUP), GROUP)
     amax = np.abs(groups).max(axis=-1)
     with np.errstate(all="ignore"):
         r = _f(127) / amax
@@ -220,7 +221,7 @@ def quantize_rows(x: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
         sa = np.where(nothing, _f(0), np.where(finite, amax / _f(127), _f(np.nan)))
         usable = (finite & ~nothing)[..., None]
         a = np.clip(np.rint(np.where(usable, groups, _f(0)) * np.where(usable, r[..., None], _f(0))), -127, 127)
-    return a.astype(np.int8).reshape(m, -1), sa.astype(_f)
+    return a.astype(np.int8).reshape(padded.shape), sa.astype(_f)
 
 
 _EXACT = 1 << 24
@@ -453,7 +454,9 @@ class ReferenceOps:
         self._batch = batch
         self._pages = pages
         self._linear = functools.partial(linear, bf16_tiles=bf16_tiles)
-        self.logits: FloatArray | None = None
+        self.output_rows: FloatArray | None = None
+        self._read: FloatArray | None = None
+        """By the last product."""
         self._positions = np.concatenate([np.arange(span.position, span.position + span.length) for span in batch.spans] or [np.zeros(0, np.int64)])
 
     def weight(self, tensor: Tensor) -> Tensor:
@@ -472,6 +475,7 @@ class ReferenceOps:
         return embed(table, self._batch.ids)
 
     def linear(self, x: FloatArray, w: Tensor, bias: FloatArray | None = None) -> FloatArray:
+        self._read = x
         return self._linear(x, w, bias)
 
     def rms_norm(self, x: FloatArray, w: FloatArray, eps: float) -> FloatArray:
@@ -511,7 +515,7 @@ class ReferenceOps:
         return x[self._batch.logits_rows]
 
     def output(self, x: FloatArray, *, sketch: bool = True) -> None:
-        self.logits = x
+        self.output_rows = self._read if self._batch.hidden else x
 
 
 Linear = Callable[[FloatArray, Tensor], FloatArray]
@@ -558,12 +562,12 @@ class ReferenceRunner:
         self._pages = Pages()
 
     def run(self, batch: Batch) -> FloatArray:
-        """Logits [len(batch.logits_rows), vocabulary]."""
+        """Logits [len(batch.logits_rows), vocabulary], or hidden states [len(batch.logits_rows), hidden]."""
         ops = ReferenceOps(batch, self._pages, bf16_tiles=self._bf16_tiles)
         self._model.build(ops)
-        if ops.logits is None:
+        if ops.output_rows is None:
             raise EngineError("the model gave no output")
-        return ops.logits
+        return ops.output_rows
 
     def copy_page(self, source: int, target: int, num_tokens: int) -> None:
         self._pages.copy(source, target, num_tokens)

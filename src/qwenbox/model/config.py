@@ -404,7 +404,7 @@ _GGUF_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_group_count": (0, 1),
     "expert_group_used_count": (0, 1),
     "leading_dense_block_count": (0,),
-    "pooling_type": (0,),
+    "pooling_type": (0, 1, 3),  # what becomes of hidden states is no business of the network
 }
 """Keys that may be said, but only with the values that change nothing."""
 

@@ -99,6 +99,7 @@ class Model:
     ) -> None:
         self.config = network.config
         self.context_length = network.positions
+        self.hidden_size = network.config.hidden_size
         self.vocab_size = network.config.vocab_size
         self.vocab_limit = network.config.vocab_size
         """Real token ids; whoever knows the tokenizer lowers it."""
@@ -116,10 +117,11 @@ class Model:
         self._runner = runner
 
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
-        """Logits [len(batch.logits_rows), vocab_size].
+        """Logits [len(batch.logits_rows), vocab_size], or the hidden states [len(batch.logits_rows), hidden_size] of a batch that wants them.
 
         Raises Interrupted at the next operation when `cancel` is set or `deadline` (of time.monotonic()) has passed. The same batch then goes on
         with `first_op=error.next_op` if no other ran in between, or from its beginning at any time: what it has written is written again.
+        There are at most `max_logits` rows of logits, and as many of hidden states as a batch has tokens.
         """
         return self._runner.run(batch, cancel, deadline, first_op=first_op)
 
@@ -161,17 +163,21 @@ class _NativeRunner:
         self._runtime = runtime
         self._program: NativeProgram | None = None
         self._beside: NativeProgram | None = None
+        self._headless: NativeProgram | None = None
         try:
             network.build(runtime)
             self._program = runtime.compile(max_tokens=max_tokens, max_logits=max_logits, num_pages=num_pages)
             self._beside = self._program.beside(max_tokens=max_logits, max_logits=max_logits)
+            # Memory that nobody has written is not there: a model that is never asked for hidden states pays nothing.
+            self._headless = self._program.headless(max_tokens=max_tokens)
         except BaseException:
             self.close()
             raise
 
     def run(self, batch: Batch, cancel: CancelFlag | None = None, deadline: float | None = None, *, first_op: int = 0) -> FloatArray:
-        assert self._program is not None
-        return self._program.run(batch, cancel, deadline, first_op=first_op)
+        program = self._headless if batch.hidden else self._program
+        assert program is not None
+        return program.run(batch, cancel, deadline, first_op=first_op)
 
     def run_beside(self, batch: Batch, cancel: CancelFlag | None = None) -> FloatArray:
         assert self._beside is not None
@@ -190,7 +196,7 @@ class _NativeRunner:
         return self._program.spared_bytes
 
     def close(self) -> None:
-        for program in (self._beside, self._program):
+        for program in (self._headless, self._beside, self._program):
             if program is not None:
                 program.close()
         self._runtime.close()

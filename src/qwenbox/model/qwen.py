@@ -53,6 +53,10 @@ _NAMES: Mapping[str, tuple[str, str]] = {
 }
 
 
+_PREFIX = "model."
+"""Of all names in a transformers checkpoint but the head's."""
+
+
 @dataclass(frozen=True, slots=True)
 class FeedForward:
     gate: Tensor
@@ -119,7 +123,8 @@ class Qwen:
         self.embedding = take("embedding", config.vocab_size, hidden)
         self.layers = [_layer(config, take, index) for index in range(config.num_layers)]
         self.final_norm = take("final_norm", hidden)
-        tied = config.tied_head if config.tied_head is not None else not take.has("head")
+        headless = isinstance(take, StoredTensors) and take.headless
+        tied = headless or (config.tied_head if config.tied_head is not None else not take.has("head"))
         if tied and take.has("head"):
             self._check_tied(take("head", config.vocab_size, hidden))
         self.head = None if tied else take("head", config.vocab_size, hidden)
@@ -296,7 +301,10 @@ class StoredTensors:
     """The tensors of a checkpoint, each to be taken once, under the names of its format."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._left = dict(tensors)
+        bare = _NAMES["embedding"][0].removeprefix(_PREFIX) in tensors
+        self.headless = bare
+        """Stored without a head, as networks are that make vectors; the names lack their prefix then."""
+        self._left = {(_PREFIX if bare else "") + name: tensor for name, tensor in tensors.items()}
         self._column = 1 if _NAMES["embedding"][1] in tensors else 0
 
     def has(self, name: str) -> bool:

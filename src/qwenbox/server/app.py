@@ -28,6 +28,7 @@ from qwenbox.server.shelf import Shelf
 from qwenbox.server.stream import ClientGone, RefusedBody
 from qwenbox.settings import Settings
 from qwenbox.wire.dialects import CHAT, DIALECTS
+from qwenbox.wire.embeddings import EMBEDDINGS
 from qwenbox.wire.openai_chat import REASONING_FIELDS, ChatWriter
 
 PUBLIC = ("/health", "/healthz", "/ready", "/readyz")
@@ -58,6 +59,7 @@ def create_app(
     )
     table = [
         *(Route(path, routes.answer(dialect), methods=["POST"]) for path, dialect in dialects.items()),
+        *(Route(path, routes.embed(dialect), methods=["POST"]) for path, dialect in EMBEDDINGS.items()),
         Route("/v1/messages/count_tokens", routes.count_tokens, methods=["POST"]),
         Route("/v1/requests/{request_id}/cancel", routes.cancel, methods=["POST"]),
         Route("/v1/requests/{request_id}/answer", routes.answer_now, methods=["POST"]),
@@ -96,8 +98,6 @@ def create_app(
         Route("/api/create", ollama.create, methods=["POST"]),
         Route("/api/blobs/{digest}", ollama.create, methods=["HEAD", "POST"]),
         Route("/api/push", ollama.push, methods=["POST"]),
-        Route("/api/embed", ollama.embed, methods=["POST"]),
-        Route("/api/embeddings", ollama.embed, methods=["POST"]),
         Route("/api/version", ollama.version),
         Route("/", ollama.root),
         *(Route(path, pages.serve) for path in pages.paths if path != "/"),

@@ -186,12 +186,6 @@ class OllamaRoutes:
         await asyncio.to_thread(hub.remove, entry, self._settings)
         return Response()
 
-    async def embed(self, _: Request) -> Response:
-        raise _unsupported(
-            "This service makes no embeddings yet: its models answer. Let the client take its embeddings from another server, such as Ollama itself; "
-            "most have a setting of their own for that server's address."
-        )
-
     async def create(self, _: Request) -> Response:
         raise _unsupported(
             "This service builds no models out of a Modelfile. Send the system prompt and the options with each request; give a model another name "
@@ -315,6 +309,8 @@ def _template(chat: ChatFormat) -> str:
 
 
 def _capabilities(chat: ChatFormat) -> list[str]:
+    if chat.vectors.stated:
+        return ["embedding"]
     there = {"tools": "tools" in chat.template.source, "insert": can_infill(chat.tokenizer), "thinking": chat.nature != "never"}
     return ["completion", *(name for name, can in there.items() if can)]
 

@@ -24,7 +24,7 @@ from qwenbox import __version__
 from qwenbox.archive import Archive
 from qwenbox.errors import NotFoundError, PayloadTooLargeError, QwenboxError, RequestError
 from qwenbox.generation import AsyncReader, EventBatch
-from qwenbox.llm import LocalLLM, Prompt
+from qwenbox.llm import LocalLLM, Prompt, unit_vector
 from qwenbox.server.attempts import Attempts, retry_count
 from qwenbox.server.shelf import Place, Shelf
 from qwenbox.server.stock import StoredModel
@@ -33,6 +33,7 @@ from qwenbox.types import Event, RequestParams
 from qwenbox.wire import anthropic_messages, openai_chat, sse
 from qwenbox.wire.background import as_background, background_job
 from qwenbox.wire.dialects import MESSAGES, Call, Dialect, Writer
+from qwenbox.wire.embeddings import EmbeddingCall, EmbeddingDialect, EmbeddingWriter
 from qwenbox.wire.errors import error_headers, read_json, validate
 from qwenbox.wire.ollama import OllamaWriter
 from qwenbox.wire.openai_completions import CompletionCall
@@ -140,6 +141,39 @@ class Routes:
             attempt.end()
         return JSONResponse(writer.completion(events), headers=headers)
 
+    def embed(self, dialect: EmbeddingDialect) -> Callable[[Request], Awaitable[Response]]:
+        """The route on which vectors are asked for in a dialect."""
+        return partial(self._embed, dialect)
+
+    async def _embed(self, dialect: EmbeddingDialect, request: Request) -> Response:
+        body = await read_bytes(request)
+        call = dialect.read_request(self.checked(dialect, read_json(body)))
+        place, ignored = self.place_of(dialect, call)
+        writer = EmbeddingWriter(dialect, call, place.name)
+        headers = ignored_header(ignored)
+        if not call.inputs:
+            await self._load_or_unload(place, call.keep_alive)
+            return Response(writer.body(), headers=headers, media_type="application/json")
+        attempt = await self._attempts.begin(request, body)
+        try:
+            async with until_disconnect(request.receive, attempt):
+                with self._shelf.lease(place, call.keep_alive) as lease:
+                    if (llm := await lease.ready(READY_SECONDS)) is None:
+                        raise lease.waiting_error()
+                    writer.start()
+                    llm.check_dimensions(call.dimensions)
+                    prompts, cut = await asyncio.to_thread(_vector_prompts, llm, call)
+                    reader = llm.vector_reader(prompts, replace(call.params, attempt=retry_count(request)))
+                    async with aclosing(reader.batches()) as batches:
+                        async for batch in batches:
+                            raise_error(batch)
+                            for index, event in batch:
+                                writer.add(index, unit_vector(event, call.dimensions), event.usage)
+                    made = await asyncio.to_thread(writer.body, llm.vectors, cut)
+        finally:
+            attempt.end()
+        return Response(made, headers=headers, media_type="application/json")
+
     async def _load_or_unload(self, place: Place, keep_alive: float | None) -> Literal["load", "unload"]:
         """What a request of Ollama's dialect wants that says nothing."""
         if keep_alive == 0:
@@ -217,14 +251,14 @@ class Routes:
         said = request.headers.get("x-stainless-read-timeout", "") or request.headers.get("x-stainless-timeout", "")
         return min(float(said) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", said) else CLIENT_SECONDS, self._request_timeout)
 
-    def checked(self, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
+    def checked(self, dialect: Dialect | EmbeddingDialect, body: dict[str, Any]) -> dict[str, Any]:
         unknown = [name for name, value in body.items() if name not in dialect.fields and value is not None]
         if self._strict and unknown:
             name = unknown[0] if re.fullmatch(_FIELD_NAME, unknown[0]) else "the body"
             raise RequestError(f"{name}: there is no such field, and this service is strict.", param=name, code="unknown_parameter")
         return body
 
-    def place_of(self, dialect: Dialect, call: Call) -> tuple[Place, tuple[str, ...]]:
+    def place_of(self, dialect: Dialect | EmbeddingDialect, call: Call | EmbeddingCall) -> tuple[Place, tuple[str, ...]]:
         """The model that answers a call, and what of the call has no effect."""
         try:
             return first_found(dialect.names(call.model or ""), self._shelf.place), call.ignored
@@ -444,6 +478,12 @@ def _plain_prompts(llm: LocalLLM, call: CompletionCall) -> list[Prompt]:
     if call.suffix is None:
         return [llm.text_prompt(llm.encode_prompt(prompt), call.params) for prompt in call.prompts]
     return [llm.text_prompt(llm.encode_infill(prompt, call.suffix), call.params) for prompt in call.prompts]
+
+
+def _vector_prompts(llm: LocalLLM, call: EmbeddingCall) -> tuple[list[list[int]], tuple[int, ...]]:
+    """The ids of each input, and the numbers of those that were cut."""
+    prompts = [llm.vector_ids(text, truncate=call.truncate) for text in call.inputs]
+    return [ids for ids, _ in prompts], tuple(index for index, (_, cut) in enumerate(prompts) if cut)
 
 
 def raise_error(batch: Sequence[tuple[int, Event]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from qwenbox.types import Event, RequestParams
 from qwenbox.wire import anthropic_messages, ollama, openai_chat, openai_completions, openai_responses, sse
+from qwenbox.wire.embeddings import EMBEDDINGS
 from qwenbox.wire.openai_fields import FieldRow
 
 
@@ -99,12 +100,19 @@ DIALECTS: Mapping[str, Dialect] = {
 def describe() -> str:
     """The tables of fields as Markdown, for docs/api.md."""
     lines = []
-    for path, dialect in DIALECTS.items():
+    tables = {path: dialect.fields for path, dialect in DIALECTS.items()} | {path: dialect.fields for path, dialect in EMBEDDINGS.items()}
+    for path, rows in tables.items():
         by_treatment = {
-            treatment: ", ".join(f"`{name}`" for name, row in dialect.fields.items() if row.treatment == treatment)
-            for treatment in ("honoured", "no effect")
+            treatment: ", ".join(f"`{name}`" for name, row in rows.items() if row.treatment == treatment) for treatment in ("honoured", "no effect")
         }
-        lines += [f"## {path}", "", f"Honoured: {by_treatment['honoured']}.", "", f"Accepted without effect: {by_treatment['no effect']}.", ""]
-        if refused := [f"| `{name}` | {row.note} |" for name, row in dialect.fields.items() if row.treatment == "refused"]:
+        lines += [
+            f"## {path}",
+            "",
+            f"Honoured: {by_treatment['honoured']}.",
+            "",
+            f"Accepted without effect: {by_treatment['no effect'] or 'none'}.",
+            "",
+        ]
+        if refused := [f"| `{name}` | {row.note} |" for name, row in rows.items() if row.treatment == "refused"]:
             lines += ["| Refused | Why |", "|---|---|", *refused, ""]
     return "\n".join(lines)
