@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qwenbox.kernels.native import isa_available
+from qwenbox.llm import LLM
 from qwenbox.model.load import load_model
 from qwenbox.types import Batch, Span
 from tests.model.greedy import decode, golden, judge, opened, prompts
@@ -60,3 +61,21 @@ def test_the_oracle_still_says_what_is_stored(name: str, some: slice, real_model
         said = judge(oracle, prompts(path)[some], stored.ids[some])
     np.testing.assert_array_equal(said.ids, stored.ids[some])
     np.testing.assert_array_equal(said.sums, stored.sums[some])
+
+
+def test_vectors_have_the_same_bits_alone_in_company_and_in_slices_beside_an_answer(real_model: Callable[[str], Path]) -> None:
+    code = "def add(a, b):\n    return a + b\n"
+    texts = [code * 20, "How do I add two numbers in Python?", "Wie wird das Wetter morgen?", code]
+    path = str(real_model("qwen2.5-coder-0.5b"))
+    with LLM(path, context_length=1024, num_pages=256) as llm:
+        together = llm.embed(texts)
+        alone = np.concatenate([llm.embed([text]) for text in texts])
+    with LLM(path, context_length=1024, num_pages=256, max_batch_tokens=48, step_ms=20) as llm:
+        stream = llm.stream("Count to a hundred.", max_tokens=200)
+        assert next(iter(stream)).kind == "content"
+        beside = llm.embed(texts)
+        stream.close()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(alone, together)
+    np.testing.assert_array_equal(beside, together)
+    likeness = together @ together[3]
+    assert likeness[0] > likeness[1] > likeness[2]
