@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from qwenbox.errors import ModelFormatError, UnsupportedModelError
-from qwenbox.kernels import quants
+from qwenbox.kernels import native, quants
 from qwenbox.kernels.reference import ReferenceRunner
 from qwenbox.model.config import from_hf
 from qwenbox.model.load import Backend, Model, load_model
@@ -25,6 +25,7 @@ from qwenbox.weights import read_directory
 from qwenbox.weights.files import StoredArray
 from qwenbox.weights.packed import packed_tensors, unpack
 from qwenbox.weights.schemes import SCHEMES, Scheme, describe
+from tests.kernels.networks import Steps, compiled, rows_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "weights" / "data"
@@ -187,6 +188,44 @@ def test_words_of_compressed_tensors_are_the_numbers_of_their_formula(rows: int,
     assert (tensor.name, tensor.kind, tensor.shape) == ("m.weight", kind, (rows, columns))
     np.testing.assert_array_equal(quants.dequantize(tensor), drawn.weights)
     np.testing.assert_array_equal(quants.codes(tensor).codes, drawn.codes - drawn.zeros.repeat(group, axis=1))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("form", ["gptq", "gptq_v2", "pack-quantized"])
+@pytest.mark.parametrize(
+    ("rows", "columns", "bits", "group", "zeros", "kind"),
+    [*SHAPES, (3096, 256, 4, 128, True, "int4"), (3096, 256, 8, 128, True, "uint8"), (1032, 384, 8, 32, False, "q8_0")],
+)
+def test_the_runtime_packs_words_as_it_packs_their_blocks(
+    rows: int, columns: int, bits: int, group: int, zeros: bool, kind: str, form: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_SLICE", 1 << 17)  # part of the largest: several calls
+    drawn = Drawn(rows, columns, bits, group, zeros)
+    if form == "pack-quantized":
+        weights = WEIGHTS | {"num_bits": bits, "group_size": group}
+        quantization, arrays = COMPRESSED | {"config_groups": {"group_0": GROUP_0 | {"weights": weights}}}, drawn.compressed()
+    else:
+        quantization, arrays = GPTQ | {"bits": bits, "group_size": group, "checkpoint_format": form}, drawn.gptq(form)
+    tensor = packed_tensors(quantization, "config.json", arrays)["m.weight"]
+    assert isinstance(tensor, PackedTensor)
+    assert tensor.kind == kind
+    words, blocks = (compiled(Steps(each, lambda ops, x: x), threads=threads, tokens=rows, pages=97) for each in (tensor, unpack(tensor)))
+    np.testing.assert_array_equal(words.run(rows_batch(rows)), blocks.run(rows_batch(rows)))
+
+
+@pytest.mark.parametrize("form", ["gptq", "pack-quantized"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_scale_that_is_not_finite_is_refused_while_words_are_packed(form: str, bits: int) -> None:
+    drawn = Drawn(200, 256, bits, 128, False)
+    drawn.scales[199, 1] = np.inf
+    if form == "gptq":
+        tensor = packed_tensors(GPTQ | {"bits": bits}, "config.json", drawn.gptq())["m.weight"]
+    else:
+        weights = WEIGHTS | {"num_bits": bits}
+        quantization = COMPRESSED | {"config_groups": {"group_0": GROUP_0 | {"weights": weights}}}
+        tensor = packed_tensors(quantization, "config.json", drawn.compressed())["m.weight"]
+    with pytest.raises(ModelFormatError, match=r"m\.weight"):
+        compiled(Steps(tensor, lambda ops, x: x), threads=1, tokens=4, pages=2)
 
 
 @pytest.mark.parametrize("scale", [2.0**-17 * 1.5, 2.0**-24, 448.0, 0.0, -0.001953125])

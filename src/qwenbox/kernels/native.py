@@ -21,7 +21,19 @@ import qwenbox.kernels
 from qwenbox.errors import EngineError, ModelFormatError, NumericalError, UsageError
 from qwenbox.kernels.program import CancelFlag, Interrupted, MoeWeights, Op, Program, SampleResult, SampleRow
 from qwenbox.kernels.quants import not_finite, too_large
-from qwenbox.types import TENSOR_KINDS, AnyArray, AwqTensor, Batch, ByteArray, FloatArray, RoundedTensor, Tensor
+from qwenbox.types import (
+    TENSOR_KINDS,
+    AnyArray,
+    AwqTensor,
+    Batch,
+    ByteArray,
+    CompressedTensor,
+    FloatArray,
+    GptqTensor,
+    PackedTensor,
+    RoundedTensor,
+    Tensor,
+)
 
 
 class Intake(Protocol):
@@ -61,6 +73,10 @@ _OPCODES = {
 
 class _Stored(ctypes.Structure):
     _fields_ = [("data", _ptr), ("bytes", _u64), ("offset", _u64), ("file", _i32)]
+
+
+class _WordNumbers(ctypes.Structure):
+    _fields_ = [("zeros", _ptr), ("scales", _ptr), ("plus", ctypes.c_uint32), ("groups", _i32), ("by_rows", _i32)]
 
 
 class _Op(ctypes.Structure):
@@ -109,6 +125,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "qw_runtime_free": (None, (_ptr,)),
     "qw_weight": (_i32, (_ptr, _i32, _i32, _i32, _i32)),
     "qw_weight_pack": (_i32, (_ptr, _i32, _i32, _i32, _i32, _i32, ctypes.POINTER(_Stored))),
+    "qw_weight_pack_words": (_i32, (_ptr, _i32, _i32, _i32, _i32, ctypes.POINTER(_Stored), ctypes.POINTER(_WordNumbers))),
     "qw_weight_pack_awq": (_i32, (_ptr, _i32, _i32, _i32, _i32, ctypes.POINTER(_Stored), _ptr, _ptr)),
     "qw_vector": (_i32, (_ptr, _ptr, _i32)),
     "qw_rope_table": (_i32, (_ptr, _ptr, _ptr, _i32, _i32)),
@@ -206,6 +223,11 @@ class _Vector:
     n: int
 
 
+def takes(tensor: PackedTensor) -> bool:
+    """Whether `Native.weight` makes panels of these words itself, given fp16 scales: whole groups of 128 inputs."""
+    return tensor.shape[1] % _GROUP == 0
+
+
 class Native:
     """One runtime: its threads and its packed weights. Implements `Ops` by recording; values are numbers of `Program` values."""
 
@@ -247,6 +269,8 @@ class Native:
         for index, (tensor, parts) in enumerate(zip(stored, arrays, strict=True)):
             if isinstance(tensor, AwqTensor):
                 self._pack_awq(handle, index, tensor, *parts)
+            elif isinstance(tensor, (GptqTensor, CompressedTensor)):
+                self._pack_words(handle, index, tensor)
             else:
                 self._pack(handle, index, tensor, first.kind, parts[0])
         weight = _Weight(handle, n, k)
@@ -285,6 +309,37 @@ class Native:
             self._intake.consumed(part)
         self._intake.consumed(qzeros)
         self._intake.consumed(scales)
+
+    def _pack_words(self, handle: int, index: int, tensor: GptqTensor | CompressedTensor) -> None:
+        """All of one matrix, some groups of 128 inputs or panels of rows at a time; its scales are fp16."""
+        rows, columns = tensor.shape
+        by_rows = isinstance(tensor, CompressedTensor)
+        words, zeros = (tensor.packed, tensor.zeros) if isinstance(tensor, CompressedTensor) else (tensor.qweight, tensor.qzeros)
+        bits = words.size * 32 // (rows * columns)
+        shape, per = tensor.scales.shape, 32 // bits
+        groups = shape[1 if by_rows else 0]
+        if by_rows:
+            wanted = (rows, columns // per), (rows, groups), (-(-rows // per), groups)
+        else:
+            wanted = (columns // per, rows), (groups, rows), (groups, rows // per)
+        if (words.shape, shape, wanted[2] if zeros is None else zeros.shape) != wanted or tensor.scales.kind != "f16":
+            raise ValueError(f"{tensor.name}: words of {words.shape} and scales of {tensor.scales.kind} {shape} do not fit each other")
+        words, scales = np.require(words, requirements=["C", "A"]), np.require(tensor.scales.data.view("<u2"), requirements=["C", "A"])
+        zeros = None if zeros is None else np.require(zeros, requirements=["C", "A"])
+        plus = {4: 0x11111111, 8: 0x01010101}[bits] if isinstance(tensor, GptqTensor) and tensor.zeros_less_one else 0
+        numbers = _WordNumbers(None if zeros is None else _address(zeros), _address(scales), plus, groups, by_rows)
+        together = _PANEL if by_rows else _GROUP // per
+        step = max(1, _SLICE // (together * words.shape[1] * 4))
+        for first in range(0, -(-len(words) // together), step):
+            part = words[first * together : (first + step) * together]
+            last = first - (-len(part) // together)
+            problem = library().qw_weight_pack_words(self._alive(), handle, index, first, last, self._stored(part), numbers)
+            if problem:
+                raise (_failure() if problem < 0 else not_finite(tensor, tensor.kind))
+            self._intake.consumed(part)
+        for array in (zeros, tensor.scales.data):
+            if array is not None:
+                self._intake.consumed(array)
 
     def _stored(self, part: AnyArray) -> _Stored:
         at = self._intake.file(part)

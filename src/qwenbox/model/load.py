@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from qwenbox.errors import NotFoundError, NumericalError, UsageError, gigabytes
-from qwenbox.kernels.native import Native, NativeProgram, isa_best, isa_missing
+from qwenbox.kernels.native import Native, NativeProgram, isa_best, isa_missing, takes
 from qwenbox.kernels.program import CancelFlag, Interrupted, SampleResult, SampleRow
 from qwenbox.kernels.quants import DENSE_KINDS, round_tensor
 from qwenbox.kernels.quants import ROUNDED_KINDS as WEIGHTS
@@ -32,7 +32,6 @@ from qwenbox.types import (
     PAGE_TOKENS,
     TENSOR_KINDS,
     AnyArray,
-    AwqTensor,
     Batch,
     ByteArray,
     FloatArray,
@@ -43,7 +42,7 @@ from qwenbox.types import (
 )
 from qwenbox.weights.files import location, read_ahead, release
 from qwenbox.weights.gguf import read_gguf
-from qwenbox.weights.packed import unpack
+from qwenbox.weights.packed import narrowed, unpack
 from qwenbox.weights.safetensors import read_directory
 
 _log = logging.getLogger("qwenbox.model")
@@ -396,10 +395,13 @@ def rounding(forms: Forms, backend: Backend, consumed: Consumed) -> Prepare:
 
     def prepare(tensor: Tensor, role: Role) -> Tensor:
         kind = forms.kind(tensor, role)
-        if isinstance(tensor, PackedTensor) and (backend == "reference" or not _packed_natively(tensor, kind)):
-            arrays, tensor = tensor.arrays, unpack(tensor)
+        if isinstance(tensor, PackedTensor):
+            natively = backend == "native" and _packed_natively(tensor, kind)
+            arrays, tensor = tensor.arrays, narrowed(tensor) if natively else unpack(tensor)
+            kept = {id(array) for array in tensor.arrays}
             for array in arrays:
-                consumed(array)
+                if id(array) not in kept:
+                    consumed(array)
         if kind == tensor.kind:
             return tensor
         return round_tensor(tensor, kind) if backend == "reference" else RoundedTensor(tensor.name, kind, tensor.shape, np.empty(0, np.uint8), tensor)
@@ -409,7 +411,7 @@ def rounding(forms: Forms, backend: Backend, consumed: Consumed) -> Prepare:
 
 def _packed_natively(tensor: Tensor, kind: str) -> bool:
     """Whether the native runtime makes its panels of the other program's words itself."""
-    return isinstance(tensor, AwqTensor) and kind == tensor.kind and tensor.shape[1] % 128 == 0
+    return isinstance(tensor, PackedTensor) and kind == tensor.kind and takes(tensor)
 
 
 # --- random weights ------------------------------------------------------------------------------------------------

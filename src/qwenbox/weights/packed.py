@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from ..errors import ModelFormatError, UnsupportedModelError
 from ..types import AwqTensor, CompressedTensor, GptqTensor, PackedTensor, Tensor
 from . import awq, compressed, gptq
+from .blocks import fp16_scales
 from .files import StoredArray
 from .schemes import OTHERWISE, SCHEMES, shown
 
@@ -53,3 +57,11 @@ def unpack(tensor: PackedTensor) -> Tensor:
         case CompressedTensor():
             return compressed.unpack(tensor)
     raise TypeError(type(tensor).__name__)
+
+
+def narrowed(tensor: PackedTensor) -> PackedTensor:
+    """The same matrix with scales of fp16. Raises UnsupportedModelError where fp16 does not hold one."""
+    if not isinstance(tensor, (GptqTensor, CompressedTensor)) or tensor.scales.kind == "f16":
+        return tensor
+    scales = tensor.scales
+    return replace(tensor, scales=Tensor(scales.name, "f16", scales.shape, fp16_scales(scales).reshape(-1).view(np.uint8)))

@@ -92,6 +92,11 @@ int32_t qw_weight_pack_awq(qw_runtime* runtime, int32_t weight, int32_t index, i
   return guarded(-1, *runtime, [&] { return int32_t(runtime->pack_awq(weight, index, first, last, *qweight, qzeros, scales)); });
 }
 
+int32_t qw_weight_pack_words(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const qw_stored* words,
+                             const qw_word_numbers* numbers) {
+  return guarded(-1, *runtime, [&] { return int32_t(runtime->pack_words(weight, index, first, last, *words, *numbers)); });
+}
+
 int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n) {
   return guarded(-1, *runtime, [&] { return runtime->add_vector(data, n); });
 }

@@ -102,6 +102,19 @@ QW_API int32_t qw_weight_pack(qw_runtime* runtime, int32_t weight, int32_t index
 // and scales of the whole matrix. 0, or -1; or 1: a scale is not finite.
 QW_API int32_t qw_weight_pack_awq(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const qw_stored* qweight,
                                   const uint32_t* qzeros, const uint16_t* scales);
+// Of a whole matrix in words that hold consecutive inputs of one output: by groups of inputs as GPTQ has them, or by rows of outputs as
+// compressed-tensors has them. `zeros` are words of consecutive outputs, each `plus` less than it should be; NULL: all in the middle.
+typedef struct {
+  const uint32_t* zeros;
+  const uint16_t* scales;
+  uint32_t plus;
+  int32_t groups;
+  int32_t by_rows;
+} qw_word_numbers;
+// Packs groups of 128 inputs [first, last), or panels of 64 rows where it is by rows, of matrix `index`. 0, or -1; or 1: a scale is not
+// finite.
+QW_API int32_t qw_weight_pack_words(qw_runtime* runtime, int32_t weight, int32_t index, int32_t first, int32_t last, const qw_stored* words,
+                                    const qw_word_numbers* numbers);
 QW_API int32_t qw_vector(qw_runtime* runtime, const float* data, int32_t n);
 QW_API int32_t qw_rope_table(qw_runtime* runtime, const float* cos, const float* sin, int32_t positions, int32_t half);
 QW_API uint64_t qw_weights_bytes(qw_runtime* runtime);

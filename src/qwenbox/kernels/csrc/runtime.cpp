@@ -15,6 +15,7 @@
 #include <string>
 
 #include "layout.h"
+#include "words.h"
 
 namespace qwenbox {
 namespace {
@@ -213,6 +214,35 @@ Rounding Runtime::pack_awq(int handle, int index, int first, int last, const qw_
                            scales + block * size_t(weight.n), panels + group * (weight.panel_bytes / size_t(weight.groups)),
                            weight.panel_bytes))
       result.store(Rounding::not_finite);
+  });
+  return result;
+}
+
+Rounding Runtime::pack_words(int handle, int index, int first, int last, const qw_stored& words, const qw_word_numbers& numbers) {
+  const Weight& weight = matrix(handle, index);
+  const int bits = word_bits(weight.kind), inputs = kGroup / blocks_of(weight.kind);
+  if (!bits || weight.k % kGroup || numbers.groups < 1 || weight.k % numbers.groups || weight.k / numbers.groups % inputs ||
+      (weight.n % (32 / bits) && !numbers.by_rows))
+    fail("these words are packed to int4 or 8 bits of whole words, 128 inputs and groups that its blocks divide");
+  const int pieces = numbers.by_rows ? weight.panels : weight.groups;
+  if (first < 0 || first >= last || last > pieces)
+    fail("no such part of a matrix: " + std::to_string(first) + " to " + std::to_string(last));
+  const size_t input_bytes = size_t(weight.n) * size_t(bits) / 8, row_bytes = size_t(weight.k) * size_t(bits) / 8;
+  const size_t piece_bytes = numbers.by_rows ? kPanel * row_bytes : kGroup * input_bytes;
+  const size_t bytes =
+      numbers.by_rows ? size_t(std::min(weight.n, last * kPanel) - first * kPanel) * row_bytes : piece_bytes * size_t(last - first);
+  if (words.bytes != bytes) fail("words have " + std::to_string(words.bytes) + " bytes instead of " + std::to_string(bytes));
+  const WordNumbers all{numbers.by_rows != 0, numbers.groups, numbers.zeros, numbers.plus, numbers.scales};
+  std::atomic<Rounding> result{Rounding::done};
+  uint8_t* const panels = panels_of(handle, index);
+  each_piece(words, piece_bytes, [&](int, int64_t piece, const uint8_t* raw) {
+    const int at = first + int(piece);
+    const uint32_t* const from = reinterpret_cast<const uint32_t*>(raw);
+    const size_t panel_bytes = weight.panel_bytes;
+    const bool good = all.by_rows ? pack_word_panel(weight.kind, weight.n, weight.k, at, from, all, panels + size_t(at) * panel_bytes)
+                                  : pack_word_group(weight.kind, weight.n, weight.k, at, from, all,
+                                                    panels + size_t(at) * (panel_bytes / size_t(weight.groups)), panel_bytes);
+    if (!good) result.store(Rounding::not_finite);
   });
   return result;
 }

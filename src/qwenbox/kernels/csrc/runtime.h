@@ -58,6 +58,7 @@ class Runtime {
   int add_weight(int kind, int count, int n, int k);
   Rounding pack_weight(int handle, int index, int first, int last, int kind, const qw_stored& rows);
   Rounding pack_awq(int handle, int index, int first, int last, const qw_stored& qweight, const uint32_t* qzeros, const uint16_t* scales);
+  Rounding pack_words(int handle, int index, int first, int last, const qw_stored& words, const qw_word_numbers& numbers);
   int add_vector(const float* data, int n);
   int add_rope(const float* cos, const float* sin, int positions, int half);
   size_t weights_bytes() const { return arena_.bytes(); }
