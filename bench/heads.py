@@ -1,7 +1,7 @@
 """What kinds of head and embedding cost and lose: `python bench/heads.py [MODEL ...] [--measures loss,speed] [--tokens N]`.
 
 Each row is a model with `--head` and `--embedding`; all else is as stored. Loss: divergence on bench/data/heldout.txt from the row with both in
-bf16, in windows of 512 tokens side by side. Cost: bytes in memory and of a token, and greedy tokens a second after a prompt of 128 tokens, all
+bf16, in windows of 512 tokens that move by 384. Cost: bytes in memory and of a token, and greedy tokens a second after a prompt of 128 tokens, all
 heads in turn, with what memory gives beside them. Two stages are int8 to the bit, so their loss is that of int8, and the ids of both are compared.
 Results become bench/results/heads-<machine>.json and .md; what is measured again replaces what stood there.
 """
@@ -42,7 +42,8 @@ ROWS: tuple[Row, ...] = (*HEADS, ("bf16", "stored"), ("bf16", "int8"), ("bf16", 
 TOGETHER = 4
 """Models that are compared with one run of the reference, and in memory together."""
 HELD_OUT = ROOT / "bench" / "data" / "heldout.txt"
-WINDOW, PROMPT, NEW, ROUNDS, ANSWERS = 512, 128, 32, 2, 2
+WINDOW, STRIDE = 512, 384
+PROMPT, NEW, ROUNDS, ANSWERS = 128, 32, 2, 2
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def loss(file: Path, tokens: int) -> dict[Row, dict[str, Any]]:
         with ExitStack() as stack:
             reference, *models = (stack.enter_context(opened(file, row)) for row in (REFERENCE, *some))
             ids = token_ids(HELD_OUT, open_chat(file).tokenizer)
-            measured = divergences(models, reference, ids, window=WINDOW, stride=WINDOW, max_tokens=tokens)
+            measured = divergences(models, reference, ids, window=WINDOW, stride=STRIDE, max_tokens=tokens)
         found |= {row: one.numbers() for row, one in zip(some, measured, strict=True)}
     return found
 
