@@ -9,16 +9,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qwenbox import hub
 from qwenbox.settings import load_settings
 
 LONGEST = (
-    *("test_real_models", "test_real_text", "test_cpp", "test_forms", "test_clients", "test_real_batching", "test_page", "test_tagged_calls"),
-    *("test_cli_bench", "test_cli_serve", "test_serve_faults", "test_cli_run", "test_conversations_page", "test_models_real", "test_whole_page"),
-    *("test_hub_repository", "test_worker", "test_bench_scripts", "test_native_operations", "test_dropped_files", "test_hub_packages"),
+    *("test_cpp_sanitized", "test_real_models", "test_real_text", "test_clients", "test_cpp_aarch64", "test_forms", "test_cpp", "test_real_batching"),
+    *("test_page", "test_tagged_calls", "test_cli_bench", "test_cli_serve", "test_serve_faults", "test_cli_run", "test_conversations_page"),
+    *("test_models_real", "test_whole_page", "test_hub_repository", "test_worker", "test_bench_scripts", "test_native_operations"),
+    *("test_dropped_files", "test_hub_packages"),
 )
 """Files of tests, by `--durations`."""
+
+
+# The same code gets the same verdict: the same examples each time, and no bound on their seconds.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_configure() -> None:
@@ -64,16 +71,6 @@ def real_model() -> Callable[[str], Path]:
         return path
 
     return find
-
-
-@pytest.fixture(scope="module")
-def build_folder() -> Iterator[Path]:
-    """`build/`, for one of the processes that run tests beside each other at a time."""
-    folder = Path(__file__).parents[1] / "build"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -81,7 +81,7 @@ def byte_tokenizer_ids(text: str) -> list[int]:
 class FakeEngine:
     """An `EngineClient` whose steps give each running request the next id of its script.
 
-    With `paused` set no step runs. `step_seconds` paces the steps. Log-probabilities are -0.5 - id / 1000, the alternatives are the ids after it.
+    `hold` keeps requests where they are, `step_seconds` paces the steps. Log-probabilities are -0.5 - id / 1000, the alternatives the ids after it.
     """
 
     script: Script = field(default_factory=Script)
@@ -103,7 +103,7 @@ class FakeEngine:
         self._running: dict[str, _Running] = {}
         self._changed = threading.Condition()
         self._closing = False
-        self._paused = False
+        self._held: Callable[[GenerationPlan, int], bool] = lambda plan, position: False
         self._thread = threading.Thread(target=self._work, name="fake-engine", daemon=True)
         self._thread.start()
 
@@ -172,16 +172,19 @@ class FakeEngine:
     def closed(self) -> bool:
         return self._closing
 
-    def pause(self) -> None:
+    def hold(self, held: Callable[[GenerationPlan, int], bool]) -> None:
+        """Requests for which it is so, by their plan and the number of their tokens, get no further until it is so no longer."""
         with self._changed:
-            self._paused = True
-
-    def resume(self) -> None:
-        with self._changed:
-            self._paused = False
+            self._held = held
             self._changed.notify_all()
 
-    def wait_for(self, condition: Callable[[FakeEngine], bool], timeout: float = 10.0) -> None:
+    def pause(self) -> None:
+        self.hold(lambda plan, position: True)
+
+    def resume(self) -> None:
+        self.hold(lambda plan, position: False)
+
+    def wait_for(self, condition: Callable[[FakeEngine], bool], timeout: float = 60.0) -> None:
         """Returns when `condition` holds; AssertionError after `timeout` seconds."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), timeout), "the condition did not come true"
@@ -209,10 +212,10 @@ class FakeEngine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or any(one.cancelled or not self._paused for one in self._running.values()))
+                self._changed.wait_for(lambda: self._closing or any(map(self._goes, self._running.values())))
                 if self._closing:
                     return
-                running = [one for one in self._running.values() if one.cancelled or not self._paused]
+                running = list(filter(self._goes, self._running.values()))
             outputs = [(one, self._advance(one)) for one in running]
             with self._changed:
                 self.steps += 1
@@ -224,6 +227,9 @@ class FakeEngine:
                 deliver_safely(one.deliver, output)
             if self.step_seconds:
                 time.sleep(self.step_seconds)
+
+    def _goes(self, one: _Running) -> bool:
+        return one.cancelled or not self._held(one.plan, one.position)
 
     def _advance(self, one: _Running) -> SequenceOutput:
         plan = one.plan

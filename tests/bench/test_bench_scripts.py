@@ -15,6 +15,7 @@ import pytest
 from bench import engines, kernels, machine, peers
 from bench.engines import Measured, Places, Row
 from bench.table import Table
+from tests.engine.fakes import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -150,7 +151,7 @@ def test_a_resident_engine_answers_stands_still_and_is_ended(tmp_path: Path) -> 
         process = engine.process
         assert process is not None
         assert engine.measure(ROWS[0]) == Measured([8])
-        assert psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+        eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
     finally:
         engine.close()
     assert process.returncode is not None

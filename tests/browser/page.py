@@ -18,7 +18,7 @@ from tests.fakes import FakeEngine
 class Window:
     """What a person sees and does."""
 
-    patience = 10.0
+    patience = 60.0
     """Seconds that something may take."""
 
     def __init__(self, chromium: webdriver.Chrome, service: Service) -> None:
@@ -38,6 +38,17 @@ class Window:
         WebDriverWait(self.chromium, self.patience, poll_frequency=0.02, ignored_exceptions=[StaleElementReferenceException]).until(
             lambda _: condition()
         )
+
+    def click(self, selector: str) -> None:
+        """Of what may be drawn anew at the same moment."""
+        self.wait(lambda: self.find(selector).click() or True)
+
+    def texts(self, selector: str) -> list[str]:
+        """What is shown of each, at one moment."""
+        found = self.chromium.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map((node) => (node.checkVisibility() ? node.innerText.trim() : ''))", selector
+        )
+        return [str(text) for text in found]
 
     def say(self, text: str) -> None:
         self.find("#prompt").send_keys(text + Keys.ENTER)

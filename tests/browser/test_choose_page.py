@@ -24,8 +24,6 @@ pytestmark = pytest.mark.browser
 class ChoicePage(Window):
     """The page of a service that chooses its model."""
 
-    patience = 30.0
-
     def __init__(self, chromium: webdriver.Chrome, minute: Minute, language: str) -> None:
         super().__init__(chromium, minute.service)
         self.open()
@@ -37,8 +35,14 @@ class ChoicePage(Window):
         self.wait(lambda: all(word in self.find("#choice-text").text for word in words))
 
     def press(self, text: str) -> None:
-        self.wait(lambda: [button for button in self.all("#choice-actions button") if button.text == text])
-        next(button for button in self.all("#choice-actions button") if button.text == text).click()
+        def pressed() -> bool:
+            for button in self.all("#choice-actions button"):
+                if button.text == text:
+                    button.click()
+                    return True
+            return False
+
+        self.wait(pressed)
 
     def check_quiet(self) -> None:
         assert [entry for entry in self.chromium.get_log("browser") if entry["level"] == "SEVERE" and "400" not in entry["message"]] == []

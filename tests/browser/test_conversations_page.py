@@ -31,11 +31,11 @@ make_titles = Titles.ask
 
 
 def titles(page: Page) -> list[str]:
-    return [node.text for node in page.all("#history .name")]
+    return page.texts("#history .name")
 
 
 def said(page: Page) -> list[str]:
-    return [node.text for node in page.all(".message > .body")]
+    return page.texts(".message > .body")
 
 
 def ask(page: Page, question: str, answer: str) -> None:
@@ -45,10 +45,9 @@ def ask(page: Page, question: str, answer: str) -> None:
 
 
 def action(page: Page, title: str, name: str) -> None:
-    node = next(node for node in page.all("#history li") if node.find_element("css selector", ".name").text == title)
-    node.find_element("css selector", ".menu").click()
+    page.wait(lambda: page.all("#history .menu")[titles(page).index(title)].click() or True)
     page.wait(lambda: page.all(f"#history .row:not([hidden]) .{name}"))
-    page.find(f"#history .row:not([hidden]) .{name}").click()
+    page.click(f"#history .row:not([hidden]) .{name}")
 
 
 def press(page: Page, number: int) -> None:
@@ -83,10 +82,12 @@ def test_an_answer_goes_on_while_another_conversation_is_read(page: Page) -> Non
     page.find("#new-chat").click()
     page.say("count")
     page.wait(lambda: len(page.all(".message.assistant")) == 1 and len(page.answer()) > 20)
+    page.engine.pause()
     page.wait(lambda: titles(page) == ["count", "first"] and page.all("#history .dot"))
     press(page, 1)
     page.wait(lambda: said(page) == ["first", "One."])
     page.wait(lambda: page.find("#send").is_displayed())
+    page.engine.resume()
     page.engine.wait_for(lambda engine: engine.num_running == 0)
     press(page, 0)
     page.wait(lambda: said(page) == ["count", LONG.strip()])
@@ -142,7 +143,7 @@ def test_conversations_are_found_renamed_and_deleted(page: Page, language: str) 
     assert "Grüße 你好" in page.find("#remove-text").text
     page.find("#remove [value=keep]").click()
     assert len(titles(page)) == 2
-    page.find("#history .row:not([hidden]) .remove").click()
+    page.click("#history .row:not([hidden]) .remove")
     page.find("#remove [value=remove]").click()
     page.wait(lambda: titles(page) == ["什么是递归？"])
     page.wait(lambda: page.find("#welcome").is_displayed())  # it was the one on the screen
@@ -154,7 +155,7 @@ def test_a_conversation_is_exported_and_taken_back(page: Page, tmp_path: Path) -
     ask(page, "what is 2/3?", "Two thirds. 三分之二")
     page.wait(lambda: titles(page) == ["what is 2/3?"])
     action(page, "what is 2/3?", "as-markdown")
-    page.find("#history .as-json").click()
+    page.click("#history .as-json")
     markdown, exported = folder / "what is 2 3.md", folder / "what is 2 3.json"
     page.wait(lambda: markdown.exists() and exported.exists())
     assert markdown.read_text(encoding="utf-8").startswith("# what is 2/3?") and "Two thirds. 三分之二" in markdown.read_text(encoding="utf-8")
@@ -187,9 +188,11 @@ def test_a_second_window_shows_what_the_first_one_does(page: Page) -> None:
         page.engine.script, page.engine.step_seconds = Script(reply=lambda plan: byte_tokenizer_ids(LONG)), 0.002
         page.say("count")
         page.wait(lambda: len(page.answer()) > 20)
+        page.engine.pause()
         page.chromium.switch_to.window(here)
         page.wait(lambda: said(page)[:3] == ["first", "One.", "count"] and len(page.answer()) > 20)
         assert page.find("#stop").is_displayed()
+        page.engine.resume()
         page.wait(lambda: page.finished() and said(page)[-1] == LONG.strip())
         page.engine.script = Script("Other.")
         page.find("#new-chat").click()
@@ -281,7 +284,7 @@ def test_a_page_whose_service_was_killed_finds_its_answer_again_as_far_as_it_was
         url = first_url(process)
         wait_ready(url)
         chromium.get(url + "/")
-        WebDriverWait(chromium, 20).until(lambda window: window.find_element("css selector", "#prompt").is_displayed())
+        WebDriverWait(chromium, 60).until(lambda window: window.find_element("css selector", "#prompt").is_displayed())
         os.kill(worker_of(process), signal.SIGSTOP)  # so that the answer is under way when the service is killed
         chromium.find_element("css selector", "#prompt").send_keys("abc" + Keys.ENTER)
 
@@ -289,12 +292,12 @@ def test_a_page_whose_service_was_killed_finds_its_answer_again_as_far_as_it_was
             listed = ask_service(url, "/conversations")[1]["conversations"]
             return ([{}] + [one for it in listed for one in ask_service(url, f"/conversations/{it['id']}")[1]["messages"]])[-1]
 
-        WebDriverWait(chromium, 20).until(lambda _: last().get("request_id"))
+        WebDriverWait(chromium, 60).until(lambda _: last().get("request_id"))
         process.kill()
         process.wait()
         again = command.start("serve", model, "--port", urlsplit(url).port or 0)
         first_url(again)
-        WebDriverWait(chromium, 30).until(lambda window: "interrupted" in window.find_element("css selector", "#conversation").text)
+        WebDriverWait(chromium, 60).until(lambda window: "interrupted" in window.find_element("css selector", "#conversation").text)
         assert chromium.find_element("css selector", ".message.user .body").text == "abc"
         assert last()["state"] == "interrupted"
     finally:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
+import psutil
 import pytest
 
 from qwenbox.chat import template as template_module
@@ -260,13 +259,13 @@ def test_a_template_that_hangs_is_killed_at_its_wall_time(stranger: Any, monkeyp
 
 
 def test_closing_a_template_ends_its_helper(stranger: Any) -> None:
+    before = {child.pid for child in psutil.Process().children()}  # those of other tests of this process
     template = stranger("{{ messages | length }}")
     assert template.render([Message("user", "Hi")]) == "1"
-    children = subprocess.run(["ps", "-ww", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
-    assert "sandbox.py" in children
+    (helper,) = [child for child in psutil.Process().children() if child.pid not in before]
+    assert any("sandbox.py" in part for part in helper.cmdline())
     template.close()
-    children = subprocess.run(["ps", "-ww", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False).stdout
-    assert "sandbox.py" not in children
+    assert not helper.is_running()
     assert template.render([Message("user", "Hi")]) == "1"
 
 

@@ -53,4 +53,4 @@ class Command:
         for process in self._started:
             if process.poll() is None:
                 process.kill()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)

@@ -59,7 +59,7 @@ def test_an_answer_is_stopped_and_kept_and_taken_back_and_asked_again(terminal, 
     terminal.ask("/save talk.md")
     assert "talk.md: File exists." in terminal.lines
     terminal.type("\x04")
-    assert terminal.process.wait(30) == 0 and "Traceback" not in terminal.raw
+    assert terminal.process.wait(60) == 0 and "Traceback" not in terminal.raw
 
 
 def test_pasted_lines_are_one_message_and_many_are_a_mark(terminal, qwenbox):
@@ -142,7 +142,7 @@ def fields_of(text: str) -> set[tuple[str, str]]:
 def test_lines_are_remembered_by_the_next_chat_and_nobody_else_reads_them(terminal, qwenbox):
     terminal.ask("/system 你好，世界")
     terminal.type("\x04")
-    assert terminal.process.wait(30) == 0
+    assert terminal.process.wait(60) == 0
     file = qwenbox.folder / "state" / "qwenbox" / "chat_history"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     again = Terminal(qwenbox, "chat", MODEL, columns=24)

@@ -32,7 +32,7 @@ if "ask" in sys.argv:
     reached = urllib.request.urlopen(f"http://127.0.0.1:{{os.environ['QWENBOX_PORT']}}/ready").status
 print(json.dumps({{"arguments": sys.argv[1:], "environment": dict(os.environ), "folder": folder, "files": files, "reached": reached}}), flush=True)
 if "wait" in sys.argv:
-    time.sleep(60)
+    time.sleep(600)
 raise SystemExit(7)
 """
 
@@ -118,7 +118,7 @@ def test_the_folder_of_a_profile_has_one_name_unless_somebody_else_has_it(progra
     beside = given(programs, service, "claude")["folder"]
     assert beside == f"{folder}-2"
     first.send_signal(signal.SIGTERM)
-    first.wait(30)
+    first.wait(60)
     folder.mkdir()
     (folder / "left.txt").write_text("by one that was killed")
     again = given(programs, service, "claude")
@@ -131,7 +131,7 @@ def test_the_profile_goes_when_launch_is_terminated(programs: Command, service: 
     folder = Path(json.loads(process.stdout.readline())["folder"])
     assert folder.exists()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 128 + signal.SIGTERM
+    assert process.wait(60) == 128 + signal.SIGTERM
     assert not folder.exists()
 
 

@@ -52,7 +52,7 @@ def test_a_second_model_is_loaded_shown_and_stopped_and_its_process_is_gone(qwen
     unknown = qwenbox("stop", "qwen9", "--url", url)
     assert unknown.returncode == 1 and "there are tiny, qwen3-0.6b, gpt-4o, gpt-4" in unknown.stderr
     service.send_signal(signal.SIGTERM)
-    service.communicate(timeout=30)
+    service.communicate(timeout=60)
     assert service.returncode == 0
     assert not any(worker.is_running() for worker in workers)
 

@@ -77,7 +77,7 @@ def test_ctrl_c_ends_run_with_130_and_without_a_traceback(qwenbox: Command, smal
     assert process.stdout is not None
     assert process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in qwenbox.errors
 
@@ -88,7 +88,7 @@ def test_a_reader_that_goes_away_ends_run_quietly(qwenbox: Command, small: Path)
     assert process.stdout.read(1)
     process.stdout.close()
     process.stdout = None
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in qwenbox.errors
 
@@ -116,7 +116,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_then_leaves(qwenbox: Command,
         terminal.wait_for("(stopped)")
         terminal.wait_for(">")
         terminal.type("\x03")
-        assert terminal.process.wait(30) == 0
+        assert terminal.process.wait(60) == 0
         assert "Traceback" not in terminal.seen
     finally:
         terminal.close()

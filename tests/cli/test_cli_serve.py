@@ -68,7 +68,7 @@ def test_serve_prints_its_address_at_once_answers_and_leaves_with_130(qwenbox: C
     assert status == 200
     assert "5" in answer["choices"][0]["text"]
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in qwenbox.errors
 
@@ -87,13 +87,13 @@ def test_beyond_loopback_a_key_is_made_once_and_needed(qwenbox: Command, small: 
     assert ask(url, "/v1/models")[0] == 401
     assert ask(url, "/v1/models", key=key)[0] == 200
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
     again = qwenbox.start("serve", small, "--port", 0, "--host", "0.0.0.0")
     first_url(again)
     again.send_signal(signal.SIGTERM)
-    output, _ = again.communicate(timeout=30)
+    output, _ = again.communicate(timeout=60)
     assert key not in output
     assert key_file.read_text(encoding="utf-8").strip() == key
 
@@ -177,7 +177,7 @@ def test_the_port_answers_while_a_model_is_fetched_and_then_the_model_does(qwenb
     assert stream.rstrip().endswith("data: [DONE]")
     assert ask(url, "/health")[1]["isa"] in isa_available()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 0
     for phase in ("fetching", "ready"):
         assert f" info {phase} model=qwen3-0.6b " in qwenbox.errors
@@ -189,7 +189,7 @@ def test_a_service_that_fetches_stops_at_once(qwenbox: Command, fake_hub: Fake) 
     first_url(process)
     assert fake_hub.stalled.wait(60)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=15)
+    process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in qwenbox.errors
 
@@ -213,7 +213,7 @@ def test_a_model_that_cannot_be_had_is_said_and_ends_the_process(qwenbox: Comman
     while (body := ask(url, "/ready")[1])["state"] != "failed":
         assert time.monotonic() < deadline
     assert "the digest is" in body["error"]["message"]
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 69
     assert "qwenbox: model.safetensors: the digest is" in qwenbox.errors
     assert qwenbox("serve", "qwen3-0.6b", "--port", 0).returncode == 69, "offline, nothing is to be had"

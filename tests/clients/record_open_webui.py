@@ -91,7 +91,7 @@ def open_webui(folder: Path, service: str) -> Iterator[httpx2.Client]:
             yield api
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def post(api: httpx2.Client, path: str, body: Any) -> Any:

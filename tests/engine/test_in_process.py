@@ -51,7 +51,7 @@ def test_requests_submitted_while_the_model_loads_are_answered() -> None:
 
     def load(options: EngineOptions, progress: Progress) -> FakeModel:
         progress(0.25)
-        assert go.wait(10)
+        assert go.wait(60)
         return FakeModel()
 
     engine = InProcessEngine(OPTIONS, load)
@@ -70,7 +70,7 @@ def test_a_model_that_cannot_be_loaded_fails_the_engine_and_its_requests() -> No
     go = threading.Event()
 
     def load(options: EngineOptions, progress: Progress) -> FakeModel:
-        assert go.wait(10)
+        assert go.wait(60)
         raise ModelFormatError("the file is not what it says")
 
     engine = InProcessEngine(OPTIONS, load)
@@ -92,12 +92,18 @@ def test_closing_ends_a_loading_at_its_next_progress() -> None:
             progress(0.5)
 
     engine = InProcessEngine(OPTIONS, load)
-    assert loading.wait(10)
+    assert loading.wait(60)
     engine.close()
     assert engine.state().name == "closed"
 
 
-def test_cancel_between_two_steps_ends_the_request_with_its_usage(engine: InProcessEngine) -> None:
+def slowly(batch: Batch) -> None:
+    """A step that takes long enough for somebody to come while an answer of thousands is made."""
+    threading.Event().wait(0.005)
+
+
+def test_cancel_between_two_steps_ends_the_request_with_its_usage(engine: InProcessEngine, model: FakeModel) -> None:
+    model.before_run = slowly
     first = threading.Event()
     receiver = Receiver()
 
@@ -106,12 +112,13 @@ def test_cancel_between_two_steps_ends_the_request_with_its_usage(engine: InProc
         first.set()
 
     engine.submit(plan("a", 10, 4000), deliver)
-    assert first.wait(10)
+    assert first.wait(60)
     engine.cancel("a")
     answer = receiver.wait()
     assert answer.reason == "cancelled"
     assert answer.last.usage.completion_tokens == len(answer.ids) > 0
     engine.cancel("a")
+    model.before_run = None
     assert ask(engine, "b")["b"].wait().reason == "length"
 
 
@@ -139,7 +146,7 @@ def test_a_receiver_that_raises_ends_its_own_request(engine: InProcessEngine, ca
 
 def test_a_duplicate_id_is_refused_without_touching_the_first(engine: InProcessEngine, model: FakeModel) -> None:
     go = threading.Event()
-    model.before_run = lambda batch: None if go.wait(10) else pytest.fail("never released")
+    model.before_run = lambda batch: None if go.wait(60) else pytest.fail("never released")
     first = ask(engine, "a")["a"]
     second = ask(engine, "a")["a"]
     assert second.wait().last.error["class"] == "RequestError"
@@ -149,7 +156,7 @@ def test_a_duplicate_id_is_refused_without_touching_the_first(engine: InProcessE
 
 def test_too_many_requests_are_refused_with_a_time_to_retry(engine: InProcessEngine, model: FakeModel) -> None:
     go = threading.Event()
-    model.before_run = lambda batch: None if go.wait(10) else pytest.fail("never released")
+    model.before_run = lambda batch: None if go.wait(60) else pytest.fail("never released")
     receivers = ask(engine, *(f"r{i}" for i in range(80)))
     refused = [receiver for receiver in receivers.values() if receiver.answer.last]
     go.set()
@@ -163,9 +170,9 @@ def test_too_many_requests_are_refused_with_a_time_to_retry(engine: InProcessEng
 def test_closing_ends_what_runs_with_an_error(model: FakeModel) -> None:
     engine = InProcessEngine(OPTIONS, lambda options, progress: model)
     stepped = threading.Event()
-    model.before_run = lambda batch: stepped.set()
+    model.before_run = lambda batch: stepped.set() or slowly(batch)
     receiver = ask(engine, "a", max_tokens=4000)["a"]
-    assert stepped.wait(10)
+    assert stepped.wait(60)
     engine.close()
     assert receiver.wait().last.error["code"] == "engine_closed"
     assert ask(engine, "b")["b"].wait().last.error["code"] == "engine_closed"
@@ -182,7 +189,7 @@ def test_a_long_step_that_nobody_waits_for_is_interrupted(engine: InProcessEngin
     receiver = ask(engine, "a")["a"]
     eventually(lambda: model.cancel is not None)
     engine.cancel("a")
-    assert receiver.wait(10).reason == "cancelled"
+    assert receiver.wait(60).reason == "cancelled"
     model.before_run = None
     assert ask(engine, "b")["b"].wait().reason == "length"
 
@@ -193,13 +200,14 @@ def test_a_step_goes_on_while_one_of_its_requests_is_wanted(engine: InProcessEng
     def before_run(batch: Batch) -> None:
         if hold.is_set() and len(batch.spans) == 2:
             held.set()
-            assert go.wait(10)
+            assert go.wait(60)
+        slowly(batch)
 
     model.before_run = before_run
     receivers = ask(engine, "a", "b", max_tokens=4000)
-    assert receivers["b"].first.wait(10)
+    assert receivers["b"].first.wait(60)
     hold.set()
-    assert held.wait(10)
+    assert held.wait(60)
     engine.cancel("a")
     assert not model.cancel.is_set()
     engine.cancel("b")

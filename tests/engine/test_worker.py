@@ -30,6 +30,7 @@ from qwenbox.errors import DownloadError, ModelFormatError, UsageError
 from qwenbox.types import Progress, SequenceOutput, TokenLogprob, Usage
 from tests.engine.fake_worker import POISON, TORPOR
 from tests.engine.fakes import Answer, FakeModel, Receiver, eventually, plan
+from tests.pace import seconds_of
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT)!r}]; from tests.engine.fake_worker import main; main()"
@@ -100,9 +101,9 @@ def test_steps_are_told_with_their_seconds_and_tokens(start: Start) -> None:
     engine = start("slow")
     steps: list[tuple[float, int, int]] = []
     engine.watch(lambda *step: steps.append(step))
-    ask(engine, "a", max_tokens=8)[0].wait()
+    seconds = seconds_of(lambda: ask(engine, "a", max_tokens=8)[0].wait())
     assert [step[1:] for step in steps] == [(3, 0), *[(0, 1)] * 7]
-    assert all(0.005 <= step[0] < 5.0 for step in steps)
+    assert all(0.005 <= step[0] <= seconds for step in steps)
     stats = engine.stats()
     assert (stats.steps, stats.computed_tokens, stats.decode_tokens) == (8, 10, 7)
     assert sum(step[0] for step in steps) == pytest.approx(stats.step_seconds)
@@ -128,7 +129,7 @@ def test_what_has_come_and_does_not_run_waits_wherever_it_is(start: Start) -> No
 def test_cancel_ends_a_running_and_a_waiting_request(start: Start) -> None:
     engine = start("slow")
     receivers = ask(engine, *(f"r{i}" for i in range(40)), max_tokens=3000)
-    assert receivers[0].first.wait(30)
+    assert receivers[0].first.wait(60)
     for i in (0, 39):
         engine.cancel(f"r{i}")
     engine.cancel("nobody")
@@ -141,7 +142,7 @@ def test_a_killed_worker_ends_its_streams_with_errors_and_comes_back(start: Star
     engine = start("slow")
     receivers = ask(engine, *(f"r{i}" for i in range(8)), max_tokens=3000)
     for receiver in receivers:
-        assert receiver.first.wait(30)
+        assert receiver.first.wait(60)
     old = engine.pid
     os.kill(old, signal.SIGKILL)
     began = time.monotonic()
@@ -159,14 +160,16 @@ def test_a_killed_worker_ends_its_streams_with_errors_and_comes_back(start: Star
     assert (stats.restarts, stats.failed, stats.finished) == (1, 8, 1)
 
 
-def test_requests_wait_for_a_restart_in_a_bounded_queue(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = start(max_waiting=4, max_sequences=1)
-    monkeypatch.setattr(supervisor, "MAX_BACKOFF_SECONDS", 0.5)
-    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", 0.5)
+def test_requests_wait_for_a_restart_in_a_bounded_queue(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gated"
+    engine = start(str(gate), max_waiting=4, max_sequences=1)
     os.kill(engine.pid, signal.SIGKILL)
-    eventually(lambda: engine.state().name == "restarting")
+    eventually(lambda: gate.stat().st_size == 2)
+    assert engine.state().name == "restarting"
     receivers = ask(engine, *(f"r{i}" for i in range(7)))
     engine.cancel("r0")
+    receivers[0].wait()
+    gate.write_text("xxx")
     assert [receiver.wait().reason for receiver in receivers] == ["cancelled", *["length"] * 4, "error", "error"]
     assert receivers[6].answer.last.error["class"] == "OverloadedError"
     assert receivers[5].answer.last.error["retry_after"] >= 1
@@ -191,7 +194,7 @@ def test_a_prompt_that_ended_well_is_not_blamed_for_an_earlier_crash(start: Star
     engine = start("slow")
     for _ in range(3):
         streaming = ask(engine, "a", max_tokens=3000)[0]
-        assert streaming.first.wait(30)
+        assert streaming.first.wait(60)
         os.kill(engine.pid, signal.SIGKILL)
         assert streaming.wait().last.error["class"] == "WorkerDiedError"
         assert ask(engine, "a")[0].wait().reason == "length"
@@ -266,11 +269,11 @@ def test_a_model_is_found_in_the_engines_own_thread_with_progress(engines: list[
     def find(report: Report) -> EngineOptions:
         report("fetching", 30, 120)
         told.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return EngineOptions(model="fast")
 
     engine = found(engines, find)
-    assert told.wait(10)
+    assert told.wait(60)
     state = engine.state()
     assert (state.name, state.progress, state.done_bytes, state.total_bytes) == ("fetching", 0.25, 30, 120)
     assert ask(engine, "early")[0].wait().last.error["class"] == "OverloadedError"
@@ -379,7 +382,7 @@ def test_closing_ends_requests_and_process_also_while_loading(start: Start) -> N
     engine = start("slow")
     pid = engine.pid
     receiver = ask(engine, "a", max_tokens=3000)[0]
-    assert receiver.first.wait(30)
+    assert receiver.first.wait(60)
     engine.close()
     assert receiver.wait().last.error["code"] == "engine_closed"
     assert gone(pid)
@@ -413,6 +416,11 @@ class Wire:
 
     def send(self, payload: bytes) -> None:
         self.front.sendall(len(payload).to_bytes(4, "little") + payload)
+
+    def num_heard(self) -> int:
+        """Requests that the worker has, and those that it will have after the step that runs."""
+        stats = self._worker._engine.stats()
+        return stats.running + stats.waiting + len(self._worker._inbox)
 
     def receive(self, name: str) -> list[object]:
         """Items of the next frame of this name."""
@@ -465,10 +473,11 @@ def test_a_malformed_plan_is_an_error_of_its_request_only() -> None:
 def test_one_frame_carries_all_streams_of_a_step() -> None:
     model = FakeModel()
     go = threading.Event()
-    model.before_run = lambda batch: None if go.wait(10) else pytest.fail("never released")
+    model.before_run = lambda batch: None if go.wait(60) else pytest.fail("never released")
     wire = Wire(model)
     for i in range(5):
         wire.send(msgpack.packb(["submit", plan(f"r{i}", 3, 3).to_wire()]))
+    eventually(lambda: wire.num_heard() == 5)
     go.set()
     sizes = [len(wire.receive("step")[0]) for _ in range(3)]
     assert max(sizes) == 5

@@ -103,13 +103,14 @@ os._exit(0)
 
 
 def test_nothing_of_a_process_is_left_behind() -> None:
-    def held() -> tuple[object, ...]:
-        return set(os.listdir("/proc/self/fd")), threading.active_count(), {child.pid for child in psutil.Process().children(recursive=True)}
+    def held() -> tuple[set[str], set[int | None], set[int]]:
+        threads = {thread.ident for thread in threading.enumerate()}
+        return set(os.listdir("/proc/self/fd")), threads, {child.pid for child in psutil.Process().children(recursive=True)}
 
     before = held()
     for code in ("import os\nos.fork()", "import os\nos._exit(3)", ""):
         examine(code, "")
-    assert held() == before
+    assert all(now <= then for now, then in zip(held(), before, strict=True))  # of other tests of this process something may be gone
 
 
 def test_where_a_process_cannot_be_confined_nothing_is_executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

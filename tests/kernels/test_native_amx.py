@@ -9,7 +9,7 @@ from qwenbox.errors import UsageError
 from qwenbox.kernels import ceiling, native
 from qwenbox.types import TENSOR_KINDS, Batch, Span
 from tests.kernels.networks import Tiny, assert_equal, compiled
-from tests.kernels.test_cpp import TILES, build, require
+from tests.kernels.programs import TILES, build, require
 
 QUANTISED = tuple(kind for kind in TENSOR_KINDS if kind not in ("f32", "f16", "bf16"))
 

@@ -23,6 +23,7 @@ from qwenbox.kernels import native
 from qwenbox.kernels.program import CancelFlag, Interrupted, Ops, Value
 from qwenbox.kernels.reference import ReferenceRunner
 from qwenbox.types import Batch, Span
+from tests.engine.fakes import eventually
 from tests.kernels.networks import Steps, Tiny, assert_equal, compiled, matrix, rows_batch, tensor
 
 PAGES = np.array([0, 1], np.int32)
@@ -234,7 +235,7 @@ def test_batches_that_run_beside_an_interrupted_one_change_nothing_of_it_and_are
         try:
             logits = program.run(GOOD, deadline=time.monotonic() + bound, first_op=firsts[-1])
         except Interrupted as stop:
-            bound *= 1 + (stop.next_op == firsts[-1])
+            bound = 2 * bound if stop.next_op == firsts[-1] else 1e-6  # no longer than anything takes
             firsts.append(stop.next_op)
             assert_equal(beside.run(other), want_other)
     assert_equal(logits, want)
@@ -254,16 +255,20 @@ def test_a_cancel_from_another_thread_stops_a_running_step() -> None:
         started = time.monotonic()
         program.run(rows_batch(256))
         whole = time.monotonic() - started
-        timer = threading.Timer(whole / 10, cancel.set)
-        timer.start()
-        started = time.monotonic()
-        try:
-            program.run(rows_batch(256), cancel)
-            print("not interrupted")
-        except Interrupted as stop:
-            print("interrupted", 0 < stop.next_op < program.steps, time.monotonic() - started < whole)
+        for _ in range(20):  # where the timer gets no processor, the step may be over or not begun
+            cancel.clear()
+            timer = threading.Timer(whole / 10, cancel.set)
+            timer.start()
+            started = time.monotonic()
+            try:
+                program.run(rows_batch(256), cancel)
+            except Interrupted as stop:
+                if 0 < stop.next_op < program.steps and time.monotonic() - started < whole:
+                    print("interrupted")
+                    break
+            timer.join()
     """
-    assert in_a_new_process(code).split() == ["interrupted", "True", "True"]
+    assert in_a_new_process(code).split() == ["interrupted"]
 
 
 def test_a_deadline_in_the_past_stops_before_the_first_operation() -> None:
@@ -303,23 +308,28 @@ def test_helpers_that_fell_asleep_between_steps_come_back() -> None:
         assert np.array_equal(program.run(batch), want)
 
 
+def tasks() -> set[str]:
+    """The threads of this process."""
+    return set(os.listdir("/proc/self/task"))
+
+
 def test_runtimes_come_and_go_without_leaving_threads() -> None:
-    before = len(os.listdir("/proc/self/task"))
+    before = tasks()
     for _ in range(50):
         runtime = native.Native(threads=4)
-        assert len(os.listdir("/proc/self/task")) == before + 3
+        eventually(lambda: len(tasks() - before) == 3)  # one that was joined may be listed for a moment
         runtime.close()
-    assert len(os.listdir("/proc/self/task")) == before
+    eventually(lambda: tasks() <= before)
 
 
 def test_what_nobody_holds_any_more_is_given_back() -> None:
-    before = len(os.listdir("/proc/self/task"))
+    before = tasks()
     program, batch = small_steps(4)
     program.run(batch)
-    assert len(os.listdir("/proc/self/task")) == before + 3
+    assert len(tasks() - before) == 3
     del program
     gc.collect()
-    assert len(os.listdir("/proc/self/task")) == before
+    eventually(lambda: tasks() <= before)
 
 
 @pytest.mark.parametrize("kind", ["int4", "q6_k", "bf16"])
@@ -362,31 +372,33 @@ def test_pages_of_either_size_give_the_same_bits() -> None:
 
 
 WORKER = """
-    import sys, numpy as np
+    import sys, threading, numpy as np
     from tests.kernels.test_native_runtime import small_steps
+    told = threading.Thread(target=sys.stdin.read)
+    told.start()
     program, batch = small_steps(3)
     want = program.run(batch)
     print("running", flush=True)
-    for index in range(4000):
+    while told.is_alive():
         assert np.array_equal(program.run(batch), want)
     print("done", flush=True)
 """
 
 
 def test_a_process_that_is_stopped_and_continued_again_and_again_finishes() -> None:
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(WORKER)], stdout=subprocess.PIPE, text=True, env=with_path()) as process:
-        assert process.stdout is not None
+    command = [sys.executable, "-c", textwrap.dedent(WORKER)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=with_path()) as process:
+        assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "running\n"
         try:
             for _ in range(40):
-                if process.poll() is not None:
-                    break
-                tasks = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+                helper = os.listdir(f"/proc/{process.pid}/task")[-1]  # the thread that was started last
                 # A stop reaches the whole process; aimed at a helper, it is the helper that takes it.
-                subprocess.run(["kill", "-STOP", str(tasks[-1])], check=True)
+                subprocess.run(["kill", "-STOP", helper], check=True)
                 time.sleep(0.005)
                 os.kill(process.pid, signal.SIGCONT)
                 time.sleep(0.005)
+            process.stdin.close()
             assert process.stdout.readline() == "done\n"
             assert process.wait(60) == 0
         finally:
@@ -432,11 +444,11 @@ def test_threads_that_cannot_be_started_are_an_error_and_none_of_them_stays() ->
         try:
             native.Native(threads=1000)
         except QwenboxError as error:
-            print(error.message, len(os.listdir("/proc/self/task")) - before)
+            while len(os.listdir("/proc/self/task")) > before:
+                os.sched_yield()  # a joined thread may be listed for a moment
+            print(error.message)
     """
-    message = in_a_new_process(code)
-    assert "could not be started" in message
-    assert message.split()[-1] == "0"
+    assert "could not be started" in in_a_new_process(code)
 
 
 def test_a_forked_child_gets_an_error_instead_of_waiting_for_threads_that_it_has_not() -> None:
@@ -493,7 +505,7 @@ def test_other_python_threads_run_while_a_step_runs() -> None:
             running.clear()
         thread = threading.Thread(target=step)
         thread.start()
-        running.wait(10)
+        running.wait(60)
         while running.is_set():
             ticks += 1
             time.sleep(0.001)

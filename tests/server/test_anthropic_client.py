@@ -304,7 +304,7 @@ def refuse_with(status: int) -> Callable[..., None]:
 
 def test_an_error_in_a_stream_is_an_event(served, client):
     served.engine.script = Script("abc" * 500)
-    served.engine.step_seconds = 0.01
+    served.engine.hold(lambda plan, position: position >= 10)
     stream = create(client, max_tokens=1500, stream=True)
     assert next(iter(stream)).type == "message_start"
     served.engine.fail(WorkerDiedError("the worker died"))
@@ -314,9 +314,9 @@ def test_an_error_in_a_stream_is_an_event(served, client):
 
 def test_a_dropped_stream_ends_the_request_in_the_engine(served, client):
     served.engine.script = Script("abc" * 900)
-    served.engine.step_seconds = 0.01
+    served.engine.hold(lambda plan, position: position >= 10)
     stream = create(client, max_tokens=3000, stream=True)
     next(iter(stream))
     stream.close()
-    served.engine.wait_for(lambda engine: engine.num_running == 0, timeout=5)
+    served.engine.wait_for(lambda engine: engine.num_running == 0)
     assert served.engine.cancelled

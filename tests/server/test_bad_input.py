@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx2
 import pytest
+
+from tests.pace import least_seconds
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
@@ -18,7 +19,7 @@ SECRET = "my-secret-prompt"
 
 @pytest.fixture(scope="module")
 def http(shared: Any) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=shared.url, timeout=20, trust_env=False) as client:
+    with httpx2.Client(base_url=shared.url, timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -132,9 +133,7 @@ def test_what_a_completion_cannot_honour_is_refused_by_name(http, name, value):
 )  # fmt: skip
 def test_json_that_is_none_is_refused_at_once(http, body):
     for path in (CHAT, COMPLETIONS, RESPONSES, MESSAGES, COUNT, "/tokenize", "/detokenize"):
-        began = time.monotonic()
-        refusal(http.post(path, content=body))
-        assert time.monotonic() - began < 1
+        assert least_seconds(lambda path=path: refusal(http.post(path, content=body)), 1.0) < 1.0
 
 
 def test_a_number_that_is_none_is_named(http):
@@ -145,10 +144,9 @@ def test_a_number_that_is_none_is_named(http):
 
 def test_a_million_keys_and_a_hundred_thousand_messages_are_refused_quickly(http):
     keys = json.dumps({f"k{index}": index for index in range(400_000)})
-    began = time.monotonic()
-    refusal(http.post(COMPLETIONS, content=keys))
-    refusal(http.post(CHAT, json={"messages": HELLO * 100_000}))
-    assert time.monotonic() - began < 5
+    messages = json.dumps({"messages": HELLO * 100_000})
+    for path, body in ((COMPLETIONS, keys), (CHAT, messages)):
+        assert least_seconds(lambda path=path, body=body: refusal(http.post(path, content=body)), 2.0) < 2.0
 
 
 def test_errors_do_not_repeat_what_was_sent(http):

@@ -34,7 +34,7 @@ class Client:
     """What the page does."""
 
     def __init__(self, running: Running) -> None:
-        self.http = httpx2.Client(base_url=running.url, timeout=20)
+        self.http = httpx2.Client(base_url=running.url, timeout=60)
 
     def __call__(self, method: str, path: str, status: int = 200, **body: Any) -> Any:
         response = self.http.request(method, f"/conversations{path}", json=body or None)
@@ -96,14 +96,14 @@ def test_an_answer_goes_on_when_its_reader_leaves_others_attach_and_it_is_stored
 ) -> None:
     client, running = here
     monkeypatch.setattr(conversations, "SAVE_SECONDS", 0.05)
-    running.engine.script, running.engine.step_seconds = script(LONG), 0.002
+    running.engine.script = script(LONG)
+    running.engine.hold(lambda plan, position: position >= 100)
     id, question = client.question("count")
     stream = client.stream("POST", f"/{id}/answer", parent=question)
     while not text_of([next(stream)]):
         pass
     stream.close()
     eventually(lambda: len(client.message(id)["content"]) > 50)
-    running.engine.pause()
     live = client.message(id)
     assert client("GET", "")["conversations"][0]["running"] is True
     assert live["state"] == "running" and live["request_id"] and LONG.startswith(live["content"])
@@ -136,7 +136,8 @@ def stored(running: Running, id: str) -> str:
 @pytest.mark.parametrize("loading", [True, False])
 def test_an_answer_is_ended_by_the_id_of_its_request_even_before_its_model_is_there(here: tuple[Client, Running], loading: bool) -> None:
     client, running = here
-    running.engine.script, running.engine.step_seconds = script(LONG), 0.002
+    running.engine.script = script(LONG)
+    running.engine.hold(lambda plan, position: position >= 100)
     if loading:
         running.engine.state_now = EngineState("loading", 0.5)
     id, question = client.question("count")
@@ -173,11 +174,11 @@ def test_one_answer_at_a_time_and_only_to_questions_of_the_conversation(here: tu
 
 def test_an_answer_that_fails_keeps_its_text_and_says_why(here: tuple[Client, Running]) -> None:
     client, running = here
-    running.engine.script, running.engine.step_seconds = script(LONG), 0.002
+    running.engine.script = script(LONG)
+    running.engine.hold(lambda plan, position: position >= 100)
     id, question = client.question("count")
     stream = client.stream("POST", f"/{id}/answer", parent=question)
     chunks = [next(stream) for _ in range(20)]
-    running.engine.pause()
     running.engine.fail(WorkerDiedError("The worker ended while it answered."))
     chunks += list(stream)
     assert chunks[-1]["error"]["code"] == "worker_died"
@@ -192,16 +193,19 @@ def test_an_answer_that_fails_keeps_its_text_and_says_why(here: tuple[Client, Ru
 
 def test_a_title_is_made_after_the_answer_and_gives_way_to_whoever_asks(here: tuple[Client, Running]) -> None:
     client, running = here
-    running.engine.script, running.engine.step_seconds = script("Sure.", '**Title: "Counting slowly"**\nmore'), 0.01
+    running.engine.script = script("Sure.", '**Title: "Counting slowly"**\nmore')
+    running.engine.hold(lambda plan, position: is_title(plan.prompt_ids))
     id, question = client.question("count to " + "three " * 40)
     client.answer(id, question)
     assert client("GET", f"/{id}")["title"].startswith("count to three")
     running.engine.wait_for(lambda engine: any(is_title(plan.prompt_ids) for plan in engine.plans))
     plan = running.engine.plans[-1]
     assert plan.priority == 1000 and plan.thinking is not None and not plan.thinking.open
+    running.engine.hold(lambda plan, position: is_title(plan.prompt_ids) or not running.engine.cancelled)
     with running.client() as other:
         other.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "me first"}])
     assert plan.request_id in running.engine.cancelled
+    running.engine.resume()
     eventually(lambda: client("GET", f"/{id}")["title"] == "Counting slowly")
     client("PATCH", f"/{id}", title="  My own\n name ")
     client.answer(id, client.question("more", id, client.message(id)["id"])[1])
@@ -257,7 +261,8 @@ def test_what_a_browser_kept_is_taken_over(here: tuple[Client, Running]) -> None
 
 def test_a_conversation_that_is_deleted_while_it_is_answered_is_gone(here: tuple[Client, Running]) -> None:
     client, running = here
-    running.engine.script, running.engine.step_seconds = script(LONG), 0.002
+    running.engine.script = script(LONG)
+    running.engine.hold(lambda plan, position: position >= 100)
     id, question = client.question("count")
     stream = client.stream("POST", f"/{id}/answer", parent=question)
     next(stream)
@@ -271,7 +276,7 @@ def test_a_conversation_that_is_deleted_while_it_is_answered_is_gone(here: tuple
 def test_an_answer_under_way_when_the_service_stops_has_some_time_to_end_and_is_there_at_the_next_start(
     start: Callable[..., Running], start_one: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stuck: bool
 ) -> None:
-    monkeypatch.setattr(serve, "DRAIN_SECONDS", 1 if stuck else 10)
+    monkeypatch.setattr(serve, "DRAIN_SECONDS", 1 if stuck else 60)
     running = start_one(FakeEngine(script=script(LONG), step_seconds=0.002), data_dir=tmp_path)
     client = Client(running)
     id, question = client.question("count")

@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from typing import Any
 
 import httpx2
@@ -17,7 +16,9 @@ from qwenbox.engine.client import EngineState
 from qwenbox.errors import EngineError, ModelFormatError, OverloadedError
 from qwenbox.server import protocol, routes, stream
 from qwenbox.wire import sse
+from tests.engine.fakes import eventually
 from tests.fakes import FakeEngine, Script
+from tests.pace import least_seconds
 
 HELLO: Any = [{"role": "user", "content": "Hi"}]
 LONG = Script("abc" * 1000)
@@ -27,7 +28,7 @@ SLOW = {"script": LONG, "step_seconds": 0.005}
 def raw(running: Any, body: dict[str, Any], path: str = "/v1/chat/completions") -> socket.socket:
     """A request on a socket of its own, of which nothing has been read."""
     data = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", running.service.port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", running.service.port), timeout=60)
     connection.sendall(b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(data)) + data)
     return connection
 
@@ -39,7 +40,7 @@ def reset(connection: socket.socket) -> None:
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    connection.settimeout(10)
+    connection.settimeout(60)
     received = b""
     while piece := connection.recv(65536):
         received += piece
@@ -50,21 +51,29 @@ def read_to_end(connection: socket.socket) -> bytes:
 @pytest.mark.parametrize("end", [reset, socket.socket.close], ids=["rst", "fin"])
 def test_a_client_that_goes_away_frees_its_place_in_a_second(start, streamed, end):
     running = start(FakeEngine(**SLOW))
-    connection = raw(running, {"messages": HELLO, "stream": streamed})
-    if streamed:
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-    running.engine.wait_for(lambda engine: engine.num_running == 1)
-    end(connection)
-    running.engine.wait_for(lambda engine: engine.num_running == 0, timeout=1)
+
+    def leave() -> None:
+        connection = raw(running, {"messages": HELLO, "stream": streamed})
+        if streamed:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        running.engine.wait_for(lambda engine: engine.num_running == 1)
+        end(connection)
+        running.engine.wait_for(lambda engine: engine.num_running == 0)
+
+    assert least_seconds(leave, 1.0) < 1.0
 
 
 def test_a_client_that_goes_away_while_the_request_waits_for_its_first_token_frees_its_place(start):
     running = start(FakeEngine(**SLOW))
     running.engine.pause()
-    connection = raw(running, {"messages": HELLO, "stream": True, "n": 4})
-    running.engine.wait_for(lambda engine: engine.num_running == 4)
-    reset(connection)
-    running.engine.wait_for(lambda engine: engine.num_running == 0, timeout=1)
+
+    def leave() -> None:
+        connection = raw(running, {"messages": HELLO, "stream": True, "n": 4})
+        running.engine.wait_for(lambda engine: engine.num_running == 4)
+        reset(connection)
+        running.engine.wait_for(lambda engine: engine.num_running == 0)
+
+    assert least_seconds(leave, 1.0) < 1.0
 
 
 def test_a_hundred_random_aborts_lose_nothing(start):
@@ -74,7 +83,7 @@ def test_a_hundred_random_aborts_lose_nothing(start):
         if index % 4 == 0:
             connection.recv(1 + index)
         reset(connection)
-    running.engine.wait_for(lambda engine: engine.num_running == 0, timeout=5)
+    running.engine.wait_for(lambda engine: engine.num_running == 0, timeout=60)
     running.engine.step_seconds = 0
     running.engine.script = Script("ok")
     with running.client() as client:
@@ -103,7 +112,7 @@ def test_a_reader_that_is_too_slow_ends_its_own_request_and_nobody_elses(start, 
         with running.client() as client:
             for _ in range(3):
                 assert client.completions.create(model="tiny", prompt="x", max_tokens=20).choices[0].text == "x" * 20
-        running.engine.wait_for(lambda engine: engine.num_running == 0, timeout=20)
+        running.engine.wait_for(lambda engine: engine.num_running == 0, timeout=60)
         assert set(running.engine.cancelled) == {running.engine.plans[0].request_id}
         received = read_to_end(connection)
     assert b"read too slowly" in received
@@ -116,10 +125,7 @@ def test_a_client_that_does_not_read_at_all_is_cut_off(start, monkeypatch):
     running = start(FakeEngine(**FLOOD))
     labels = {"route": "/v1/chat/completions", "status": "200"}
     with slow_reader(running) as connection:
-        for _ in range(200):
-            if running.llm.metrics.registry.get_sample_value("qwenbox_http_responses_total", labels):
-                break
-            threading.Event().wait(0.05)
+        eventually(lambda: running.llm.metrics.registry.get_sample_value("qwenbox_http_responses_total", labels))
         received = read_to_end(connection)
     assert b"[DONE]" not in received
     assert not received.endswith(b"0\r\n\r\n")
@@ -177,7 +183,7 @@ def test_a_request_waits_for_a_model_that_is_loading(start):
         client.models.list()
     running.engine.state_now = EngineState("ready", 1.0)
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert answers == [Script().text] * 2
 
 
@@ -238,7 +244,7 @@ def test_a_failure_that_would_come_again_is_not_retried(served):
     thread.start()
     served.engine.wait_for(lambda engine: engine.num_running == 1)
     served.engine.fail(EngineError("the model failed"))
-    thread.join(10)
+    thread.join(60)
     assert codes == [(500, "false")]
     assert len(served.engine.plans) == 1
 
@@ -276,7 +282,7 @@ def test_a_service_that_stops_lets_answers_end(start):
         stopping = threading.Thread(target=running.service.stop)
         stopping.start()
         pieces += [chunk.choices[0].delta.content or "" for chunk in stream]
-        stopping.join(10)
+        stopping.join(60)
     assert "".join(pieces) == "abc" * 30
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", running.service.port), timeout=1)
@@ -292,7 +298,7 @@ def test_answers_that_do_not_end_in_time_get_an_error_event(start, monkeypatch):
         stopping.start()
         with pytest.raises(openai.APIError, match="stopping"):
             list(stream)
-        stopping.join(10)
+        stopping.join(60)
     running.engine.wait_for(lambda engine: engine.num_running == 0)
 
 
@@ -300,7 +306,7 @@ def test_answers_that_do_not_end_in_time_get_an_error_event(start, monkeypatch):
 
 
 def answer(running: Any, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", running.service.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", running.service.port), timeout=60) as connection:
         connection.sendall(data)
         return read_to_end(connection)
 
@@ -317,24 +323,21 @@ def test_a_head_that_is_too_large_is_refused(served):
 
 def test_too_many_connections_are_refused_in_our_error_body(served, monkeypatch):
     monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
-    held = [socket.create_connection(("127.0.0.1", served.service.port), timeout=10) for _ in range(2)]
+    held = [socket.create_connection(("127.0.0.1", served.service.port), timeout=60) for _ in range(2)]
     received = answer(served, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 503")
     assert b"\r\nretry-after: 5\r\n" in received
     assert json.loads(received.partition(b"\r\n\r\n")[2])["error"]["type"] == "overloaded_error"
     for connection in held:
         connection.close()
-    deadline = time.monotonic() + 10
-    while not answer(served, b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").startswith(b"HTTP/1.1 200"):
-        assert time.monotonic() < deadline, "the closed ones still count"
+    asked = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    eventually(lambda: answer(served, asked).startswith(b"HTTP/1.1 200"))  # the closed ones no longer count
 
 
 def test_a_head_that_does_not_end_is_refused(served, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.2)
-    began = time.monotonic()
-    assert answer(served, b"GET /health HTTP/1.1\r\nhost: loc").startswith(b"HTTP/1.1 408")
-    assert answer(served, b"").startswith(b"HTTP/1.1 408")
-    assert time.monotonic() - began < 5
+    for head in (b"GET /health HTTP/1.1\r\nhost: loc", b""):
+        assert answer(served, head).startswith(b"HTTP/1.1 408")
 
 
 def test_a_body_that_does_not_end_is_refused(served, monkeypatch):
@@ -364,25 +367,20 @@ def test_what_is_no_http_is_refused_in_our_error_body(served, data):
 
 
 def test_two_hundred_slow_heads_do_not_keep_others_out(served):
-    slow = [socket.create_connection(("127.0.0.1", served.service.port), timeout=10) for _ in range(200)]
+    slow = [socket.create_connection(("127.0.0.1", served.service.port), timeout=60) for _ in range(200)]
     for connection in slow:
         connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
     with httpx2.Client(base_url=served.url, trust_env=False) as http:
-        began = time.monotonic()
         assert http.get("/health").status_code == 200
-        assert time.monotonic() - began < 1
+        assert least_seconds(lambda: http.get("/health"), 1.0) < 1.0
     for connection in slow:
         connection.close()
 
 
 def test_small_answers_do_not_wait_for_acknowledgements(served):
     with httpx2.Client(base_url=served.url, trust_env=False) as http:
-        seconds = []
-        for _ in range(20):
-            began = time.perf_counter()
-            http.get("/health")
-            seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.03  # the kernel's delayed acknowledgement takes 0.04
+        acknowledged = 0.04  # what the kernel waits before it does that
+        assert least_seconds(lambda: http.get("/health"), 0.75 * acknowledged, tries=100) < 0.75 * acknowledged
 
 
 def test_every_answer_has_a_request_id_and_keeps_a_good_one(served):

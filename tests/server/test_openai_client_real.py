@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,12 +51,19 @@ class Real:
 def real(real_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     path = real_model(MODEL)
     chat = open_chat(path)
-    began = time.monotonic()
-    engine = WorkerEngine(EngineOptions(model=str(path), num_pages=512, tokens=chat.tokenizer.table()))
+    go = threading.Event()
+
+    def find(_: object) -> EngineOptions:
+        assert go.wait(60)
+        return EngineOptions(model=str(path), num_pages=512, tokens=chat.tokenizer.table())
+
+    engine = WorkerEngine(find)
     with LocalLLM(engine, chat, MODEL) as llm, Service(llm, Settings(port=0, state_dir=tmp_path_factory.mktemp("state"))) as service:
         # The port answers at once, and says that the model is not there yet.
         assert httpx2.get(f"{service.url}/health", trust_env=False).status_code == 200
         assert httpx2.get(f"{service.url}/ready", trust_env=False).status_code == 503
+        began = time.monotonic()
+        go.set()
         llm.wait_ready(120)
         yield Real(service, llm, time.monotonic() - began)
 
@@ -213,7 +221,7 @@ def test_a_worker_that_is_killed_during_eight_streams_ends_each_with_an_error_an
                     await begun.acquire()
             os.kill(real.worker, signal.SIGKILL)
             killed = time.monotonic()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 return list(await asyncio.gather(*streams)), killed
 
     ends, killed = asyncio.run(kill_during_streams())

@@ -283,7 +283,7 @@ def test_load_and_unload_on_request(start):
     running.until("b", lambda state: state["state"] == "draining")
     engine.resume()
     assert asked.result() == "I am b."
-    unloading.join(10)
+    unloading.join(60)
     assert running.source.loaded == ["a"]
     assert running.http.post("/v1/models/b/unload").json()["qwenbox"]["state"] == "unloaded"
     assert running.http.post("/v1/models/a/unload").json()["qwenbox"]["loaded"] is False
