@@ -184,7 +184,7 @@ class FakeEngine:
     def resume(self) -> None:
         self.hold(lambda plan, position: False)
 
-    def wait_for(self, condition: Callable[[FakeEngine], bool], timeout: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[FakeEngine], bool], timeout: float = 300.0) -> None:
         """Returns when `condition` holds; AssertionError after `timeout` seconds."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), timeout), "the condition did not come true"

@@ -27,7 +27,7 @@ class Command:
     def arguments(self, *words: object) -> list[str]:
         return [sys.executable, "-m", "qwenbox", *map(str, words)]
 
-    def __call__(self, *words: object, input: str = "", env: dict[str, str] | None = None, timeout: float = 120) -> Finished:
+    def __call__(self, *words: object, input: str = "", env: dict[str, str] | None = None, timeout: float = 600) -> Finished:
         return subprocess.run(
             self.arguments(*words), input=input, env={**self.env, **(env or {})}, cwd=self.folder, capture_output=True, text=True, timeout=timeout,
             check=False,

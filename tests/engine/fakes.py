@@ -215,12 +215,12 @@ class Receiver:
         if self.answer.last is not None:
             self._ended.set()
 
-    def wait(self, seconds: float = 60.0) -> Answer:
+    def wait(self, seconds: float = 300.0) -> Answer:
         assert self._ended.wait(seconds), "no last output"
         return self.answer
 
 
-def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 300.0) -> None:
     """For what announces itself nowhere: asks until it is so."""
     deadline = time.monotonic() + seconds
     while not condition():

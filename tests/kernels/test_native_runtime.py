@@ -35,7 +35,7 @@ def with_path() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
-def in_a_new_process(code: str, *, timeout: float = 120, ended: Sequence[int] = (0,)) -> str:
+def in_a_new_process(code: str, *, timeout: float = 600, ended: Sequence[int] = (0,)) -> str:
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout, check=False, env=with_path()
     )

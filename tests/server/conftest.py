@@ -30,7 +30,7 @@ class Running:
         self.llm.close()
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, "timeout": 20} | options)
+        return openai.OpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, "timeout": 120} | options)
 
 
 @pytest.fixture(scope="module")

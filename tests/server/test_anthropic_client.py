@@ -19,7 +19,7 @@ KEY = "qk_0123456789abcdef"
 
 
 def connect(running: Any, **options: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=running.url, **{"api_key": "none", "max_retries": 0, "timeout": 20} | options)
+    return anthropic.Anthropic(base_url=running.url, **{"api_key": "none", "max_retries": 0, "timeout": 120} | options)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ class Client:
     """What the page does."""
 
     def __init__(self, running: Running) -> None:
-        self.http = httpx2.Client(base_url=running.url, timeout=60)
+        self.http = httpx2.Client(base_url=running.url, timeout=120)
 
     def __call__(self, method: str, path: str, status: int = 200, **body: Any) -> Any:
         response = self.http.request(method, f"/conversations{path}", json=body or None)
