@@ -43,6 +43,7 @@ class StubModel:
     """An `EngineModel` without numbers."""
 
     context_length = 1 << 16
+    hidden_size = 64
     vocab_size = 160_000
     vocab_limit = 160_000
     num_pages = 1 << 14
