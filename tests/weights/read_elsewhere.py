@@ -3,7 +3,7 @@
     qwenbox quantize MODEL OUT
     python tests/weights/read_elsewhere.py OUT vllm PYTHON
 
-PYTHON is that of an environment with the program: vllm (a CPU build), transformers (whose reader of these directories is gptqmodel, 4 and 8 bits)
+PYTHON is that of an environment with the program: vllm (a CPU build), transformers (with gptqmodel; 8 bits want optimum too)
 or gptqmodel itself; record_quantised.py and bench/engines.py say what to install. Both read the same text: shown are the share of places where the
 likeliest next token is the same, the difference of the text's log-probabilities, and a greedy answer of each.
 """
@@ -119,9 +119,9 @@ def main(path: Path, program: str, python: str) -> None:
 
 
 def environment(python: str) -> dict[str, str]:
-    """vLLM's CPU build asks for Intel's OpenMP to be there first."""
+    """torch compiles nothing for so few words; vLLM's CPU build asks for Intel's OpenMP to be there first."""
     openmp = Path(python).parents[1] / "lib" / "libiomp5.so"
-    return dict(os.environ) | ({"LD_PRELOAD": str(openmp)} if openmp.exists() else {})
+    return dict(os.environ) | {"TORCHDYNAMO_DISABLE": "1"} | ({"LD_PRELOAD": str(openmp)} if openmp.exists() else {})
 
 
 if __name__ == "__main__":

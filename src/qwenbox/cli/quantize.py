@@ -36,7 +36,8 @@ def quantize(
 ) -> None:
     """Make a quantised checkpoint of a model, a layer at a time; run again after a kill, it goes on.
 
-    4 bits are written as AutoAWQ writes them, 8 bits as GPTQ's programs do: qwenbox, vLLM and transformers load the directory as it is.
+    4 bits are written as AutoAWQ writes them, 8 bits as GPTQ's programs do: qwenbox loads the directory as it is,
+    and so do vLLM and transformers (8 bits: gptqmodel).
     """
     from qwenbox.llm import open_chat
     from qwenbox.quantize.calibration import load
