@@ -71,6 +71,11 @@ def test_each_method_writes_a_checkpoint_that_loads_and_calibrated_ones_are_near
     assert facts["calibration"]["tokens"] == 2048
     assert sum(len(data) for name, data in written.items() if name.endswith(".safetensors")) == facts["bytes"]
     assert len(facts["errors"]) == 4 * 7
+    assert 0 < facts["quality"]["kl_mean"] < facts["quality"]["kl_mean_high"]
+    assert f"| {facts['quality']['kl_mean']:.4f} [" in card
+    verified = qwenbox("verify", "awq", timeout=600)
+    assert verified.returncode == 0, verified.stdout
+    assert "the fingerprint that came with it" in verified.stdout
     assert written["tokenizer.json"] == (MODEL / "tokenizer.json").read_bytes()
 
 
@@ -168,19 +173,20 @@ def test_what_cannot_be_done_is_said_and_touches_nothing(qwenbox: Command) -> No
     assert files(folder / "there") == {"thesis.txt": b"mine"}
 
 
-def test_a_disk_that_fills_up_leaves_a_directory_that_another_run_finishes(tmp_path: Path) -> None:
-    source, options = read_source(MODEL), Options("rtn")
+def test_a_disk_that_fills_up_leaves_a_directory_that_another_run_finishes(qwenbox: Command) -> None:
+    words = ("--method", "rtn", "--no-check")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))  # the first shard has more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))  # the first shard has more; the command inherits it
     try:
-        with pytest.raises(UsageError, match="no room left"):
-            quantize(source, tmp_path / "out", options, None)
+        full = qwenbox("quantize", MODEL, "out", *words, timeout=600)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not list((tmp_path / "out").glob("*"))[1:]
-    quantize(source, tmp_path / "out", options, None)
-    quantize(source, tmp_path / "whole", options, None)
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert full.returncode == 2
+    assert "no room left" in full.stderr and "run the same command again" in full.stderr
+    assert [path.name for path in (qwenbox.folder / "out").iterdir()] == [".quantize"]
+    for name in ("out", "whole"):
+        assert qwenbox("quantize", MODEL, name, *words, timeout=600).returncode == 0
+    assert files(qwenbox.folder / "out") == files(qwenbox.folder / "whole")
 
 
 def test_too_little_room_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Model
-from .session import note, progress_bar, resolve
+from qwenbox.errors import QwenboxError
+
+from .options import Model as ModelName
+from .session import load_with_bar, note, progress_bar, resolve
+from .verify import keep_fingerprint
 
 if TYPE_CHECKING:
+    from qwenbox.model.load import Model
     from qwenbox.quantize.quantize import Progress as Layers
+    from qwenbox.settings import Settings
+
+KL_TOKENS, KL_WINDOW = 2048, 256
+"""Of text that the calibration did not see, and what the models see of it at once."""
+_ROOM = 1 << 30
+"""Bytes beside the weights of two models."""
 
 
 class Method(StrEnum):
@@ -23,7 +35,7 @@ class Method(StrEnum):
 
 
 def quantize(
-    model: Model,
+    model: ModelName,
     out: Annotated[Path, typer.Argument(help="Directory to write; one that a killed run left is finished.", show_default=False)],
     method: Annotated[
         Method | None,
@@ -33,12 +45,17 @@ def quantize(
     group: Annotated[int, typer.Option(help="Inputs that share a scale: 128, 64 or 32.")] = 128,
     calibration: Annotated[str, typer.Option(help="A text, a JSONL file of texts and conversations, or builtin.")] = "builtin",
     tokens: Annotated[int, typer.Option(min=512, help="Read no more tokens of the calibration than this.")] = 16384,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Load the result, measure its distance to the original where both fit, keep its fingerprint."),
+    ] = True,
 ) -> None:
     """Make a quantised checkpoint of a model, a layer at a time; run again after a kill, it goes on.
 
     4 bits are written as AutoAWQ writes them, 8 bits as GPTQ's programs do: qwenbox loads the directory as it is,
     and so do vLLM and transformers (8 bits: gptqmodel).
     """
+    from qwenbox.evaluate.fingerprint import FILE
     from qwenbox.llm import open_chat
     from qwenbox.quantize.calibration import load
     from qwenbox.quantize.quantize import Options
@@ -46,10 +63,12 @@ def quantize(
     from qwenbox.quantize.source import read_source
     from qwenbox.settings import load_settings
 
+    settings = load_settings()
     options = Options((method or (Method.rtn if bits == 8 else Method.awq)).value, bits, group)
-    path = resolve(model, load_settings())
+    path = resolve(model, settings)
     source = read_source(path)
-    text = load(calibration, open_chat(path), tokens) if options.calibrated else None
+    chat = open_chat(path)
+    text = load(calibration, chat, tokens) if options.calibrated else None
     with progress_bar() as bar:
         line = bar.add_task("quantising", total=source.config.num_layers)
 
@@ -61,6 +80,39 @@ def quantize(
 
         facts = run(source, out, options, text, report)
     note(f"{out}: {facts['bytes'] / 1e9:.2f} GB, {facts['method']}, {facts['bits']} bits")
+    if check:
+        seen = tokens if text is not None and calibration == "builtin" else 0
+        try:
+            _measure(path, out, facts, load("builtin", chat, seen + KL_TOKENS).ids.reshape(-1)[seen:].tolist(), settings)
+            keep_fingerprint(out.name, out, settings, out / FILE, dated=False)
+        except QwenboxError as error:
+            note(f"{out} is finished, but could not be looked at: {error.message}")
+
+
+def _measure(original: Path, out: Path, facts: Mapping[str, Any], ids: list[int], settings: Settings) -> None:
+    """Writes on the card how far the result is from the original, on ids that no calibration saw; says why where it does not."""
+    from qwenbox.evaluate.divergence import divergence
+    from qwenbox.llm import model_name
+    from qwenbox.model.load import available_memory, load_model
+    from qwenbox.quantize.quantize import add_quality
+    from qwenbox.types import PAGE_TOKENS
+
+    needed = facts["source_bytes"] + facts["bytes"] + _ROOM
+    if not ids or needed > available_memory():
+        why = f"{needed / 1e9:.1f} GB of memory are needed" if ids else "the calibration used all of the text"
+        note(f"The distance to {original.name} is not measured: {why}; see `qwenbox eval --task kl`.")
+        return
+    sizes: dict[str, Any] = {"threads": settings.threads, "isa": settings.isa, "context_length": KL_WINDOW, "num_pages": KL_WINDOW // PAGE_TOKENS}
+
+    def opened(path: Path, weights: str | None) -> Model:
+        loaded: Model = load_with_bar(lambda progress: load_model(path, weights=weights, progress=progress, **sizes), model_name(str(path)))
+        return loaded
+
+    with closing(opened(original, "stored")) as reference, closing(opened(out, None)) as made, progress_bar() as bar:
+        line = bar.add_task("comparing", total=len(ids))
+        found = divergence(made, reference, ids, window=KL_WINDOW, stride=KL_WINDOW // 2, progress=lambda count: bar.update(line, completed=count))
+    note(f"KL to the original {found.kl_mean:.4f} nats a token, the same likeliest token {found.top1_agreement:.1%}")
+    add_quality(out, facts, found.numbers())
 
 
 def _duration(seconds: float) -> str:

@@ -83,7 +83,7 @@ def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest]) 
 
     manifest = read_manifest(path if path.is_dir() else path.parent)
     if known is not None:
-        yield check_files(known.files, files, f"the fingerprint of {known.made[:10]}")
+        yield check_files(known.files, files, "the fingerprint that came with it" if known.made is None else f"the fingerprint of {known.made[:10]}")
     elif manifest is not None:
         here = {name: digest for name, digest in manifest.files.items() if (is_read(name) if path.is_dir() else name == path.name)}
         yield check_files(here, files, f"the download from {manifest.source}")
@@ -127,14 +127,16 @@ def opened(name: str, path: Path, settings: Settings, forms: Mapping[str, Any]) 
         yield Opened(model, chat, lambda part: bar.update(line, completed=part))
 
 
-def keep_fingerprint(name: str, path: Path, settings: Settings, target: Path, files: Mapping[str, FileDigest] | None = None) -> None:
+def keep_fingerprint(
+    name: str, path: Path, settings: Settings, target: Path, files: Mapping[str, FileDigest] | None = None, *, dated: bool = True
+) -> None:
     """Takes the model for well and writes its fingerprint to `target`. `files`: its digests, if they are known. Raises what loading raises."""
     from qwenbox.evaluate import fingerprint as prints
 
     if files is None:
         files = load_with_bar(lambda progress: prints.digests(path, progress), f"{name} from the disk")
     with opened(name, path, settings, settings.forms) as loaded:
-        prints.write(prints.take(loaded.model, loaded.chat, files=files, progress=loaded.advance, **settings.forms), target)
+        prints.write(prints.take(loaded.model, loaded.chat, files=files, progress=loaded.advance, dated=dated, **settings.forms), target)
 
 
 def _way_out(model: str, path: Path) -> str:

@@ -107,7 +107,8 @@ class Probe:
 class Fingerprint:
     """Of one model in one form of its weights (`weights`, `head`, `embedding`, as the settings of these names)."""
 
-    made: str
+    made: str | None
+    """The day; None for what came with the model, so that a model which is made again has the same files."""
     version: str
     weights: str | None
     files: Mapping[str, FileDigest]
@@ -135,6 +136,7 @@ def take(
     *,
     head: str | None = None,
     embedding: str | None = None,
+    dated: bool = True,
 ) -> Fingerprint:
     """The fingerprint of a loaded model that is well, with at least NUM_PAGES pages. `weights`, `head`, `embedding`: how it was loaded."""
     prompts = _prompts(chat, model)
@@ -143,7 +145,7 @@ def take(
         answer = _answer(model, ids, _ANSWER_TOKENS.get(name, 0), chat.eos_ids)
         probes.append(_probe(model, name, [*ids, *answer], len(ids)))
         progress((number + 1) / len(prompts))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds") if dated else None
     return Fingerprint(now, __version__, weights, dict(files), tuple(_talk(chat) or ()), tuple(probes), head, embedding)
 
 

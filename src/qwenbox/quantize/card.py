@@ -15,7 +15,7 @@ METHODS = {
 
 
 def card(facts: Mapping[str, Any]) -> str:
-    """Markdown. `facts` as `quantize.quantize` returns them; with "quality", figures by name, where some were measured."""
+    """Markdown. `facts` as `quantize.quantize` returns them; with "quality", the numbers of a divergence, where it was measured."""
     calibration = facts["calibration"]
     steps = "a scale and a zero" if facts["bits"] == 4 else "a scale"
     lines = [
@@ -40,8 +40,13 @@ def card(facts: Mapping[str, Any]) -> str:
         lines.append(f"| Calibration | {calibration['source']}: {calibration['tokens']:,} tokens in blocks of {calibration['length']} |")
         lines.append(f"| SHA-256 of the calibration's tokens | `{calibration['sha256']}` |")
     lines.append(f"| SHA-256 that names the original | `{facts['model_sha256']}` |")
-    for name, value in facts.get("quality", {}).items():
-        lines.append(f"| {name} | {value} |")
+    if "quality" in facts:
+        quality = facts["quality"]
+        lines.append(f"| Quality | on {quality['tokens']:,.0f} tokens of qwenbox's own text that the calibration did not see |")
+        interval = f" [{quality['kl_mean_low']:.4f}, {quality['kl_mean_high']:.4f}]" if "kl_mean_low" in quality else ""
+        lines.append(f"| KL to the original, nats a token | {quality['kl_mean']:.4f}{interval} |")
+        lines.append(f"| The same likeliest token | {quality['top1_agreement']:.1%} |")
+        lines.append(f"| Perplexity, of the original | {quality['perplexity']:.3f}, {quality['reference_perplexity']:.3f} |")
     if facts["errors"]:
         lines += ["", *_errors(facts["errors"])]
     return "\n".join([*lines, "", "`quantize.json` has these figures for programs, and the SHA-256 of every file of weights.", ""])

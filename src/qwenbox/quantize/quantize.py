@@ -6,6 +6,7 @@ The result depends on the settings, the model and the calibration only.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -108,6 +109,17 @@ def quantize(
         with target.writing():
             target.finish(_documents(source, options, facts))
     return facts
+
+
+def add_quality(out: Path, facts: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
+    """Puts what `evaluate.divergence` says of a finished directory into its card and its facts."""
+    facts = {**facts, "quality": {name: float(f"{number:.4g}") for name, number in numbers.items() if math.isfinite(number)}}
+    (out / "README.md").write_text(card(facts), encoding="utf-8")
+    (out / "quantize.json").write_text(_facts_document(facts), encoding="utf-8")
+
+
+def _facts_document(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
 
 
 def _layer(
@@ -245,6 +257,6 @@ def _documents(source: Source, options: Options, facts: Mapping[str, Any]) -> di
         config["dtype"] = "float16"
     config["quantization_config"] = description(options.bits, options.group, experts=source.config.experts is not None)
     documents["config.json"] = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
-    documents["quantize.json"] = json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+    documents["quantize.json"] = _facts_document(facts)
     documents["README.md"] = card(facts)
     return documents
