@@ -5,17 +5,14 @@ PY := $(VENV)/bin/python
 TOOLS := MAKEFLAGS= PATH=$(CURDIR)/$(VENV)/bin:$$PATH
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder  # on two processors: half of the time tests wait; tests/conftest.py orders them
 
-.PHONY: run test test-long soak lint format bench dist native models clean
+.PHONY: run test soak lint format bench dist native models clean
 
 run: $(VENV)/base               ## environment, build, then a service that chooses its model; MODEL=... and PORT=... choose for it
 	@$(MAKE) --no-print-directory -s -j3 $(VENV)/installed $(VENV)/packages $(VENV)/fetched
 	$(VENV)/bin/qwenbox $(if $(MODEL),serve $(MODEL)) $(if $(PORT),--port $(PORT))
 
-test: $(VENV)/test native models  ## everything but the minutes-long checks
-	$(PY) -m pytest $(BESIDE) -m "not long"
-
-test-long: $(VENV)/test native models
-	$(PY) -m pytest $(BESIDE)
+test: $(VENV)/test native models  ## everything but the minutes-long checks; LONG=1: these too
+	$(PY) -m pytest $(BESIDE) $(if $(LONG),,-m "not long")
 
 soak: $(VENV)/test native models  ## thousands of requests with faults, on a tiny model and on real weights: about half an hour
 	$(PY) tests/soak.py --requests 10000

@@ -155,7 +155,7 @@ class Models:
             return self._by_llama(row), None
         path = self._folder / row
         if not (path / "README.md").exists():  # written last
-            words = ["quantize", str(self.reference), str(path), "--method", row]
+            words = ["quantize", str(self.reference), str(path), "--method", row, "--no-check"]
             if row != "rtn":
                 words += ["--calibration", self._calibration(), "--tokens", str(self._calibration_tokens)]
             qwenbox(*words)
