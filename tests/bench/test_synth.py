@@ -101,7 +101,7 @@ def test_the_head_of_an_awq_checkpoint_is_int8_unless_it_shall_stay_stored(tmp_p
     assert sizes["stored"] - sizes[None] == elements * 2 - elements // 128 * 130
     assert sizes[None] - sizes["int4"] == elements * 2 - elements // 128 * 130, "its embedding too"
     assert [record.message for record in caplog.records if "head" in record.message] == [
-        "dense-awq-0: the head is rounded to int8; --weights stored keeps it as it is"
+        "dense-awq-0: the head is rounded to int8; --head stored keeps it as it is"
     ]
 
 

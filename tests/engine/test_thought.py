@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from qwenbox.engine.engine import Engine
 from qwenbox.engine.thought import CIRCLES, LONGEST_PERIOD, LOOK_EVERY, goes_in_circles
 from qwenbox.errors import RequestError
 from qwenbox.kernels.program import SampleResult, SampleRow
-from qwenbox.types import FloatArray, GenerationPlan, ThinkingPlan
+from qwenbox.types import PAGE_TOKENS, FloatArray, GenerationPlan, ThinkingPlan
 from tests.engine.fakes import VOCAB, Answer, FakeModel, plan
 
 OPEN, CLOSE, EOS = 1, 2, 3
@@ -221,3 +222,25 @@ def test_a_plan_that_cannot_be_is_refused_by_name(options: dict[str, Any], param
 def test_plans_cross_to_the_worker_whole() -> None:
     one = plan("r", 5, 9, thinking=thinking(open=True, max_tokens=3, deadline=4.5), loop_guard=True, stop_ids=(1, 2), logit_bias={3: 1.5})
     assert GenerationPlan.from_wire(one.to_wire()) == one
+
+
+def test_what_is_put_in_at_the_end_of_a_page_is_copied_into_no_page_that_the_answer_has_not() -> None:
+    copied: list[int] = []
+
+    class Copying(Scripted):
+        def copy_page(self, source: int, target: int, num_tokens: int) -> None:
+            assert [target] in [sequence.pages[-1:].tolist() for sequence in engine._scheduler.running]
+            copied.append(num_tokens)
+            super().copy_page(source, target, num_tokens)
+
+    model = Copying([])
+    engine = Engine(model)
+    for name in ("first", "second"):
+        answer, model._script = Answer(), [10, 20]
+        engine.add(replace(plan("r", PAGE_TOKENS, 8, thinking=thinking(open=True, max_tokens=1)), request_id=name))
+        while engine.has_work:
+            for output in engine.step():
+                answer.feed(output)
+            engine.check_integrity()
+        assert answer.ids[:5] == [10, *CLOSING], name
+    assert copied == [PAGE_TOKENS - 1]

@@ -130,9 +130,12 @@ class Sequence:
             self._skip(PAGE_TOKENS)
 
     def copy_page(self, tree: PrefixTree, copy: Callable[[int, int, int], None]) -> None:
-        """Takes the first tokens of a page that goes on differently, or ends, into the sequence's own next page."""
+        """Takes the first tokens of a page that goes on differently, or ends, into the sequence's own next page.
+
+        An answer to which many tokens were added at the end of a page has no next page yet: it computes them.
+        """
         node, count = self._nearest(tree)
-        if node is not None:
+        if node is not None and len(self._chain) < self.num_pages:
             copy(node.page, int(self._pages[len(self._chain)]), count)
             tree.touch(node)
             self._skip(count)
