@@ -49,23 +49,45 @@ class Attempt(NamedTuple):
     stream: EventStream
 
 
-class Choice:
+class _Counted:
+    """How what a request is given ends: once, and counted."""
+
+    def __init__(self, index: int, host: Host) -> None:
+        self.index = index
+        self.finished = False
+        self._host = host
+        self._began = time.perf_counter()
+
+    def fail(self, error: QwenboxError) -> Event:
+        """The error event that ends this answer before the engine does."""
+        event = Event("error", error=error.to_wire())
+        self._end(event)
+        return event
+
+    def leave(self) -> None:
+        """Nobody reads this answer any more."""
+        self._end(Event("finish", finish_reason="cancelled"))
+
+    def _end(self, last: Event) -> None:
+        self.finished = True
+        self._host.count_end(last, time.perf_counter() - self._began)
+
+
+class Choice(_Counted):
     """One answer of a request, from the engine's outputs to events. Sans-IO.
 
     With a `trial` that attempt comes first and the other one only where the model is not sure: `plan` is then another one after `feed`.
     """
 
     def __init__(self, index: int, attempt: Attempt, host: Host, *, echo: bool, counts_prompt: bool, trial: Attempt | None = None) -> None:
-        self.index = index
-        self.finished = False
+        super().__init__(index, host)
         self._trial = None if trial is None else Trial()
         self._then = attempt
         self._tried = 0
         self.plan, self._thinking, self._stream = trial or attempt
-        self._host = host
         self._echo = echo
         self._counts_prompt = counts_prompt
-        self._began = self._last = time.perf_counter()
+        self._last = self._began
         self._num_tokens = 0
 
     def feed(self, output: SequenceOutput) -> list[Event]:
@@ -122,20 +144,6 @@ class Choice:
     def stopped(self) -> bool:
         return self._stream.stopped
 
-    def fail(self, error: QwenboxError) -> Event:
-        """The error event that ends this answer before the engine does."""
-        event = Event("error", error=error.to_wire())
-        self._end(event)
-        return event
-
-    def leave(self) -> None:
-        """Nobody reads this answer any more."""
-        self._end(Event("finish", finish_reason="cancelled"))
-
-    def _end(self, last: Event) -> None:
-        self.finished = True
-        self._host.count_end(last, time.perf_counter() - self._began)
-
     def _count(self, num_tokens: int) -> None:
         now = time.perf_counter()
         num_gaps = num_tokens
@@ -147,17 +155,14 @@ class Choice:
         self._last = now
 
 
-class VectorChoice:
+class VectorChoice(_Counted):
     """The vector of one text, from the engine's outputs to one event. Sans-IO; a `Generation` takes it as it takes a `Choice`."""
 
     stopped = False
 
     def __init__(self, index: int, plan: GenerationPlan, host: Host) -> None:
-        self.index = index
+        super().__init__(index, host)
         self.plan = plan
-        self.finished = False
-        self._host = host
-        self._began = time.perf_counter()
 
     def feed(self, output: SequenceOutput) -> list[Event]:
         if output.finish_reason is None:
@@ -174,18 +179,6 @@ class VectorChoice:
 
     def hurry(self) -> None:
         """There is no thought to end."""
-
-    def fail(self, error: QwenboxError) -> Event:
-        event = Event("error", error=error.to_wire())
-        self._end(event)
-        return event
-
-    def leave(self) -> None:
-        self._end(Event("finish", finish_reason="cancelled"))
-
-    def _end(self, last: Event) -> None:
-        self.finished = True
-        self._host.count_end(last, time.perf_counter() - self._began)
 
 
 class Generation:

@@ -125,20 +125,13 @@ class Routes:
             frames = partial(self._frames, dialect, place, call.keep_alive, begin, writer)
             return EventResponse(frames, failed, headers, await self._attempts.begin(request, body), dialect.keep_alive, dialect.media_type)
         events: EventBatch = []
-        attempt = await self._attempts.begin(request, body)
-        try:
-            async with until_disconnect(request.receive, attempt):
-                with self._shelf.lease(place, call.keep_alive) as lease:
-                    if (llm := await lease.ready(READY_SECONDS)) is None:
-                        raise lease.waiting_error()
-                    reader, prompt_tokens = await begin(llm)
-                    writer.start(prompt_tokens)
-                    async with aclosing(reader.batches()) as batches:
-                        async for batch in batches:
-                            events += batch
-                            raise_error(batch)
-        finally:
-            attempt.end()
+        async with self._answering(request, body, place, call.keep_alive) as llm:
+            reader, prompt_tokens = await begin(llm)
+            writer.start(prompt_tokens)
+            async with aclosing(reader.batches()) as batches:
+                async for batch in batches:
+                    events += batch
+                    raise_error(batch)
         return JSONResponse(writer.completion(events), headers=headers)
 
     def embed(self, dialect: EmbeddingDialect) -> Callable[[Request], Awaitable[Response]]:
@@ -154,35 +147,44 @@ class Routes:
         if not call.inputs:
             await self._load_or_unload(place, call.keep_alive)
             return Response(writer.body(), headers=headers, media_type="application/json")
+        async with self._answering(request, body, place, call.keep_alive) as llm:
+            writer.start()
+            llm.check_dimensions(call.dimensions)
+            prompts, cut = await asyncio.to_thread(_vector_prompts, llm, call)
+            reader = llm.vector_reader(prompts, replace(call.params, attempt=retry_count(request)))
+            async with aclosing(reader.batches()) as batches:
+                async for batch in batches:
+                    raise_error(batch)
+                    for index, event in batch:
+                        writer.add(index, unit_vector(event, call.dimensions), event.usage)
+            made = await asyncio.to_thread(writer.body, llm.vectors, cut)
+        return Response(made, headers=headers, media_type="application/json")
+
+    @asynccontextmanager
+    async def _answering(self, request: Request, body: bytes, place: Place, keep_alive: float | None) -> AsyncGenerator[LocalLLM]:
+        """The model of an answer that does not stream. The block ends early when its client goes, or asks again."""
         attempt = await self._attempts.begin(request, body)
         try:
-            async with until_disconnect(request.receive, attempt):
-                with self._shelf.lease(place, call.keep_alive) as lease:
-                    if (llm := await lease.ready(READY_SECONDS)) is None:
-                        raise lease.waiting_error()
-                    writer.start()
-                    llm.check_dimensions(call.dimensions)
-                    prompts, cut = await asyncio.to_thread(_vector_prompts, llm, call)
-                    reader = llm.vector_reader(prompts, replace(call.params, attempt=retry_count(request)))
-                    async with aclosing(reader.batches()) as batches:
-                        async for batch in batches:
-                            raise_error(batch)
-                            for index, event in batch:
-                                writer.add(index, unit_vector(event, call.dimensions), event.usage)
-                    made = await asyncio.to_thread(writer.body, llm.vectors, cut)
+            async with until_disconnect(request.receive, attempt), self._held(place, keep_alive) as llm:
+                yield llm
         finally:
             attempt.end()
-        return Response(made, headers=headers, media_type="application/json")
+
+    @asynccontextmanager
+    async def _held(self, place: Place, keep_alive: float | None = None) -> AsyncGenerator[LocalLLM]:
+        """A model, loaded if it is not there, that stays for the block. Raises what a client is told whose model takes too long to load."""
+        with self._shelf.lease(place, keep_alive) as lease:
+            if (llm := await lease.ready(READY_SECONDS)) is None:
+                raise lease.waiting_error()
+            yield llm
 
     async def _load_or_unload(self, place: Place, keep_alive: float | None) -> Literal["load", "unload"]:
         """What a request of Ollama's dialect wants that says nothing."""
         if keep_alive == 0:
             await self._shelf.unload(place)
             return "unload"
-        with self._shelf.lease(place, keep_alive) as lease:
-            if await lease.ready(READY_SECONDS) is None:
-                raise lease.waiting_error()
-        return "load"
+        async with self._held(place, keep_alive):
+            return "load"
 
     async def _frames(
         self,
@@ -346,9 +348,8 @@ class Routes:
     async def load(self, request: Request) -> Response:
         """Loads a model before somebody asks for it."""
         place = self._named(request)
-        with self._shelf.lease(place) as lease:
-            if await lease.ready(READY_SECONDS) is None:
-                raise lease.waiting_error()
+        async with self._held(place):
+            pass
         return self._model_response(place)
 
     async def unload(self, request: Request) -> Response:
