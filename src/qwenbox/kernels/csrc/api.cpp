@@ -70,7 +70,7 @@ qw_runtime* qw_runtime_new(int32_t threads, const char* isa) {
     if (!kernels)
       throw std::runtime_error("instruction set " + std::string(isa) + " is not available; this machine has " + qw_isa_available());
 #if defined(__x86_64__)
-    if (kernels == &qwenbox::kernels_amx()) qwenbox::measure_tile_crossovers();
+    if (kernels == qwenbox::find_kernels("amx")) qwenbox::measure_tile_crossovers();  // kernels_amx() itself runs where AMX does
 #endif
     return new qw_runtime(threads, *kernels);
   });
