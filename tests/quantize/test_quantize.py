@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from qwenbox.cli import app
 from qwenbox.errors import UsageError
 from qwenbox.evaluate.divergence import divergence
 from qwenbox.kernels import quants
 from qwenbox.llm import open_chat
-from qwenbox.model.load import Backend, load_model
+from qwenbox.model.load import Backend, Model, load_model
 from qwenbox.quantize.calibration import Calibration, load
 from qwenbox.quantize.quantize import Options, quantize
 from qwenbox.quantize.source import read_source
@@ -77,6 +79,23 @@ def test_each_method_writes_a_checkpoint_that_loads_and_calibrated_ones_are_near
     assert verified.returncode == 0, verified.stdout
     assert "the fingerprint that came with it" in verified.stdout
     assert written["tokenizer.json"] == (MODEL / "tokenizer.json").read_bytes()
+
+
+def test_the_result_is_looked_at_in_one_load_and_by_no_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+
+    def counted(path: Path, **options: Any) -> Model:
+        loads.append((path, options["weights"]))
+        return load_model(path, **options)
+
+    monkeypatch.setattr("qwenbox.model.load.load_model", counted)
+    monkeypatch.setenv("QWENBOX_WEIGHTS", "int8")
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["quantize", str(MODEL), str(out), "--method", "rtn"])
+    assert done.exit_code == 0, done.output
+    assert loads == [(out, None), (MODEL, "stored")]
+    assert json.loads((out / "fingerprint.json").read_bytes())["weights"] is None
+    assert json.loads((out / "quantize.json").read_bytes())["quality"]["kl_mean"] == pytest.approx(0.13, abs=0.05)
 
 
 def test_eight_bits_are_written_as_gptq_and_are_the_numbers_that_rounding_on_load_makes(qwenbox: Command) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json as json_module
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ import typer
 from qwenbox.errors import UsageError
 
 from .options import Embedding, Head, Isa, Json, Threads, Weights
-from .session import load_with_bar, open_llm, progress_bar, resolve
+from .session import bar_of, load_with_bar, open_llm, resolve
 
 if TYPE_CHECKING:
     from qwenbox.chat.chat import ChatFormat
@@ -165,14 +165,14 @@ def _on_text(task: Task, subjects: Sequence[_Subject], reference: _Subject | Non
         assert reference is not None
         with ExitStack() as stack:
             opened = [subject.open(stack, sizes["window"])[1] for subject in everybody]
-            with _bar("comparing", total) as progress:
+            with bar_of("comparing", total) as progress:
                 measured = divergences(opened[1:], opened[0], token_ids(data, tokenizer), progress=progress, **sizes)
         results = [Result(subject.name, one, subject.facts()) for subject, one in zip(subjects, measured, strict=True)]
     else:
         for subject in everybody:
             with ExitStack() as stack:
                 model = subject.open(stack, sizes["window"])[1]
-                with _bar(subject.name, total) as progress:
+                with bar_of(subject.name, total) as progress:
                     results.append(Result(subject.name, perplexity(model, token_ids(data, tokenizer), progress=progress, **sizes), subject.facts()))
     return Report(task.value, data.name, results, results[0] if len(results) > 1 else None)
 
@@ -194,8 +194,8 @@ def _layers(subject: _Subject, reference: _Subject, data: Path, max_tokens: int)
     _check_same_vocabulary(tokenizer, open_chat(reference.path).tokenizer)
     ids = list(itertools.islice(token_ids(data, tokenizer), max_tokens))
     mine, other = (open_network(one.path, **one.forms, positions=max_tokens) for one in (subject, reference))
-    with _bar("comparing layers", 1000) as progress:
-        errors = layer_errors(mine, other, ids, lambda part: progress(round(1000 * part)))
+    with bar_of("comparing layers") as progress:
+        errors = layer_errors(mine, other, ids, progress)
     return LayerReport(subject.name, reference.name, data.name, len(ids), errors)
 
 
@@ -222,13 +222,13 @@ def _on_problems(
         if task is Task.choice:
             with ExitStack() as stack:
                 chat, model = subject.open(stack, window)
-                with _bar(subject.name, len(asked)) as progress:
+                with bar_of(subject.name, len(asked)) as progress:
                     results.append(Result(subject.name, tasks.choose(model, chat, asked, progress), subject.facts()))
             continue
         ask: Callable[..., tasks.Score] = tasks.generate if task is Task.generate else tasks.write_code
         with open_llm(subject.model, **subject.overrides) as llm:
             for thinks in _ways(thinking, llm.nature):
-                with _bar(subject.name, len(asked)) as progress:
+                with bar_of(subject.name, len(asked)) as progress:
                     score = ask(llm, asked, thinking=thinks, max_tokens=answer_tokens, progress=progress)
                 facts = {"thinking": thinks} if llm.nature != "never" else {}
                 results.append(Result(subject.name, score, {**subject.facts(), **facts}))
@@ -240,11 +240,3 @@ def _ways(thinking: Thinking, nature: str | None) -> list[bool]:
     if nature == "never":
         return [False]
     return {Thinking.off: [False], Thinking.on: [True], Thinking.both: [False, True]}[thinking]
-
-
-@contextmanager
-def _bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar for so much work; what is given is called with how much of it is done."""
-    with progress_bar() as bar:
-        line = bar.add_task(name, total=total)
-        yield lambda done: bar.update(line, completed=done)

@@ -47,9 +47,11 @@ def pull(
         path = hub.pull(entry, settings, report)
     if fingerprint:
         from ..evaluate.fingerprint import place
-        from .verify import keep_fingerprint
+        from .verify import opened, read_digests, write_fingerprint
 
-        keep_fingerprint(entry.name, path, settings, place(path, settings.state_dir))
+        files = read_digests(entry.name, path)
+        with opened(entry.name, path, settings, settings.forms) as loaded:
+            write_fingerprint(loaded, files, place(path, settings.state_dir))
     if not json:
         typer.echo(path)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +12,10 @@ import typer
 from qwenbox.errors import QwenboxError
 
 from .options import Model as ModelName
-from .session import load_with_bar, note, progress_bar, resolve
-from .verify import keep_fingerprint
+from .session import bar_of, note, progress_bar, resolve
+from .verify import opened, read_digests, write_fingerprint
 
 if TYPE_CHECKING:
-    from qwenbox.model.load import Model
     from qwenbox.quantize.quantize import Progress as Layers
     from qwenbox.settings import Settings
 
@@ -55,7 +53,6 @@ def quantize(
     4 bits are written as AutoAWQ writes them, 8 bits as GPTQ's programs do: qwenbox loads the directory as it is,
     and so do vLLM and transformers (8 bits: gptqmodel).
     """
-    from qwenbox.evaluate.fingerprint import FILE
     from qwenbox.llm import open_chat
     from qwenbox.quantize.calibration import load
     from qwenbox.quantize.quantize import Options
@@ -83,36 +80,33 @@ def quantize(
     if check:
         seen = tokens if text is not None and calibration == "builtin" else 0
         try:
-            _measure(path, out, facts, load("builtin", chat, seen + KL_TOKENS).ids.reshape(-1)[seen:].tolist(), settings)
-            keep_fingerprint(out.name, out, settings, out / FILE, dated=False)
+            _look_at(out, path, facts, load("builtin", chat, seen + KL_TOKENS).ids.reshape(-1)[seen:].tolist(), settings)
         except QwenboxError as error:
             note(f"{out} is finished, but could not be looked at: {error.message}")
 
 
-def _measure(original: Path, out: Path, facts: Mapping[str, Any], ids: list[int], settings: Settings) -> None:
-    """Writes on the card how far the result is from the original, on ids that no calibration saw; says why where it does not."""
+def _look_at(out: Path, original: Path, facts: Mapping[str, Any], ids: list[int], settings: Settings) -> None:
+    """Loads the result: its distance to the original, on ids that no calibration saw, goes on the card, and its fingerprint beside it.
+
+    Says why the distance is not measured where it is not. What settings say of the weights in memory is nothing of the directory's.
+    """
     from qwenbox.evaluate.divergence import divergence
-    from qwenbox.llm import model_name
-    from qwenbox.model.load import available_memory, load_model
+    from qwenbox.evaluate.fingerprint import FILE
+    from qwenbox.model.load import available_memory
     from qwenbox.quantize.quantize import add_quality
-    from qwenbox.types import PAGE_TOKENS
 
     needed = facts["source_bytes"] + facts["bytes"] + _ROOM
-    if not ids or needed > available_memory():
+    both = bool(ids) and needed <= available_memory()
+    if not both:
         why = f"{needed / 1e9:.1f} GB of memory are needed" if ids else "the calibration used all of the text"
         note(f"The distance to {original.name} is not measured: {why}; see `qwenbox eval --task kl`.")
-        return
-    sizes: dict[str, Any] = {"threads": settings.threads, "isa": settings.isa, "context_length": KL_WINDOW, "num_pages": KL_WINDOW // PAGE_TOKENS}
-
-    def opened(path: Path, weights: str | None) -> Model:
-        loaded: Model = load_with_bar(lambda progress: load_model(path, weights=weights, progress=progress, **sizes), model_name(str(path)))
-        return loaded
-
-    with closing(opened(original, "stored")) as reference, closing(opened(out, None)) as made, progress_bar() as bar:
-        line = bar.add_task("comparing", total=len(ids))
-        found = divergence(made, reference, ids, window=KL_WINDOW, stride=KL_WINDOW // 2, progress=lambda count: bar.update(line, completed=count))
-    note(f"KL to the original {found.kl_mean:.4f} nats a token, the same likeliest token {found.top1_agreement:.1%}")
-    add_quality(out, facts, found.numbers())
+    with opened(str(out), out, settings, {"weights": None}) as made:
+        if both:
+            with opened(str(original), original, settings, {"weights": "stored"}) as reference, bar_of("comparing", len(ids)) as progress:
+                found = divergence(made.model, reference.model, ids, window=KL_WINDOW, stride=KL_WINDOW // 2, progress=progress)
+            note(f"KL to the original {found.kl_mean:.4f} nats a token, the same likeliest token {found.top1_agreement:.1%}")
+            add_quality(out, facts, found.numbers())
+        write_fingerprint(made, read_digests(out.name, out), out / FILE, dated=False)
 
 
 def _duration(seconds: float) -> str:

@@ -69,11 +69,18 @@ def open_llm(model: str | None, **overrides: Any) -> Iterator[LocalLLM]:
         engine.close()
 
 
+@contextmanager
+def bar_of(name: str, total: float = 1.0) -> Iterator[Callable[[float], None]]:
+    """A progress bar for so much work; what is given is called with how much of it is done."""
+    with progress_bar() as bar:
+        line = bar.add_task(name, total=total)
+        yield lambda done: bar.update(line, completed=done)
+
+
 def load_with_bar(load: Callable[[Callable[[float], None]], Any], name: str) -> Any:
     """What `load(progress)` returns, behind a progress bar."""
-    with progress_bar() as bar:
-        task = bar.add_task(f"loading {name}", total=1.0)
-        return load(lambda part: bar.update(task, completed=part))
+    with bar_of(f"loading {name}") as progress:
+        return load(progress)
 
 
 AUTO_SECONDS = 20.0

@@ -14,7 +14,7 @@ from qwenbox.errors import ModelFormatError, NumericalError
 
 from .options import Isa, Json, Threads
 from .options import Model as ModelName
-from .session import load_with_bar, note, progress_bar, resolve
+from .session import bar_of, load_with_bar, note, resolve
 
 if TYPE_CHECKING:
     from qwenbox.chat.chat import ChatFormat
@@ -52,15 +52,16 @@ def verify(
             if not json:
                 typer.echo(f"{_SIGNS[one.well]} {one.name:21} {one.text}")
 
-    files = load_with_bar(lambda progress: prints.digests(path, progress), f"{model} from the disk")
+    files = read_digests(model, path)
     tell(_files(known, path, files))
     try:
         if store and all(one.well is not False for one in findings):
-            keep_fingerprint(model, path, settings, kept, files)
+            with opened(model, path, settings, settings.forms) as loaded:
+                write_fingerprint(loaded, files, kept)
             tell([prints.Finding("fingerprint", True, f"stored in {kept}")])
         elif not (quick or store):
-            with opened(model, path, settings, settings.forms if known is None else known.forms) as loaded:
-                tell(_asked(known, loaded))
+            with opened(model, path, settings, settings.forms if known is None else known.forms) as loaded, bar_of("asking") as progress:
+                tell(_asked(known, loaded, progress))
     except (ModelFormatError, NumericalError) as error:
         tell([prints.Finding("loading", False, error.message)])
     wrong = [one.name for one in findings if one.well is False]
@@ -91,23 +92,23 @@ def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest]) 
         yield Finding("files", None, f"{len(files)} read; there are no digests to compare them with")
 
 
-def _asked(known: Fingerprint | None, loaded: Opened) -> Iterable[Finding]:
+def _asked(known: Fingerprint | None, loaded: Opened, progress: Callable[[float], None]) -> Iterable[Finding]:
     """What the model in memory says."""
     from qwenbox.evaluate import fingerprint as prints
 
     if known is not None:
-        yield from prints.check(known, loaded.model, loaded.chat, loaded.advance)
+        yield from prints.check(known, loaded.model, loaded.chat, progress)
         return
     yield from prints.sanity(loaded.model, loaded.chat)
     yield prints.Finding("fingerprint", None, "there is none; `qwenbox verify --store` keeps one of a model that is well")
 
 
 class Opened(NamedTuple):
-    """A model in memory, with pages for the prompts of a fingerprint, and whom to tell how much of them is done."""
+    """A model in memory, with pages for the prompts of a fingerprint, and the kinds that were asked for, as `Settings.forms`."""
 
     model: Model
     chat: ChatFormat
-    advance: Callable[[float], None]
+    forms: Mapping[str, Any]
 
 
 @contextmanager
@@ -121,22 +122,25 @@ def opened(name: str, path: Path, settings: Settings, forms: Mapping[str, Any]) 
     def load(progress: Callable[[float], None]) -> Model:
         return load_model(path, num_pages=NUM_PAGES, progress=progress, **forms, **sizes)
 
-    with closing(open_chat(path)) as chat, closing(load_with_bar(load, model_name(name))) as model, progress_bar() as bar:
+    with closing(open_chat(path)) as chat, closing(load_with_bar(load, model_name(name))) as model:
         model.vocab_limit = min(model.vocab_size, chat.tokenizer.vocab_limit)
-        line = bar.add_task("asking", total=1.0)
-        yield Opened(model, chat, lambda part: bar.update(line, completed=part))
+        yield Opened(model, chat, forms)
 
 
-def keep_fingerprint(
-    name: str, path: Path, settings: Settings, target: Path, files: Mapping[str, FileDigest] | None = None, *, dated: bool = True
-) -> None:
-    """Takes the model for well and writes its fingerprint to `target`. `files`: its digests, if they are known. Raises what loading raises."""
-    from qwenbox.evaluate import fingerprint as prints
+def read_digests(name: str, path: Path) -> dict[str, FileDigest]:
+    from qwenbox.evaluate.fingerprint import digests
 
-    if files is None:
-        files = load_with_bar(lambda progress: prints.digests(path, progress), f"{name} from the disk")
-    with opened(name, path, settings, settings.forms) as loaded:
-        prints.write(prints.take(loaded.model, loaded.chat, files=files, progress=loaded.advance, dated=dated, **settings.forms), target)
+    found: dict[str, FileDigest] = load_with_bar(lambda progress: digests(path, progress), f"{name} from the disk")
+    return found
+
+
+def write_fingerprint(loaded: Opened, files: Mapping[str, FileDigest], target: Path, *, dated: bool = True) -> None:
+    """Takes the model for well. `files`: its digests. Raises ModelFormatError where what it says are no numbers."""
+    from qwenbox.evaluate.fingerprint import take, write
+
+    with bar_of("asking") as progress:
+        taken = take(loaded.model, loaded.chat, files=files, progress=progress, dated=dated, **loaded.forms)
+    write(taken, target)
 
 
 def _way_out(model: str, path: Path) -> str:
