@@ -9,10 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qwenbox.types import TENSOR_KINDS
 from qwenbox.weights.safetensors import read_directory
 from tests.chat.small import small_metadata
 from tests.checkpoint import write_checkpoint
+from tests.kernels.networks import matrix
 from tests.weights.gguf_bytes import FLOAT32, INT32, STRING, UINT32, Raw, array, gguf, pair, string
 
 _NAMES = {
@@ -34,16 +37,18 @@ _NAMES = {
 
 
 @functools.cache
-def tiny_gguf(name: str = "tiny", template: str | None = None, pooling_type: int | None = None) -> bytes:
+def tiny_gguf(name: str = "tiny", template: str | None = None, pooling_type: int | None = None, embedding: str = "f32") -> bytes:
     """`name` makes the bytes differ from another one's, so that a store keeps both; `template` is that of its chats.
 
-    With a `pooling_type` it is a model for vectors.
+    With a `pooling_type` it is a model for vectors. `embedding`, which is the head too: its kind.
     """
     metadata = small_metadata() | ({"tokenizer.chat_template": template} if template else {})
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = read_directory(write_checkpoint(Path(folder), vocab=len(metadata["tokenizer.ggml.tokens"]), positions=2048))
         raw = []
         for full, tensor in checkpoint.tensors.items():
+            if embedding != tensor.kind and full == "model.embed_tokens.weight":
+                tensor = matrix(np.random.default_rng(0), embedding, *tensor.shape)
             for theirs, ours in _NAMES.items():
                 full = full.replace(theirs, ours)
             raw.append(Raw(full, tuple(reversed(tensor.shape)), TENSOR_KINDS[tensor.kind].ggml_type or 0, tensor.data.tobytes()))

@@ -18,6 +18,7 @@ from qwenbox.model.choice import Machine, entry_costs, offers
 from qwenbox.model.load import Model, load_model, memory_need, open_network, random_model, stored_costs
 from qwenbox.types import Batch, FloatArray, IntArray, SamplingParams, Span
 from tests.checkpoint import write_checkpoint
+from tests.tiny import tiny_gguf
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SMALL: dict[str, Any] = {"context_length": 64, "num_pages": 2, "threads": 1, "max_batch_tokens": 64}
@@ -109,6 +110,26 @@ def test_a_head_in_two_stages_says_what_int8_says_and_reads_less(large: Path) ->
             spared.append(model.spared_bytes)
     assert answers[0] == answers[1] == answers[2]
     assert spared[0] == 0 and spared[1] == spared[2] != 0
+
+
+@pytest.mark.parametrize(
+    ("forms", "told"),
+    [
+        ({}, []),
+        ({"head": "int8"}, ["the head is rounded from q8_0 to int8"]),
+        ({"head": "int8", "embedding": "int8"}, ["the head is rounded from q8_0 to int8"]),
+        ({"head": "int8", "embedding": "int4"}, ["the embedding is rounded from q8_0 to int4", "the head is rounded from q8_0 to int8"]),
+        ({"embedding": "int4"}, ["the embedding is rounded from q8_0 to int4"]),
+    ],
+)
+def test_each_matrix_that_is_rounded_again_is_told_once(
+    forms: dict[str, Any], told: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tied.gguf"
+    path.write_bytes(tiny_gguf(embedding="q8_0"))
+    load_model(path, **forms, **SMALL).close()
+    lost = [record.getMessage() for record in caplog.records if "a second time" in record.getMessage()]
+    assert lost == [f"tied.gguf: {one}: answers lose quality a second time" for one in told]
 
 
 @pytest.mark.parametrize(

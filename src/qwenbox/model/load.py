@@ -380,9 +380,10 @@ def _warn_of_loss(weights: str | None, head: str | None, path: Path, network: Qw
     if weights in WEIGHTS and (not path.is_dir() or any(kind != weights for kind in packed)):
         _log.warning("%s is rounded to %s on top of its own quantisation: answers lose quality a second time", path.name, weights)
         return
-    ends: tuple[tuple[Role, Tensor], ...] = (("head", network.head or network.embedding), ("embedding", network.embedding))
-    for role, tensor in ends:
-        kind = forms.kind(tensor, role)
+    for part in network.parts():
+        if part.role not in ("head", "embedding"):
+            continue
+        tensor, role, kind = part.tensor, part.role, forms.kind(part.tensor, part.role)
         if kind not in (tensor.kind, "bf16") and tensor.kind not in DENSE_KINDS:
             _log.warning("%s: the %s is rounded from %s to %s: answers lose quality a second time", path.name, role, tensor.kind, kind)
 
