@@ -59,6 +59,15 @@ def test_a_missing_library_names_the_command_that_builds_it(monkeypatch: pytest.
         native.library.__wrapped__()
 
 
+def test_a_library_of_older_sources_names_what_it_lacks_and_the_command_that_builds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    older = tmp_path / native._LIBRARY
+    source = 'extern "C" const char* qw_error() { return ""; }'
+    subprocess.run(["c++", "-shared", "-fPIC", "-x", "c++", "-o", older, "-"], input=source, text=True, check=True)
+    monkeypatch.setattr("qwenbox.kernels.__path__", [str(tmp_path)])
+    with pytest.raises(UsageError, match=rf"^{older} has no qw_isa_available: .*make native"):
+        native.library.__wrapped__()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenbox.errors import EngineError
-from qwenbox.kernels.native import library
+from qwenbox.kernels.native import declare, library
 
 PREFETCHES = ("none", "t0", "nta")
 KINDS = ("int8", "bf16")
@@ -126,7 +126,6 @@ def read_bandwidths(patterns: Sequence[ReadPattern], *, threads: int, buffer_byt
 @functools.cache
 def _library() -> ctypes.CDLL:
     """The native library, with the signatures of csrc/ceiling.h."""
-    loaded = library()
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "qb_ceiling_buffer": (ctypes.c_void_p, [ctypes.c_uint64]),
         "qb_ceiling_buffer_free": (None, [ctypes.c_void_p, ctypes.c_uint64]),
@@ -134,7 +133,4 @@ def _library() -> ctypes.CDLL:
         "qb_ceiling_method": (ctypes.c_char_p, [ctypes.c_int32, ctypes.c_int32]),
         "qb_ceiling_rate": (ctypes.c_double, [ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_double]),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = result, arguments
-    return loaded
+    return declare(library(), signatures)

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,7 +144,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The shared library with its signatures. Raises UsageError where it was not built."""
+    """The shared library with its signatures. Raises UsageError where it was not built, or not of these sources."""
     path = next((file for folder in qwenbox.kernels.__path__ if (file := Path(folder) / _LIBRARY).is_file()), None)
     if path is None:
         raise UsageError(f"{_LIBRARY} is not beside qwenbox.kernels: run `make native` in the source tree, or install the wheel")
@@ -152,9 +152,17 @@ def library() -> ctypes.CDLL:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """A build of the library, with the signatures of csrc/qwenbox.h."""
-    loaded = ctypes.CDLL(str(path))
-    for name, (result, arguments) in _FUNCTIONS.items():
+    """A build of the library, with the signatures of csrc/qwenbox.h. Raises UsageError where one of its functions is missing."""
+    return declare(ctypes.CDLL(str(path)), _FUNCTIONS)
+
+
+def declare(loaded: ctypes.CDLL, functions: Mapping[str, tuple[Any, Sequence[Any]]]) -> ctypes.CDLL:
+    """The same library, whose functions have these results and arguments. Raises UsageError where it has not got one of them."""
+    for name, (result, arguments) in functions.items():
+        if not hasattr(loaded, name):
+            raise UsageError(
+                f"{loaded._name} has no {name}: it is older than the sources; run `make native` in the source tree, or install the wheel again"
+            )
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from qwenbox.errors import EngineError, NumericalError, UsageError
 from qwenbox.kernels import quants
-from qwenbox.kernels.native import library
+from qwenbox.kernels.native import declare, library
 from qwenbox.kernels.program import MoeWeights, Ops, SampleResult, SampleRow
 from qwenbox.types import PAGE_TOKENS, TENSOR_KINDS, Batch, FloatArray, IntArray, Span, Tensor
 
@@ -69,12 +69,10 @@ def fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> FloatArray:
 @functools.cache
 def _processor_fma() -> Callable[..., None] | None:
     try:
-        function = library().qw_fma
-    except UsageError:  # not built
+        functions = declare(library(), {"qw_fma": (None, [ctypes.c_void_p] * 3 + [ctypes.c_uint64, ctypes.c_void_p])})
+    except UsageError:  # not built, or of other sources
         return None
-    function.restype = None
-    function.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_uint64, ctypes.c_void_p]
-    return cast("Callable[..., None]", function)
+    return cast("Callable[..., None]", functions.qw_fma)
 
 
 def numpy_fma(a: npt.ArrayLike, b: npt.ArrayLike, c: npt.ArrayLike) -> FloatArray:
