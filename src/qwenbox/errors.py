@@ -20,7 +20,14 @@ QwenboxError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+
+class Problem(NamedTuple):
+    """What is wrong, as a person is told, and the code by which a page says it in another language."""
+
+    message: str
+    code: str | None = None
 
 
 class QwenboxError(Exception):
@@ -40,6 +47,10 @@ class QwenboxError(Exception):
         self.error_code = code if code is not None else self.code
         self.http_status = status if status is not None else self.status
         self.retry_after = retry_after
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(self.message, self.error_code)
 
     def to_wire(self) -> dict[str, Any]:
         """As plain data that crosses a process border; `from_wire` makes an error of the same class of it."""

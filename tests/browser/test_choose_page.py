@@ -96,12 +96,12 @@ def test_with_nothing_the_page_takes_a_folder_and_a_file_by_keyboard(chromium: w
     write(tmp_path / "ollama" / "manifests" / "registry.ollama.ai" / "library" / "qwen3" / "8b", b"{")
     with Minute(tmp_path, offline=True) as minute:
         page = ChoicePage(chromium, minute, "zh")
-        page.told("还没有模型")
+        page.told("还没有模型。设置了离线")
         page.check_quiet()
         page.press("其他模型")
         page.wait(lambda: page.find("#choose-path").is_displayed())
         assert page.chromium.switch_to.active_element.get_attribute("id") == "choose-path"
-        assert "qwen3:8b (Ollama)" in page.find("#troubles").text
+        assert "qwen3:8b (Ollama): 模型不完整：" in page.find("#troubles").text
         page.find("#choose-path").send_keys("/nowhere.gguf" + Keys.ENTER)
         page.wait(lambda: "/nowhere.gguf" in page.find("#choose-error").text)
         page.find("#choose-path").clear()
@@ -109,6 +109,34 @@ def test_with_nothing_the_page_takes_a_folder_and_a_file_by_keyboard(chromium: w
         page.wait(lambda: page.find("#model-name").text == "own")
         page.check_quiet()
         assert minute.answer() == "own"
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_why_a_model_cannot_be_had_is_said_in_the_language_of_the_page(
+    chromium: webdriver.Chrome, look: Callable[..., None], tmp_path: Path, hub: Fake, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    index, repository, other = {
+        "en": ("There is no model yet. pip could not fetch", "has no repository Qwen/Qwen3-4B-GGUF", "模型站没有这个模型"),
+        "zh": ("还没有模型。连不上软件包索引", "模型站没有这个模型", "has no repository Qwen/Qwen3-4B-GGUF"),
+    }[language]
+    look(320)
+    nowhere = "http://127.0.0.1:9"
+    monkeypatch.setenv("PIP_INDEX_URL", nowhere)
+    del hub.more["Qwen/Qwen3-4B-GGUF"]
+    with Minute(tmp_path, hub_endpoint=nowhere) as minute:
+        page = ChoicePage(chromium, minute, language)
+        page.told(index)
+        assert minute.decide(endpoint=hub.url).status_code == 200
+        minute.until(lambda now: now["switched"])
+        assert minute.decide(model=BEST).status_code == 200
+        minute.until(lambda now: now["problem"])
+        page.open()
+        page.told(repository)
+        page.wait(lambda: repository in str(page.find(f'[data-offer="{BEST}"]').get_property("textContent")))
+        page.check_quiet()
+        page.find("#language").click()
+        page.told(other)
+        assert other in str(page.find(f'[data-offer="{BEST}"]').get_property("textContent"))
 
 
 def test_every_offer_says_what_it_costs_and_whether_it_suits(

@@ -123,7 +123,7 @@ def test_a_person_sees_how_far_the_model_is_and_may_write_before_it_is_there(pag
         page.find("#language").click()
     fetching, verifying, again = {
         "en": ("being fetched, 0.28 of 1.12 GB, about 40 s left. You can write", "being verified", "repeated: the hub is ill"),
-        "zh": ("正在下载模型，0.28 / 1.12 GB，大约还需 40 秒。现在就可以提问", "正在校验模型", "正在重试：the hub is ill"),
+        "zh": ("正在下载模型，0.28 / 1.12 GB，大约还需 40 秒。现在就可以提问", "正在校验模型", "正在重试：下载中断了"),
     }[language]
     assert not page.find("#arrival").is_displayed()
     page.engine.state_now = EngineState("fetching", 0.25, None, 280_000_000, 1_120_000_000, 39.5)
@@ -133,7 +133,7 @@ def test_a_person_sees_how_far_the_model_is_and_may_write_before_it_is_there(pag
     assert "25 %" in str(page.find("#model-state").get_property("textContent"))
     assert page.script("return document.documentElement.scrollWidth <= window.innerWidth")
     page.say("early")
-    page.engine.state_now = EngineState("fetching", 0.25, DownloadError("the hub is ill"))
+    page.engine.state_now = EngineState("fetching", 0.25, DownloadError("the hub is ill", code="download_interrupted"))
     page.wait(lambda: again in page.find("#arrival-text").text)
     page.engine.state_now = EngineState("verifying", 0.5)
     page.wait(lambda: verifying in page.find("#arrival-text").text)

@@ -141,7 +141,7 @@ def test_ready_and_health_tell_phase_bytes_time_and_reason(start):
     with httpx2.Client(base_url=running.url, trust_env=False) as http:
         response = http.get("/ready")
         assert (response.status_code, response.headers["retry-after"]) == (503, "34")
-        assert response.json() == told | {"error": {"message": reason.message}}
+        assert response.json() == told | {"error": {"message": reason.message, "code": "engine_error"}}
         assert http.get("/health").json() == response.json() | {"status": "ok", "conversations": {"on_disk": True}}
         running.engine.state_now = EngineState("ready", 1.0)
         assert http.get("/ready").json() == {"state": "ready", "progress": 1.0, "model": "tiny", "isa": "generic", "threads": 1}
@@ -160,7 +160,7 @@ def test_ready_says_how_far_the_model_is(start):
         running.engine.state_now = EngineState("ready", 1.0)
         assert http.get("/ready").status_code == 200
         running.engine.state_now = EngineState("failed", error=ModelFormatError("model.gguf: not a model"))
-        assert http.get("/ready").json()["error"] == {"message": "model.gguf: not a model"}
+        assert http.get("/ready").json()["error"] == {"message": "model.gguf: not a model", "code": "model_format"}
         assert http.post("/v1/completions", json={"prompt": "x"}).json()["error"]["code"] == "model_format"
 
 

@@ -32,7 +32,7 @@ def disk(tmp_path: Path) -> Path:
 
 def test_what_cannot_be_run_says_why(disk: Path) -> None:
     others = Others(places(disk))
-    problems = {judged.found.name: judged.problem for judged in others.judge()}
+    problems = {judged.found.name: judged.problem and judged.problem.message for judged in others.judge()}
     assert problems.pop("Qwen/Tiny") is None
     assert "llama" in (problems["llama3:8b"] or "")
     assert "Q2_K" in (problems["qwen3:8b-q2_K"] or "")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from qwenbox import hub as hub_package
 from qwenbox.hub import CATALOGUE, FIRST
 from qwenbox.kernels.native import isa_best
 from qwenbox.model import choice as planner
@@ -105,7 +107,7 @@ def test_with_nothing_the_page_is_there_and_takes_a_path_or_a_folder(tmp_path: P
     (tmp_path / "empty").mkdir()
     with Minute(tmp_path, offline=True) as minute:
         now = minute.until(lambda now: now["phase"] == "nothing")
-        assert "offline" in now["problem"]
+        assert "offline" in now["problem"] and now["problem_code"] == "offline"
         assert minute.http.get("/").status_code == 200
         health = minute.http.get("/health").json()
         assert (health["state"], health["choice"]) == ("choosing", "nothing")
@@ -135,7 +137,7 @@ def test_without_a_hub_the_practice_model_is_tried_and_then_a_mirror_that_somebo
     with Minute(tmp_path, hub_endpoint=nowhere) as minute:
         now = minute.until(lambda now: now["phase"] == "nothing")
         assert (now["model"], now["because"], now["practice"]) == ("qwen2.5-coder-1.5b", "index", True)
-        assert "package index cannot be reached" in now["problem"]
+        assert "package index cannot be reached" in now["problem"] and now["problem_code"] == "index_unreachable"
         assert any("third party" in said and "without thinking" in said for said in minute.said)
         assert minute.decide(endpoint="ftp://x").status_code == 400
         assert minute.decide(endpoint=hub.url).status_code == 200
@@ -177,10 +179,19 @@ def test_a_repository_that_the_hub_does_not_have_is_named_and_the_next_best_is_t
         assert minute.until(lambda now: now["switched"])["switched"] == {"from": FIRST, "to": "qwen3-1.7b-q8_0"}
         assert any("has no repository Qwen/Qwen3-4B-GGUF" in said for said in minute.said)
         offers = {offer["name"]: offer for offer in minute.choice()["offers"]}
-        assert "Choose another model" in offers[BEST]["problem"]
+        assert "Choose another model" in offers[BEST]["problem"] and offers[BEST]["problem_code"] == "hub_without_model"
         assert minute.decide(model=BEST).status_code == 200
-        assert "has no repository" in minute.until(lambda now: now["problem"])["problem"]
+        now = minute.until(lambda now: now["problem"])
+        assert "has no repository" in now["problem"] and now["problem_code"] == "hub_without_model"
         assert (minute.answer(), minute.kept) == ("qwen3-1.7b-q8_0", {"model": "qwen3-1.7b-q8_0"})
+
+
+def test_the_page_says_in_chinese_why_a_hub_did_not_give_a_model() -> None:
+    package = Path(hub_package.__file__).parent
+    codes = {code for path in package.glob("*.py") for code in re.findall(r'(?:code=|Problem\(.*, )"(\w+)"', path.read_text())}
+    page = (package.parent / "server" / "web" / "i18n.js").read_text(encoding="utf-8")
+    assert {"hub_unreachable", "index_unreachable", "offline", "disk_full"} <= codes
+    assert [code for code in codes if f" {code}: " not in page] == []
 
 
 def test_a_model_that_is_larger_than_it_was_offered_is_asked_for_again(tmp_path: Path, hub: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

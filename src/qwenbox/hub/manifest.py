@@ -95,7 +95,7 @@ def check_digest(path: Path, expected: str, digest: Callable[[Path, Advance | No
     found = digest(path, advance)
     if found != expected:
         path.unlink()
-        raise DownloadError(f"{path.name}: the digest is {found}, expected {expected}; the file was thrown away. {way_out}")
+        raise DownloadError(f"{path.name}: the digest is {found}, expected {expected}; the file was thrown away. {way_out}", code="download_damaged")
 
 
 def flush(path: Path) -> None:

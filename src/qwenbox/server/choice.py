@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from qwenbox.engine.client import EngineState
 from qwenbox.engine.protocol import Closed, Pace
-from qwenbox.errors import DownloadError, NotFoundError, QwenboxError, RequestError, UsageError, gigabytes
+from qwenbox.errors import DownloadError, NotFoundError, Problem, QwenboxError, RequestError, UsageError, gigabytes
 from qwenbox.hub import CATALOGUE, FIRST, announced_bytes, find, installed, local, pull
 from qwenbox.hub.catalogue import Packages
 from qwenbox.hub.sources import first_reachable, hubs
@@ -57,7 +57,7 @@ class Here(NamedTuple):
     origin: str
     path: Path
     costs: Costs | None
-    problem: str | None
+    problem: Problem | None
 
 
 class ChoiceRequest(BaseModel):
@@ -87,7 +87,7 @@ class Choice:
         self._stock, self._stated, self._say, self._ask = stock, stated, say, ask
         self._shelf: Shelf | None = None
         self._because: Because | None = None
-        self._problem: str | None = None
+        self._problem: Problem | None = None
         self._here: Sequence[Here] = ()
         self._isa: str | None = None
         self._machine: Machine | None = None
@@ -121,14 +121,14 @@ class Choice:
         try:
             await work
         except QwenboxError as error:
-            self._problem = error.message
+            self._problem = error.problem
             self.phase = "nothing" if self._serves is None else "settled"
             self._say(error.message)
         except Closed:
             pass
         except Exception as error:
             log.exception("no model could be chosen")
-            self._problem, self.phase = f"{type(error).__name__}: {error}", "nothing"
+            self._problem, self.phase = Problem(f"{type(error).__name__}: {error}", "internal_error"), "nothing"
 
     @property
     def _serves(self) -> str | None:
@@ -152,7 +152,7 @@ class Choice:
                 await self._get(name)
             return
         if self._stock.settings.offline:
-            raise DownloadError("No model is on this disk, and offline is set.")
+            raise DownloadError("No model is on this disk, and offline is set.", code="offline")
         await self._from_network(name)
 
     async def _from_network(self, name: str | None) -> None:
@@ -208,9 +208,9 @@ class Choice:
             wanted = await self._verified(name or best(self._offers).name)
             if wanted.problem is None:
                 break
-            self._say(wanted.problem)
+            self._say(wanted.problem.message)
             if name is not None or wanted.name == FIRST:
-                raise DownloadError(wanted.problem)
+                raise _as_before(wanted.problem)
         if name is not None or wanted.name == FIRST or wanted.download <= FREE_BYTES:
             answer.set_result(True)
         else:
@@ -222,7 +222,7 @@ class Choice:
         try:
             size, problem = await _beside(lambda: announced_bytes(CATALOGUE[name], self._stock.settings)), None
         except DownloadError as error:
-            size, problem = None, error.message
+            size, problem = None, error.problem
         self._offers = [
             (offer._replace(problem=problem) if size is None else offer._replace(download=size, verified=True, problem=None))
             if offer.name == name
@@ -327,7 +327,7 @@ class Choice:
         with self._shelf.lease(place) as lease:
             while await lease.ready(0.5) is None:
                 state = place.llm.engine.state() if place.llm is not None else None
-                self._problem = None if state is None or state.error is None else state.error.message
+                self._problem = None if state is None or state.error is None else state.error.problem
                 self.phase = "nothing" if self._problem and self._because == "index" else "loading"
 
     async def _get(self, name: str) -> None:
@@ -365,7 +365,7 @@ class Choice:
             return
         now = await self._verified(name)
         if now.problem is not None:
-            raise DownloadError(now.problem)
+            raise _as_before(now.problem)
         if now.download > _SURPRISE * before.download:
             answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._put_question(now, answer)
@@ -373,7 +373,7 @@ class Choice:
             agreed = await answer
             self._asked = None
             if not agreed:
-                raise DownloadError(f"{name} was not fetched.")
+                raise DownloadError(f"{name} was not fetched.", code="not_fetched")
 
     async def _fetch(self, name: str) -> None:
         pace, settings, task = Pace(), self._stock.settings, self._job
@@ -484,7 +484,7 @@ class Choice:
         return {
             "phase": self.phase,
             "because": self._because,
-            "problem": self._problem,
+            **_told("problem", self._problem),
             "model": self._stock.default or None,
             "practice": entry is not None and isinstance(entry.source, Packages),
             **self.prediction(),
@@ -497,12 +497,12 @@ class Choice:
                     "speed": _rounded(self._speed(one.costs)),
                     "fits": self._fits(one.costs),
                 }
-                | {"problem": one.problem}
+                | _told("problem", one.problem)
                 for one in self._here
             ],
             "offers": [
                 {"name": offer.name, "download": offer.download, "memory": offer.memory, "speed": _rounded(offer.speed), "fits": offer.fits}
-                | {"suits": offer.suits, "verified": offer.verified, "problem": offer.problem}
+                | {"suits": offer.suits, "verified": offer.verified, **_told("problem", offer.problem)}
                 for offer in self._offers
                 if offer.name not in here
             ],
@@ -562,8 +562,16 @@ def _progress(name: str, state: EngineState) -> dict[str, Any]:
         "bytes": state.done_bytes,
         "total_bytes": state.total_bytes,
         "seconds_left": _rounded(state.seconds_left),
-        "error": None if state.error is None else state.error.message,
+        **_told("error", None if state.error is None else state.error.problem),
     }
+
+
+def _told(name: str, problem: Problem | None) -> dict[str, str | None]:
+    return {name: None, f"{name}_code": None} if problem is None else {name: problem.message, f"{name}_code": problem.code}
+
+
+def _as_before(problem: Problem) -> DownloadError:
+    return DownloadError(problem.message, code=problem.code)
 
 
 def _rounded(number: float | None) -> float | None:

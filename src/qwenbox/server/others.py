@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qwenbox.errors import QwenboxError
+from qwenbox.errors import Problem, QwenboxError
 from qwenbox.hub.disk import Found, look
 from qwenbox.model.costs import Costs
 from qwenbox.settings import Settings
@@ -18,7 +18,7 @@ class Judged(NamedTuple):
 
     found: Found
     costs: Costs | None
-    problem: str | None
+    problem: Problem | None
 
 
 class Others:
@@ -26,7 +26,7 @@ class Others:
 
     def __init__(self, settings: Settings) -> None:
         self._lock = threading.Lock()
-        self._verdicts: dict[tuple[Path, int, int], tuple[Costs | None, str | None]] = {}
+        self._verdicts: dict[tuple[Path, int, int], tuple[Costs | None, Problem | None]] = {}
         self._judged: dict[str, Judged] = {}
         self._paths: dict[str, Path] = {}
         self._forms = settings.forms
@@ -52,10 +52,10 @@ class Others:
             self._judged = {one.found.name: one for one in judged}
         return judged
 
-    def _verdict(self, found: Found) -> tuple[Costs | None, str | None]:
-        return (None, found.problem) if found.problem is not None else self.verdict(found.path)
+    def _verdict(self, found: Found) -> tuple[Costs | None, Problem | None]:
+        return self.verdict(found.path) if found.problem is None else (None, Problem(found.problem, "model_incomplete"))
 
-    def verdict(self, path: Path) -> tuple[Costs | None, str | None]:
+    def verdict(self, path: Path) -> tuple[Costs | None, Problem | None]:
         """What a token of the model costs, or why we cannot run it. A file that has not changed is read once."""
         # Not at the top: it brings the model's code along, which the front needs for nothing else.
         from qwenbox.model.load import stored_costs
@@ -67,7 +67,7 @@ class Others:
                 try:
                     self._verdicts[key] = stored_costs(path, **self._forms), None
                 except QwenboxError as error:
-                    self._verdicts[key] = None, error.message
+                    self._verdicts[key] = None, error.problem
             return self._verdicts[key]
         except OSError as error:
-            return None, f"{path}: {error.strerror}"
+            return None, Problem(f"{path}: {error.strerror}", "model_incomplete")

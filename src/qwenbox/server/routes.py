@@ -393,7 +393,7 @@ class Routes:
         if state.seconds_left is not None:
             body["seconds_left"] = round(state.seconds_left, 1)
         if state.error is not None:
-            body["error"] = {"message": state.error.message}
+            body["error"] = state.error.problem._asdict()
         if info is not None:
             body |= {"isa": info.isa, "threads": info.threads}
         return body
@@ -431,7 +431,7 @@ class Routes:
             more["keep_alive"] = place.keep_alive if math.isfinite(place.keep_alive) else -1
             more["unloads_in"] = None if left is None else round(left, 1)
             if state.error is not None:
-                more["error"] = {"message": state.error.message}
+                more["error"] = state.error.problem._asdict()
         length = llm.context_length if llm and info else None
         if llm is None and stored is not None and (outline := shelf.outline(name)) is not None:
             length, more["need_bytes"] = outline.window, outline.need_bytes

@@ -18,7 +18,7 @@ async function failure(response) {
 function progressOf(body) {
   return {
     state: body.state === "unloaded" && body.requests_waiting ? "queued" : body.state ?? "loading", progress: body.progress ?? null,
-    reason: body.error?.message ?? null, bytes: body.bytes ?? null, totalBytes: body.total_bytes ?? null, secondsLeft: body.seconds_left ?? null, isa: body.isa ?? null, threads: body.threads ?? null,
+    error: body.error ?? null, bytes: body.bytes ?? null, totalBytes: body.total_bytes ?? null, secondsLeft: body.seconds_left ?? null, isa: body.isa ?? null, threads: body.threads ?? null,
     onDisk: body.conversations?.on_disk ?? true,
   };
 }

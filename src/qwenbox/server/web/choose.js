@@ -56,9 +56,11 @@ export function showChoice() {
   if (source === drawn) return;
   drawn = source;
   $("offers").replaceChildren(...now.offers.map(offer));
-  $("troubles").replaceChildren(...now.here.filter(({ problem }) => problem).map(({ name, origin, problem }) => el("li", {}, `${name} (${origin}): ${problem}`)));
+  $("troubles").replaceChildren(...now.here.filter(({ problem }) => problem).map((one) => el("li", {}, `${one.name} (${one.origin}): ${said(one)}`)));
   $("troubled").hidden = !$("troubles").children.length;
 }
+
+function said({ problem, problem_code: code }) { return reason({ message: problem, code }); }
 
 function facts({ download, speed, verified }) { return { size: `${verified ? "" : "≈ "}${gigabytes(download)}`, rate: number(speed, speed < 10 ? 1 : 0) }; }
 
@@ -70,10 +72,10 @@ function sentence() {
     const parts = [t("choiceFetching", { name: fetching.name })];
     if (fetching.total_bytes) parts.push(t("bytesOf", { done: number(fetching.bytes / 1e9, 2), total: number(fetching.total_bytes / 1e9, 2) }));
     if (fetching.seconds_left !== null) parts.push(timeLeft(fetching.seconds_left));
-    return `${parts.join(t("comma"))}${t("period")}${fetching.error ? t("triedAgain", { reason: fetching.error }) : t("choiceMeanwhile", { model })}`;
+    return `${parts.join(t("comma"))}${t("period")}${fetching.error ? t("triedAgain", { reason: reason({ message: fetching.error, code: fetching.error_code }) }) : t("choiceMeanwhile", { model })}`;
   }
-  if (phase === "nothing") return t("choiceNothing", { reason: problem ?? "" });
-  if (problem) return problem;
+  if (phase === "nothing") return t("choiceNothing", { reason: problem ? said(now) : "" });
+  if (problem) return said(now);
   if (switched && told !== switched.to) return t("choiceSwitched", { name: switched.to, before: switched.from });
   return practice && told !== model ? t("choicePractice", { model }) : "";
 }
@@ -92,7 +94,7 @@ function others() {
 }
 
 function offer(one) {
-  const why = one.problem ?? (one.fits ? (one.suits ? t("offerSuits") : t("offerSlow")) : t("offerLarge", { size: gigabytes(one.memory) }));
+  const why = one.problem ? said(one) : (one.fits ? (one.suits ? t("offerSuits") : t("offerSlow")) : t("offerLarge", { size: gigabytes(one.memory) }));
   const button = el("button", { type: "button", onclick: () => fetchModel(one.name) }, t("fetch"));
   button.disabled = now.fetching?.name === one.name;
   return el("li", { class: "card", "data-offer": one.name }, el("span", { class: "what" }, el("span", { class: "name" }, one.name),

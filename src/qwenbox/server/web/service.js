@@ -1,7 +1,7 @@
 // The service and its models: which there are, which one answers, and how far it is.
 import { ready, listModels } from "./api.js";
 import { $ } from "./dom.js";
-import { number, t, timeLeft } from "./i18n.js";
+import { number, reason, t, timeLeft } from "./i18n.js";
 import { change, settings } from "./settings.js";
 
 const WATCH_MS = 1000;
@@ -44,8 +44,8 @@ export async function watch() {
     service = model() === (models[0] ?? null) ? first : model();
   } catch (error) {
     // A service that ends because its model cannot be had has said why before.
-    const reason = ["failed", "unreachable"].includes(service.state) ? service.reason : null;
-    service = error.status === 401 ? { state: "locked" } : { state: "unreachable", reason };
+    const before = ["failed", "unreachable"].includes(service.state) ? service.error : null;
+    service = error.status === 401 ? { state: "locked" } : { state: "unreachable", error: before };
   }
   showService();
   for (const changed of listeners) changed();
@@ -65,7 +65,7 @@ export function showService() {
   const words = state === "ready" ? "" : arriving && progress ? `${t(state)} ${Math.floor(progress * 100)} %` : t(state);
   $("model-name").textContent = model()?.id ?? "";
   $("model-state").textContent = words;
-  const text = arriving ? arrivalText() : state === "locked" ? t("errorKey") : service.reason ? t("unavailable", { reason: service.reason }) : "";
+  const text = arriving ? arrivalText() : state === "locked" ? t("errorKey") : service.error ? t("unavailable", { reason: reason(service.error) }) : "";
   $("arrival").hidden = !text;
   $("arrival-text").textContent = text;
   $("arrival-part").hidden = !arriving;
@@ -75,11 +75,11 @@ export function showService() {
 
 function arrivalText() {
   const gigabytes = (bytes) => (bytes / 1e9).toFixed(2);
-  const { state, bytes, totalBytes, secondsLeft: left, reason } = service;
+  const { state, bytes, totalBytes, secondsLeft: left, error } = service;
   const parts = [t(`${state}Model`)];
   if (totalBytes) parts.push(t("bytesOf", { done: gigabytes(bytes), total: gigabytes(totalBytes) }));
   if (left !== null) parts.push(timeLeft(left));
   const runs = service === first && machine.isa ? [t("arrivalRuns", { model: model()?.id ?? "", isa: machine.isa })] : [];
   if (runs.length && machine.predicted) runs.push(t("arrivalSpeed", { rate: number(machine.predicted, machine.predicted < 10 ? 1 : 0) }));
-  return `${parts.join(t("comma"))}${t("period")}${runs.length ? runs.join(t("comma")) + t("period") : ""}${reason ? t("triedAgain", { reason }) : t("writeAlready")}`;
+  return `${parts.join(t("comma"))}${t("period")}${runs.length ? runs.join(t("comma")) + t("period") : ""}${error ? t("triedAgain", { reason: reason(error) }) : t("writeAlready")}`;
 }
