@@ -16,7 +16,7 @@ from qwenbox.model.config import from_hf
 from qwenbox.model.load import load_model
 from qwenbox.model.qwen import Qwen
 from qwenbox.quantize.clip import SHARES, cut, search_steps
-from qwenbox.quantize.gptq import DAMPING, inverse_factor, round_columns
+from qwenbox.quantize.gptq import DAMPING, inverse_of, round_columns
 from qwenbox.quantize.grid import GROUPS, Grid, Steps
 from qwenbox.quantize.inputs import Inputs
 from qwenbox.quantize.layer import FloatLayer, float_layer, rms_norm
@@ -155,17 +155,19 @@ def test_gptq_rounds_as_the_plainest_form_of_it_does() -> None:
     weight, x, grid = weights(8, 256), tokens(), Grid(4, 128)
     gram = (x.T @ x / len(x)).astype(np.float32)
     plain = grid.round(weight)
-    rounded = round_columns(weight, inverse_factor(gram.copy()), plain.steps, grid)
+    rounded = round_columns(weight, inverse_of(gram.copy()), plain.steps, grid)
 
     # After each column the others take what minimises the error of the outputs: -error * H^-1[i, rest] / H^-1[i, i], over the columns left.
     h = gram.astype(np.float64) + DAMPING * float(np.mean(np.diag(gram))) * np.eye(256)
     left, out = weight.astype(np.float64), np.empty((8, 256))
     scales, zeros = (np.repeat(part, 128, axis=1).astype(np.float64) for part in plain.steps)
-    for column in range(256):
-        inverse = np.linalg.inv(h[column:, column:])
+    order = sorted(range(256), key=lambda column: -gram[column, column])
+    for place, column in enumerate(order):
+        rest = order[place:]
+        inverse = np.linalg.inv(h[np.ix_(rest, rest)])
         code = np.clip(np.rint(left[:, column] / scales[:, column]) + zeros[:, column], 0, 15)
         out[:, column] = (code - zeros[:, column]) * scales[:, column]
-        left[:, column:] -= np.outer((left[:, column] - out[:, column]) / inverse[0, 0], inverse[0])
+        left[:, rest] -= np.outer((left[:, column] - out[:, column]) / inverse[0, 0], inverse[0])
     agree = rounded.floats() == out.astype(np.float32)
     assert agree.mean() > 0.99  # a weight half way between two codes can go either way, and takes those behind it along
     assert output_error(weight, rounded.floats(), x) < 0.5 * output_error(weight, plain.floats(), x)
@@ -174,9 +176,9 @@ def test_gptq_rounds_as_the_plainest_form_of_it_does() -> None:
 def test_an_input_that_is_always_zero_disturbs_nothing() -> None:
     x = tokens()
     x[:, 5] = 0
-    factor = inverse_factor((x.T @ x / len(x)).astype(np.float32))
-    assert np.isfinite(factor).all()
-    assert np.isfinite(round_columns(weights(), factor, Steps(*Grid(4, 128).round(weights()).steps), Grid(4, 128)).floats()).all()
+    inverse = inverse_of((x.T @ x / len(x)).astype(np.float32))
+    assert np.isfinite(inverse.factor).all()
+    assert np.isfinite(round_columns(weights(), inverse, Steps(*Grid(4, 128).round(weights()).steps), Grid(4, 128)).floats()).all()
 
 
 # --- the forward pass ----------------------------------------------------------------------------------------------

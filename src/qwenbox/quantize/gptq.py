@@ -1,20 +1,23 @@
 """GPTQ (arXiv:2210.17323): columns are rounded one after the other, and what each loses is made good by those that are left.
 
-Groups are static: their steps are known beforehand. Columns keep their order. A block of columns hears at once what all before it lost: one
-product, where telling all others after each block would write the whole matrix again and again.
+Groups are static: their steps are known beforehand, so that columns are taken in any order and stored in their own; those of the largest inputs
+come first, while many are left to make good what they lose. A block of columns hears at once what all before it lost: one product, where telling
+all others after each block would write the whole matrix again and again.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from qwenbox.types import FloatArray
+from qwenbox.types import FloatArray, IntArray
 
 from .grid import Grid, Rounded, Steps
 from .parallel import in_order, pieces
 
-DAMPING = 0.01
-"""Of the mean of the diagonal, added to it."""
+DAMPING = 0.1
+"""Of the mean of the diagonal, added to it: with a hundredth, words that the calibration lacks lose more than the others gain (docs/log.md)."""
 BLOCK = 128
 """Columns that hear at once what those before them lost."""
 _ROWS = 1024
@@ -59,14 +62,33 @@ def inverse_factor(gram: FloatArray, damping: float = DAMPING) -> FloatArray:
     return gram
 
 
-def round_columns(weight: FloatArray, factor: FloatArray, steps: Steps, grid: Grid) -> Rounded:
-    """A matrix [rows, columns] whose inputs have this `inverse_factor`, rounded on these steps."""
+class Inverse(NamedTuple):
+    """Of the products of a matrix's inputs: `inverse_factor` of them in `order`."""
+
+    factor: FloatArray
+    order: IntArray
+
+
+def inverse_of(gram: FloatArray, damping: float = DAMPING) -> Inverse:
+    """Of products [width, width] that are read right of the diagonal and on it; they are written over."""
+    order = np.argsort(-np.einsum("ii->i", gram), kind="stable").astype(np.int32)
+    panels = pieces(len(gram), _PANEL)
+    for panel in panels:
+        corner = gram[panel, panel]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
+        gram[panel.stop :, panel] = gram[panel, panel.stop :].T
+    return Inverse(inverse_factor(np.concatenate([gram[order[panel]][:, order] for panel in panels]), damping), order)
+
+
+def round_columns(weight: FloatArray, inverse: Inverse, steps: Steps, grid: Grid) -> Rounded:
+    """A matrix [rows, columns] whose inputs have this inverse, rounded on these steps."""
+    factor, order = inverse
     codes = np.empty(weight.shape, np.uint8)
     columns = weight.shape[1]
     lowest = np.float32(1 if grid.bits == 8 else 0)
 
     def round_part(rows: slice) -> None:
-        left = np.ascontiguousarray(weight[rows].T)  # what is finished becomes what it lost
+        left = np.ascontiguousarray(weight[rows][:, order].T)  # what is finished becomes what it lost
         scales, zeros = (np.ascontiguousarray(part[rows].T) for part in steps)
         divisors = np.where(scales == 0, np.float32(1), scales)
         for start in range(0, columns, BLOCK):
@@ -74,13 +96,13 @@ def round_columns(weight: FloatArray, factor: FloatArray, steps: Steps, grid: Gr
             left[start:end] -= factor[:start, start:end].T @ left[:start]
             own = np.ascontiguousarray(factor[start:end, start:end].T)
             for column in range(start, end):
-                row, group = left[column], column // grid.group
+                row, group = left[column], order[column] // grid.group
                 row -= own[column - start, : column - start] @ left[start:column]
                 code = row / divisors[group]
                 np.rint(code, out=code)
                 code += zeros[group]
                 np.clip(code, lowest, grid.top, out=code)
-                codes[rows, column] = code
+                codes[rows, order[column]] = code
                 code -= zeros[group]
                 code *= scales[group]
                 row -= code

@@ -11,7 +11,7 @@ import numpy as np
 from qwenbox.types import FloatArray
 
 from .clip import search_steps
-from .gptq import inverse_factor, round_columns
+from .gptq import inverse_of, round_columns
 from .grid import Grid, Rounded
 from .inputs import Inputs
 from .layer import FloatLayer, Gated, Linear
@@ -237,7 +237,7 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
                 result.add(linear, grid.round(linear.weight), None)
                 linear.weight = result.rounded[linear.module].floats()
             return
-        inverse, blocks, factor = inverse_factor(inputs.take_gram()), inputs.blocks, inputs.factor
+        inverse, blocks, factor = inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
         for linear in linears:
             steps = search_steps(linear.weight, blocks, grid)
             result.add(linear, round_columns(linear.weight, inverse, steps, grid), factor)

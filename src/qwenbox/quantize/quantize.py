@@ -32,7 +32,7 @@ from .parallel import by_rows, one_thread_each
 from .source import Source, embedded, pieces
 from .target import Target
 
-VERSION = 2
+VERSION = 3
 """Of the algorithms: a directory that another version began is not finished by this one."""
 
 
