@@ -13,6 +13,7 @@ import numpy as np
 
 from qwenbox.chat.chat import ChatFormat
 from qwenbox.chat.template import template_for
+from qwenbox.chat.thinking import nature_of
 from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
 from qwenbox.engine.client import Deliver, EngineState, EngineStats, ModelInfo
 from qwenbox.engine.engine import check_plan
@@ -39,9 +40,10 @@ def byte_tokens(num_ids: int) -> TokenTable:
     return TokenTable(bytes(id % 256 for id in range(num_ids)), np.arange(1, num_ids + 1, dtype="<u4").tobytes(), (), ())
 
 
-def byte_chat() -> ChatFormat:
-    tokenizer = byte_tokenizer()
-    return ChatFormat("qwen3", tokenizer, template_for("qwen3", None), SamplingParams(temperature=0.6, top_k=20), tokenizer.eos_ids, "hybrid")
+def byte_chat(family: str = "qwen3") -> ChatFormat:
+    tokenizer, template = byte_tokenizer(), template_for(family, None)
+    defaults = SamplingParams(temperature=0.6, top_k=20)
+    return ChatFormat(family, tokenizer, template, defaults, tokenizer.eos_ids, nature_of(tokenizer, template))
 
 
 @dataclass

@@ -425,12 +425,18 @@ class LocalLLM:
 
     def _attempt(self, prompt: Prompt, params: RequestParams, choice: int, seed: int, *, chat: bool) -> Attempt:
         plan = self._plan(prompt, params, choice, seed, chat=chat)
+        whole = not params.template_options.get("continue_final_message")
+        tools = (
+            ToolScanner(prompt.tools, parallel=params.parallel_tool_calls, fenced=whole and self.chat_format.calls_in_fences)
+            if prompt.tools
+            else None
+        )
         stream = EventStream(
             self.tokenizer,
             stop=params.stop,
             start_reasoning=plan.thinking is not None and plan.thinking.open,
             split_reasoning=chat,
-            tools=ToolScanner(prompt.tools, parallel=params.parallel_tool_calls) if prompt.tools else None,
+            tools=tools,
         )
         return Attempt(plan, prompt.thinking, stream)
 

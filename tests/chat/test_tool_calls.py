@@ -18,13 +18,22 @@ from qwenbox.chat.toolcall import ToolScanner
 from qwenbox.types import Event, FinishReason, SequenceOutput, TokenLogprob
 
 
-def tool(name: str, **properties: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": properties}}}
+def tool(name: str, *, required: Sequence[str] = (), **properties: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
 
 
 TOOLS = [
     tool("weather", city={"type": "string"}, days={"type": "integer"}),
     tool("run", code={"type": "string"}, options={"type": "object"}, verbose={"type": "boolean"}, ratio={"type": "number"}, any={}),
+    tool(
+        "forecast",
+        required=["city"],
+        city={"type": "string"},
+        days={"type": "integer"},
+        unit={"enum": ["C", "F"]},
+        hours={"type": "array", "items": {"type": "integer"}},
+    ),
 ]
 
 
@@ -58,12 +67,14 @@ def read(
     sizes: Iterator[int] | None = None,
     *,
     parallel: bool = True,
+    fenced: bool = False,
     reason: FinishReason = "stop",
     eos: bool = False,
     **options: Any,
 ) -> Answer:
     counter = itertools.count()
-    stream = EventStream(tokenizer, tools=ToolScanner(TOOLS, parallel=parallel, new_id=lambda: f"call_{next(counter)}"), **options)
+    tools = ToolScanner(TOOLS, parallel=parallel, fenced=fenced, new_id=lambda: f"call_{next(counter)}")
+    stream = EventStream(tokenizer, tools=tools, **options)
     events: list[Event] = []
     start = 0
     while start < len(ids) and not stream.stopped:
@@ -209,34 +220,99 @@ def test_log_probabilities_are_those_of_the_content(small: Tokenizer) -> None:
     assert answer.ids == ids and small.decode(answer.logprobs) == "hello"
 
 
+FORECAST = '{\n  "name": "forecast",\n  "arguments": {\n    "city": "北京",\n    "days": 2\n  }\n}'
+
+
+@pytest.mark.parametrize("text", [f"```json\n{FORECAST}\n```", f" \n```json{FORECAST}``` \n\n"])
+def test_an_answer_that_is_one_call_in_a_fence_is_a_call(text: str, small: Tokenizer) -> None:
+    answer = text_of(small, text, fenced=True)
+    assert answer.calls == [("forecast", '{\n    "city": "北京",\n    "days": 2\n  }')] and answer.content == ""
+    assert answer.reason == "tool_calls" and answer.order == ["tool_call", "finish"] and answer.ids == small.encode(text)
+    assert text_of(small, text, fenced=True, parallel=False).calls == answer.calls
+    for plain in (text_of(small, text), text_of(small, text, fenced=True, reason="length")):
+        assert plain.calls == [] and plain.content == text and plain.detail == {}
+
+
+FENCED = {
+    "a tool that there is not": '{"name": "nobody", "arguments": {}}',
+    "an argument that is missing": '{"name": "forecast", "arguments": {"days": 2}}',
+    "of another type": '{"name": "forecast", "arguments": {"city": "Oslo", "days": null}}',
+    "that is not listed": '{"name": "forecast", "arguments": {"city": "Oslo", "unit": "K"}}',
+    "that is not declared": '{"name": "forecast", "arguments": {"city": "Oslo", "path": "x"}}',
+    "of another type inside": '{"name": "forecast", "arguments": {"city": "Oslo", "hours": [1, "2"]}}',
+    "no arguments": '{"name": "weather"}',
+    "a key more": '{"name": "weather", "arguments": {}, "id": 1}',
+    "two objects": '{"name": "weather", "arguments": {}} {"name": "weather", "arguments": {}}',
+    "a list": '[{"name": "weather", "arguments": {}}]',
+    "no JSON": '{"name": "weather", "arguments": {"city": Oslo}}',
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("inside", FENCED.values(), ids=FENCED)
+def test_a_fence_that_is_no_call_is_text(inside: str, small: Tokenizer) -> None:
+    answer = text_of(small, f"```json\n{inside}\n```", fenced=True)
+    assert answer.calls == [] and answer.content == f"```json\n{inside}\n```" and answer.reason == "stop" and answer.detail == {}
+
+
+def test_a_fence_beside_other_text_is_text_and_calls_in_it_are_read(small: Tokenizer) -> None:
+    fence, call = '```json\n{"name": "weather", "arguments": {}}\n```', '<tool_call>{"name": "weather", "arguments": {}}</tool_call>'
+    for text in (
+        f"So:\n{fence}",
+        f"{fence}\nThat is all.",
+        f"{fence}\n{fence}",
+        fence[:-3],
+        fence[:-1],
+        fence.replace("json", "jsonc"),
+        "```json",
+        "",
+    ):
+        answer = text_of(small, text, fenced=True)
+        assert answer.calls == [] and answer.content == text and answer.reason == "stop"
+    answer = text_of(small, f"{fence}\n{call}", fenced=True)
+    assert answer.calls == [("weather", "{}")] and answer.content == fence
+    answer = text_of(small, call, fenced=True)
+    assert answer.calls == [("weather", "{}")] and answer.content == ""
+
+
+def test_text_that_can_be_no_call_is_not_held(small: Tokenizer) -> None:
+    stream, seen = EventStream(small, tools=ToolScanner(TOOLS, fenced=True)), ""
+    for id in small.encode('```json\n{"name": "setup.py", "version'):
+        seen += "".join(event.text for event in stream.feed(SequenceOutput("r", (id,))))
+    assert seen == '```json\n{"name": "setup.py", "versio'
+
+
 PIECES = st.sampled_from(
     [
         *("<tool_call>", "</tool_call>", '{"name": "weather", "arguments": ', '{"city": "x"}', "}", "{", '"', "\\", "[1, 2.5e3]", ", ", ": ", "\n"),
         *("<function=run>", "<parameter=code>", "<parameter=verbose>", "</parameter>", "</function>", "true", "text", " ", "é\u0301", "<think>"),
-        *("</think>", "<tool", "_call>", "<", '"name"', '"run"', '"arguments"', " " * 40),
+        *("</think>", "<tool", "_call>", "<", '"name"', '"run"', '"arguments"', " " * 40, "```json", "```"),
     ]
 )
 
 
 @settings(max_examples=400, deadline=None)
-@given(pieces=st.lists(PIECES, max_size=24), data=st.data(), parallel=st.booleans())
-@example(pieces=["<tool_call>", '{"name": "weather", "arguments": ', '{"city": "x"}', "}"], data=None, parallel=True)
-def test_however_tokens_are_cut_into_outputs_the_events_are_the_same(pieces: list[str], data: Any, parallel: bool, small: Tokenizer) -> None:
+@given(pieces=st.lists(PIECES, max_size=24), data=st.data(), parallel=st.booleans(), fenced=st.booleans())
+@example(pieces=["<tool_call>", '{"name": "weather", "arguments": ', '{"city": "x"}', "}"], data=None, parallel=True, fenced=False)
+@example(pieces=["```json", '{"name": "weather", "arguments": ', '{"city": "x"}', "}", "```"], data=None, parallel=True, fenced=True)
+def test_however_tokens_are_cut_into_outputs_the_events_are_the_same(
+    pieces: list[str], data: Any, parallel: bool, fenced: bool, small: Tokenizer
+) -> None:
     text = "".join(pieces)
     ids = small.encode(text)
-    whole = read(small, ids, itertools.repeat(max(len(ids), 1)), parallel=parallel)
-    assert read(small, ids, parallel=parallel) == whole
+    whole = read(small, ids, itertools.repeat(max(len(ids), 1)), parallel=parallel, fenced=fenced)
+    assert read(small, ids, parallel=parallel, fenced=fenced) == whole
     if data is not None:
         sizes = itertools.cycle(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6)))
-        assert read(small, ids, sizes, parallel=parallel) == whole
+        assert read(small, ids, sizes, parallel=parallel, fenced=fenced) == whole
     assert whole.ids == ids[: len(whole.ids)]
     broken = whole.detail.get("tool_error", {}).get("index", len(whole.calls))
     for name, arguments in whole.calls[:broken]:
-        assert name in ("weather", "run") and isinstance(json.loads(arguments), dict)
+        assert name in ("weather", "run", "forecast") and isinstance(json.loads(arguments), dict)
     assert (whole.reason == "tool_calls") == (broken > 0)
 
 
-@pytest.mark.parametrize("form", ["strings", "structure", "tags", "blanks", "broken", "calls"])
+@pytest.mark.parametrize("form", ["strings", "structure", "tags", "blanks", "broken", "calls", "fence", "no fence"])
 def test_a_long_call_takes_linear_time(form: str, small: Tokenizer) -> None:
     def seconds(size: int) -> float:
         bodies = {
@@ -245,10 +321,12 @@ def test_a_long_call_takes_linear_time(form: str, small: Tokenizer) -> None:
             "tags": "<tool_call><function=run><parameter=code>" + "x\n</par" * (size // 7),
             "blanks": "<tool_call>" + " " * size + '{"name": "run"' + " " * size,
             "broken": "<tool_call>" * (size // 11),
+            "fence": '```json{"name": "run", "arguments": {"code": "' + "x" * size + '"}}```',
+            "no fence": '```json{"name": "run", "arguments": {"code": "' + "x" * size + '"}}',
             "calls": '<tool_call>{"name": "run"}</tool_call>\n' * (size // 40),
         }
         text = bodies[form]
-        scanner = ToolScanner(TOOLS)
+        scanner = ToolScanner(TOOLS, fenced="fence" in form)
         began = time.thread_time()
         parts = [part for start in range(0, len(text), 4) for part in scanner.feed(text[start : start + 4])]
         parts += scanner.finish("stop")

@@ -35,12 +35,12 @@ class Running:
 
 @pytest.fixture(scope="module")
 def start_one(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Running]:
-    def start_one(engine: FakeEngine | None = None, **settings: Any) -> Running:
+    def start_one(engine: FakeEngine | None = None, *, family: str = "qwen3", **settings: Any) -> Running:
         engine = engine or FakeEngine()
         chosen = Settings(
             **{"port": 0, **dict.fromkeys(("state_dir", "cache_dir"), tmp_path_factory.mktemp("state")), "request_timeout": 60.0} | settings
         )
-        llm = LocalLLM(engine, byte_chat(), "tiny", request_timeout=chosen.request_timeout)
+        llm = LocalLLM(engine, byte_chat(family), "tiny", request_timeout=chosen.request_timeout)
         service = Service(llm, chosen)
         service.start()
         return Running(service, engine, llm)

@@ -356,6 +356,32 @@ def test_calls_come_whole_and_in_pieces(served, client):
     assert message.content is None and len(message.tool_calls) == 2
 
 
+def test_an_answer_that_is_one_call_in_a_fence_is_a_call_of_a_model_that_writes_them_so(start):
+    call = '{"name": "weather", "arguments": {"city": "北京"}}'
+    fence, asked = f"```json\n{call}\n```", {"model": "tiny", "messages": HELLO, "tools": WEATHER}
+    qwen25, qwen3 = start(family="qwen2.5"), start()
+    for text in (fence, f"{fence}\nThat is how.", fence.replace("city", "place"), "Just text."):
+        for running in (qwen25, qwen3):
+            running.engine.script = Script(text)
+            with running.client() as client:
+                choice = client.chat.completions.create(**asked).choices[0]
+                chunks = list(client.chat.completions.create(**asked, stream=True))
+            called = running is qwen25 and text == fence
+            streamed = [(name, arguments) for _, name, arguments in streamed_calls(chunks).values()]
+            assert streamed == [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or ()]
+            assert streamed == ([("weather", '{"city": "北京"}')] if called else [])
+            assert chunks[-1].choices[0].finish_reason == choice.finish_reason == ("tool_calls" if called else "stop")
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == (choice.message.content or "") == ("" if called else text)
+    with qwen25.client() as client:
+        qwen25.engine.script = Script(fence)
+        assert client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message.content == fence
+        continued = {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}
+        message = (
+            client.chat.completions.create(**asked | {"messages": [*HELLO, {"role": "assistant", "content": "So: "}]}, **continued).choices[0].message
+        )
+        assert (message.content, message.tool_calls) == (fence, None)
+
+
 def test_without_tools_calls_are_text(served, client):
     served.engine.script = Script(TWO_CALLS)
     message = client.chat.completions.create(model="tiny", messages=HELLO).choices[0].message

@@ -91,6 +91,11 @@ class ChatFormat:
         """The model writes tool calls in the tags of Qwen3-Coder, not as JSON."""
         return writes_tags(self.template.source)
 
+    @property
+    def calls_in_fences(self) -> bool:
+        """The model may write a call as a block of JSON: Qwen2.5-Coder does, whatever its template asks for."""
+        return self.family == "qwen2.5"
+
     def close(self) -> None:
         self.template.close()
 

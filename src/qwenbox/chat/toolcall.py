@@ -1,7 +1,8 @@
-"""Tool calls in an answer's text, read as it streams: Hermes' JSON in `<tool_call>`, and the tags of Qwen3-Coder.
+"""Tool calls in an answer's text, read as it streams: Hermes' JSON in `<tool_call>`, the tags of Qwen3-Coder, and what Qwen2.5-Coder writes instead.
 
 <tool_call>{"name": "NAME", "arguments": {...}}</tool_call>
 <tool_call><function=NAME><parameter=KEY>value</parameter> ... </function></tool_call>
+```json {"name": "NAME", "arguments": {...}} ```
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from qwenbox.types import Event, ToolCallPiece
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 FUNCTION, FUNCTION_END = "<function=", "</function>"
 PARAMETER, PARAMETER_END = "<parameter=", "</parameter>"
+FENCE, FENCE_END = "```json", "```"
 MAX_SPACE = 32
 """Blank characters that are held back, to be dropped where a call follows them."""
 MAX_NAME = 256
@@ -46,16 +48,24 @@ class ToolScanner:
       content, and so does everything after it: text of a broken call could hold what looks like another. Its pieces, if some are out, count for
       nothing: `calls` are those that are complete.
     * With `parallel=False` nothing comes after the first call, and the scanner is `over`.
+    * With `fenced` an answer that is one call in a fence and nothing else is a call, if its arguments are what the tool declares (`_satisfies`). Its
+      text is held until it ends, or until it is no such answer; then it is read as any other.
     """
 
     def __init__(
-        self, tools: Sequence[Mapping[str, Any]], *, parallel: bool = True, new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}"
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        parallel: bool = True,
+        fenced: bool = False,
+        new_id: Callable[[], str] = lambda: f"call_{secrets.token_hex(12)}",
     ) -> None:
         self.calls = 0
         self._parallel = parallel
         self.error: str | None = None
         self._tools = {tool["function"]["name"]: _parameter_types(tool["function"]) for tool in tools}
         self._new_id = new_id
+        self._fence = _Fence({tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}) if fenced else None
         self._held = ""
         self._state: Literal["text", "form", "call", "after"] = "text"
         self._gap = False  # blanks are dropped until other text comes
@@ -66,13 +76,17 @@ class ToolScanner:
     @property
     def num_held(self) -> int:
         """Characters that no part covers yet."""
-        return len(self._held)
+        return len(self._held) + (0 if self._fence is None else self._fence.length)
 
     @property
     def over(self) -> bool:
         return self.calls > 0 and not self._parallel
 
     def feed(self, text: str) -> list[Part]:
+        if self._fence is not None:
+            if self._fence.feed(text):
+                return []
+            text, self._fence = self._fence.text, None
         self._held += text
         parts: list[Part] = []
         try:
@@ -88,6 +102,12 @@ class ToolScanner:
         An answer that was cut off (its `reason` is not "stop") keeps the call that it was in as far as it is.
         """
         parts: list[Part] = []
+        if self._fence is not None:
+            fence, self._fence = self._fence, None
+            if reason == "stop" and fence.name is not None:
+                self.calls += 1
+                return [Part(fence.length, call=ToolCallPiece(0, self._new_id(), fence.name, fence.arguments))]
+            parts = self.feed(fence.text)
         if self._state == "form" or (self._state == "call" and not (self._named and reason != "stop")):
             self._break("the call is not complete", parts)
         else:
@@ -320,7 +340,7 @@ class _JsonCall:
         self._key: str | None = None
         self._text: list[str] = []  # of a key or the name
         self._waiting: list[str] = []  # arguments that come before the name
-        self._seen: set[str] = set()
+        self.keys: set[str] = set()
 
     def feed(self, text: str) -> tuple[int, str]:
         at = 0
@@ -346,7 +366,7 @@ class _JsonCall:
             self._reader, self._text = JsonReader(), []
             return False
         if char == "}" and expected.endswith("}") and self.name is not None:
-            out += [] if "arguments" in self._seen else ["{}"]
+            out += [] if "arguments" in self.keys else ["{}"]
             self.done = True
         elif (char == ":" and expected == ":") or (char == "," and expected == ", or }") or (char == "{" and expected == "{"):
             self._expected = {":": "value", ",": "key", "{": "key or }"}[char]
@@ -366,9 +386,9 @@ class _JsonCall:
         self._reader = None
         if self._key is None:
             self._key, self._expected = str(json.loads("".join(self._text))), ":"
-            if self._key in self._seen:
+            if self._key in self.keys:
                 self.error = f"two of {self._key[:64]!r}"
-            self._seen.add(self._key)
+            self.keys.add(self._key)
             return
         self._expected = ", or }"
         if self._key == "name":
@@ -512,6 +532,79 @@ def types_of(schema: Any) -> Collection[str]:
             return tuple(dict.fromkeys(kind for branch in branches for kind in types_of(branch)))
     values = [schema["const"]] if "const" in schema else schema.get("enum")
     return ("string",) if isinstance(values, list) and values and all(isinstance(value, str) for value in values) else _EVERY_TYPE
+
+
+# --- fences --------------------------------------------------------------------------------------------------------
+
+
+class _Fence:
+    """An answer that may yet be one call between fences, and nothing else. `schemas`: what each tool declares of its arguments."""
+
+    def __init__(self, schemas: Mapping[str, Any]) -> None:
+        self.length = 0
+        self._schemas = schemas
+        self._pieces: list[str] = []
+        self._arguments: list[str] = []
+        self._state: Literal["begin", "call", "end"] = "begin"
+        self._mark = ""  # of the fence that is expected, without blanks before it
+        self._call = _JsonCall()
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self._arguments)
+
+    @property
+    def name(self) -> str | None:
+        """The tool's, where the answer so far is a call of it."""
+        if self._state != "end" or self._mark != FENCE_END or self._call.keys != {"name", "arguments"}:
+            return None
+        return self._call.name if _satisfies(json.loads(self.arguments), self._schemas[str(self._call.name)]) else None
+
+    def feed(self, text: str) -> bool:
+        """Whether the answer may still become one."""
+        self._pieces.append(text)
+        self.length += len(text)
+        if self._state == "begin":
+            self._mark = (self._mark + text).lstrip(_BLANKS)
+            if not self._mark.startswith(FENCE):
+                return FENCE.startswith(self._mark)
+            self._state, text, self._mark = "call", self._mark[len(FENCE) :], ""
+        if self._state == "call":
+            call = self._call
+            used, arguments = call.feed(text)
+            self._arguments.append(arguments)
+            if call.error is not None or not call.keys <= {"name", "arguments"} or (call.name is not None and call.name not in self._schemas):
+                return False
+            if not call.done:
+                return True
+            self._state, text = "end", text[used:]
+        self._mark = (self._mark + text).lstrip(_BLANKS)
+        if self._mark.startswith(FENCE_END):
+            self._mark = self._mark.rstrip(_BLANKS)
+        return FENCE_END.startswith(self._mark)
+
+
+def _satisfies(value: Any, schema: Any) -> bool:
+    """Whether a value has the types, names and listed values that a schema states, at every depth. Names that it does not state need its leave."""
+    if not isinstance(schema, Mapping):
+        return schema is not False
+    listed = [schema["const"]] if "const" in schema else schema.get("enum")
+    if not _is_of(value, types_of(schema)) or (isinstance(listed, list) and value not in listed):
+        return False
+    if isinstance(value, list):
+        return all(_satisfies(item, schema.get("items")) for item in value)
+    if not isinstance(value, dict):
+        return True
+    properties, required, others = schema.get("properties"), schema.get("required"), schema.get("additionalProperties", False)
+    if isinstance(required, list) and not all(name in value for name in required):
+        return False
+    if not isinstance(properties, Mapping):
+        return True
+    return all(_satisfies(item, properties.get(name, others)) for name, item in value.items())
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
