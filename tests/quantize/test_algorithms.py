@@ -122,7 +122,7 @@ def test_the_scales_that_are_found_are_nearly_the_best_of_all_ratios(variant: st
     weight, x, grid = weights(64), tokens(), Grid(4, 128)
     inputs = Inputs(256, 128, rows=2048)
     inputs.add(x)
-    found = search_scales([Consumer(weight, inputs)], inputs.magnitude, grid, variants=[variant]).scales
+    found = search_scales([Consumer(weight, inputs)], inputs.magnitude, grid, variants=[variant])
     sizes = weight_magnitude([weight], grid)
     groups = np.abs(weight.reshape(64, 2, 128))
     np.testing.assert_allclose(sizes, (groups / (groups.max(-1, keepdims=True) + 1e-6)).mean(0).reshape(-1), rtol=1e-5)

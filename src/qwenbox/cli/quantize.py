@@ -37,7 +37,7 @@ def quantize(
     out: Annotated[Path, typer.Argument(help="Directory to write; one that a killed run left is finished.", show_default=False)],
     method: Annotated[
         Method | None,
-        typer.Option(help="rtn rounds to nearest; the others watch the model with a calibration text.", show_default="awq with 4 bits, rtn with 8"),
+        typer.Option(help="rtn rounds to nearest; the others watch the model with a text.", show_default="awq+gptq with 4 bits, rtn with 8"),
     ] = None,
     bits: Annotated[int, typer.Option(help="Of a weight: 4 or 8.")] = 4,
     group: Annotated[int, typer.Option(help="Inputs that share a scale: 128, 64 or 32.")] = 128,
@@ -61,7 +61,7 @@ def quantize(
     from qwenbox.settings import load_settings
 
     settings = load_settings()
-    options = Options((method or (Method.rtn if bits == 8 else Method.awq)).value, bits, group)
+    options = Options((method or (Method.rtn if bits == 8 else Method.both)).value, bits, group)
     path = resolve(model, settings)
     source = read_source(path)
     chat = open_chat(path)

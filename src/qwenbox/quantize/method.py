@@ -177,7 +177,7 @@ def scale_layer(layer: FloatLayer, sites: Sites, grid: Grid) -> None:
 
 
 def _search(pairs: Sequence[tuple[Linear, Inputs]], inputs: Inputs, grid: Grid, tie: Callable[[FloatArray], FloatArray] | None = None) -> FloatArray:
-    return search_scales([Consumer(linear.weight, seen) for linear, seen in pairs], inputs.magnitude, grid, tie=tie).scales
+    return search_scales([Consumer(linear.weight, seen) for linear, seen in pairs], inputs.magnitude, grid, tie=tie)
 
 
 def _shared_by_heads(layer: FloatLayer) -> Callable[[FloatArray], FloatArray]:

@@ -28,13 +28,6 @@ class Consumer(NamedTuple):
     inputs: Inputs
 
 
-class Search(NamedTuple):
-    """The scales of least error, [columns]; and their error as a share of that without scales."""
-
-    scales: FloatArray
-    gain: float
-
-
 def search_scales(
     consumers: Sequence[Consumer],
     magnitude: FloatArray,
@@ -42,12 +35,12 @@ def search_scales(
     *,
     variants: Sequence[str] = ("paper", "duo"),
     tie: Callable[[FloatArray], FloatArray] | None = None,
-) -> Search:
-    """For matrices that read the same inputs, of this mean size. `tie` makes those equal, [columns], that can only have the same scales."""
+) -> FloatArray:
+    """The scales of least error, [columns], for matrices that read the same inputs, of this mean size; `tie` makes those equal, [columns], that can
+    only have the same."""
     factors = {id(consumer.inputs): consumer.inputs.factor for consumer in consumers if consumer.inputs.count}
     seen = [(consumer.weight, factors[id(consumer.inputs)]) for consumer in consumers if consumer.inputs.count]
-    plain = sum(rounding_error(weight, factor, grid, None) for weight, factor in seen)
-    best, least = np.ones_like(magnitude), plain
+    best, least = np.ones_like(magnitude), sum(rounding_error(weight, factor, grid, None) for weight, factor in seen)
     weights = weight_magnitude([consumer.weight for consumer in consumers], grid)
     if tie is not None:
         magnitude, weights = tie(magnitude), tie(weights)
@@ -67,7 +60,7 @@ def search_scales(
         for step in (middle - 1, middle + 1):
             if 0 <= step < STEPS:
                 error_of(step)
-    return Search(best, least / plain if plain else 1.0)
+    return best
 
 
 def scales_at(magnitude: FloatArray, weights: FloatArray, variant: str, ratio: float) -> FloatArray:
