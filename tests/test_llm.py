@@ -19,7 +19,7 @@ from qwenbox.chat.template import template_for
 from qwenbox.chat.tokenizer import BYTE_OF, AddedToken, Tokenizer
 from qwenbox.errors import ContextLengthError, NotFoundError, OverloadedError, RequestError, UsageError, WorkerDiedError
 from qwenbox.llm import LocalLLM, model_name, request_params
-from qwenbox.types import GenerationPlan, Message, OutputFormat, RequestParams
+from qwenbox.types import GenerationPlan, Message, OutputFormat, RequestParams, SequenceOutput
 from tests.fakes import FakeEngine, Script, byte_chat, byte_tokenizer_ids
 
 TEXT = Script().text
@@ -346,6 +346,23 @@ def test_who_leaves_while_an_answer_is_tried_leaves_nothing_behind(llm, engine):
     assert bell.wait(60)
     assert [event.finish_reason for _, event in generation.take()] == ["cancelled"]
     assert len(engine.plans) == 1
+
+
+def test_what_has_piled_up_is_read_in_turns(llm, engine, monkeypatch):
+    monkeypatch.setattr("qwenbox.generation.TURN_SECONDS", -1)
+    engine.pause()
+    bell = threading.Event()
+    generation = llm.start([llm.text_prompt([1], RequestParams())], RequestParams(), bell.set, chat=False)
+    for letter in b"abc":
+        generation.deliver(SequenceOutput(engine.plans[0].request_id, (letter,)))
+    taken = []
+    for _ in range(3):
+        assert bell.is_set(), "the reader is woken for what is left"
+        bell.clear()
+        taken.append("".join(event.text for _, event in generation.take()))
+    assert taken == ["", "a", "b"], "a letter is told when the next one has come"
+    assert not bell.is_set()
+    generation.close()
 
 
 @pytest.mark.parametrize("request_", [{"tools": [{"type": "function", "function": {"name": "f"}}]}, {"messages": "Hi"}, {"thinking": "on"}])

@@ -27,6 +27,9 @@ from qwenbox.types import Event, GenerationPlan, SequenceOutput, TokenLogprob
 MAX_UNREAD = 1024
 """Outputs of one choice that may wait for their reader. A reader that is further behind is cut off, so memory stays bounded."""
 
+TURN_SECONDS = 0.002
+"""That one reader reads at once, with all others waiting."""
+
 EventBatch = list[tuple[int, Event]]
 """Events with the number of their choice."""
 
@@ -230,8 +233,9 @@ class Generation:
         self._wake()
 
     def take(self) -> EventBatch:
-        """The events that are there now, with the number of their choice."""
+        """The events that are there now, with the number of their choice. Where there are many, some, and the reader is woken for the others."""
         events: EventBatch = []
+        end = time.monotonic() + TURN_SECONDS
         while self._outputs:
             output = self._outputs.popleft()
             choice = self._choices.get(output.request_id)
@@ -247,6 +251,9 @@ class Generation:
                     self._engine.cancel(output.request_id)  # tried in vain, or a stop string, which the engine does not know; its last output follows
             if choice.plan.request_id != output.request_id and output.finish_reason is not None:
                 self._submit_again(output.request_id, choice)
+            if self._outputs and time.monotonic() > end:
+                self._wake()
+                break
         if self._failure is None and time.monotonic() > self._deadline:
             self._failure = EngineError("The request took longer than this service allows.", code="request_timeout", status=504)
             self.cancel()
@@ -301,22 +308,22 @@ class Doorbell:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._lock = threading.Lock()
-        self._rung: list[Callable[[], None]] = []
+        self._rung: dict[Callable[[], None], None] = {}
 
     def ring(self, wake: Callable[[], None]) -> None:
-        """Calls `wake` on the loop, soon."""
+        """Calls `wake` on the loop, soon, and once, however often it was rung until then."""
         with self._lock:
             first = not self._rung
-            self._rung.append(wake)
+            self._rung[wake] = None
         if first:
             try:
                 self._loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # the loop is closed, and its readers are gone with it
-                self._rung = []
+                self._rung = {}
 
     def _answer(self) -> None:
         with self._lock:
-            rung, self._rung = self._rung, []
+            rung, self._rung = self._rung, {}
         for wake in rung:
             wake()
 
