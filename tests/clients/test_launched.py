@@ -58,7 +58,7 @@ def events_of(response: httpx2.Response) -> list[dict[str, Any]]:
 
 def said_by_claude(response: httpx2.Response) -> tuple[list[str], str]:
     """What kinds of blocks an answer has, and why it ended."""
-    events = events_of(response)
+    events = [event for event in events_of(response) if event["type"] != "ping"]
     assert [events[0]["type"], events[-1]["type"]] == ["message_start", "message_stop"]
     (reason,) = [event["delta"]["stop_reason"] for event in events if event["type"] == "message_delta"]
     return [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"], reason

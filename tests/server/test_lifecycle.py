@@ -120,7 +120,6 @@ def test_a_reader_that_is_too_slow_ends_its_own_request_and_nobody_elses(start, 
 
 
 def test_a_client_that_does_not_read_at_all_is_cut_off(start, monkeypatch):
-    monkeypatch.setattr("qwenbox.generation.MAX_UNREAD", 200)
     monkeypatch.setattr(stream, "STALL_SECONDS", 0.2)
     running = start(FakeEngine(**FLOOD))
     labels = {"route": "/v1/chat/completions", "status": "200"}
