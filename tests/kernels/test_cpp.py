@@ -18,7 +18,7 @@ def test_every_variant_of_this_processor_equals_the_scalar_twin() -> None:
     assert (variants[0] == "amx") == TILES
 
 
-@pytest.mark.skipif(not TILES, reason="the amx variant cannot run here, even with trapped tiles")
+@pytest.mark.skipif(not TILES, reason="this processor lacks AVX-512, whose vectors the amx variant needs beside its tiles")
 def test_each_tile_instruction_does_what_the_manual_says() -> None:
     """Where the processor has them, this says whether the trap does what the processor does."""
     require("c++")
@@ -43,7 +43,7 @@ RULES = {
 }
 
 
-@pytest.mark.skipif(not TRAPPED, reason="tiles are the processor's here, or missing")
+@pytest.mark.skipif(not TRAPPED, reason="this processor has tiles, or lacks AVX-512")
 def test_what_would_be_a_fault_of_tiles_ends_the_program_and_says_why() -> None:
     require("c++")
     program = build("native", target="test_amx_trap")
@@ -57,7 +57,7 @@ def test_what_would_be_a_fault_of_tiles_ends_the_program_and_says_why() -> None:
 MEMORY = ("(%rax)", "0x40(%rsp)", "0(%rbp)", "-0x80(%r12,%r14,8)", "0x12345678(%r13,%r12,1)", "(%r8,%r15,2)", "0x10(,%rdx,4)", "-0x1000(%rbx,%rbp,1)")
 
 
-@pytest.mark.skipif(not AMD64, reason="tile instructions are x86's")
+@pytest.mark.skipif(not AMD64, reason="this processor is not x86")
 def test_the_trap_reads_every_tile_instruction_that_the_compiler_wrote(tmp_path: Path) -> None:
     require("c++", "objdump")
     program = build("native", target="test_amx_trap", others=("qwenbox_native_trapped",))

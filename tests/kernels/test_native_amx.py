@@ -17,7 +17,7 @@ QUANTISED = tuple(kind for kind in TENSOR_KINDS if kind not in ("f32", "f16", "b
 @pytest.fixture
 def _tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     if not TILES:
-        pytest.skip(f"the amx variant cannot run here, even with trapped tiles: {native.isa_missing('avx512vnni')}")
+        pytest.skip(f"this processor cannot run the amx variant, even with trapped tiles: {native.isa_missing('avx512vnni')}")
     require("c++")
     program = build("native", target="test_amx_trap", others=("qwenbox_native_trapped",))
     library = native.open_library(program.parent / "libqwenbox_native_trapped.so")

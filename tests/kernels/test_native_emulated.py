@@ -24,7 +24,7 @@ np.save(sys.argv[1], compiled(Tiny(kinds={KINDS!r}), threads=1).run(rows_batch(5
 """
 
 
-@pytest.mark.skipif(not AMD64, reason="the emulated processors are x86's")
+@pytest.mark.skipif(not AMD64, reason="this processor is not x86")
 @pytest.mark.parametrize(("processor", "isa"), [("Nehalem", "generic"), ("Haswell", "avx2")])
 def test_the_library_starts_and_computes_where_newer_instructions_are_missing(processor: str, isa: str, tmp_path: Path) -> None:
     require("qemu-x86_64-static")
