@@ -72,12 +72,11 @@ class Inverse(NamedTuple):
 def inverse_of(gram: FloatArray, damping: float = DAMPING) -> Inverse:
     """Of products [width, width] that are read right of the diagonal and on it; they are written over."""
     order = np.argsort(-np.einsum("ii->i", gram), kind="stable").astype(np.int32)
-    panels = pieces(len(gram), _PANEL)
-    for panel in panels:
+    for panel in pieces(len(gram), _PANEL):
         corner = gram[panel, panel]
         corner[:] = np.triu(corner) + np.triu(corner, 1).T
         gram[panel.stop :, panel] = gram[panel, panel.stop :].T
-    return Inverse(inverse_factor(np.concatenate([gram[order[panel]][:, order] for panel in panels]), damping), order)
+    return Inverse(inverse_factor(gram[np.ix_(order, order)], damping), order)
 
 
 def round_columns(weight: FloatArray, inverse: Inverse, steps: Steps, grid: Grid) -> Rounded:
