@@ -82,6 +82,24 @@ inline uint16_t to_f16(float value) {
   std::memcpy(&bits, &value, 4);
   return uint16_t(((bits + 0xFFF + (bits >> 13 & 1)) >> 13) - (112 << 10));
 }
+inline float nearest_integer(float value) { return (value + kRounder) - kRounder; }
+
+// The steps of a group whose numbers reach so far below and above zero: 15 with a zero point (int4), or 127 to either side (int8). `step`
+// is `half` as a float, or 1 where int8's is too small for fp16; `fits`: not too large for it, and a number.
+struct GroupSteps {
+  bool fits;
+  uint16_t half;
+  float step, zero;
+};
+inline GroupSteps group_steps(float below, float above, bool zeros) {
+  constexpr float most_fp16 = 65504.0f, least_range = 1e-5f;
+  const float range = below + above, widest = below > above ? below : above;
+  const float scale = zeros ? (range > least_range ? range : least_range) / 15.0f : widest / 127.0f;
+  if (!(scale <= most_fp16)) return {false, 0, 1, 0};
+  const uint16_t half = to_f16(scale);
+  const float step = half ? from_f16(half) : 1.0f, zero = zeros ? nearest_integer(below / step) : 0.0f;
+  return {true, half, step, zero < 15.0f ? zero : 15.0f};
+}
 
 // The numbers that belong to the codes of one channel and group.
 struct Numbers {

@@ -31,23 +31,15 @@ bool range_of(const float* values, int group, float* low, float* high) {
   return !(bad[0] | bad[1] | bad[2] | bad[3]);
 }
 
-inline float nearest_integer(float value) { return (value + kRounder) - kRounder; }
-
 // In place: values to the nearest of their steps. Range and steps are those of Grid.steps.
 bool round_group(float* values, int group, int bits, float share) {
   float low, high;
   if (!range_of(values, group, &low, &high)) return false;
   const float furthest = std::max(-low, high) * share;
-  low = std::max(low, -furthest), high = std::min(high, furthest);
-  const float scale = bits == 8 ? std::max(-low, high) / 127.0f : std::max(high - low, 1e-5f) / 15.0f;
-  if (!(scale <= 65504.0f)) return false;
-  const float step = from_f16(to_f16(scale)), divisor = step == 0 ? 1.0f : step;
-  float least = -127.0f, most = 127.0f;
-  if (bits == 4) {
-    const float zero = std::min(nearest_integer(-low / step), 15.0f);
-    least = -zero, most = 15.0f - zero;
-  }
-  for (int i = 0; i < group; ++i) values[i] = std::min(std::max(nearest_integer(values[i] / divisor), least), most) * step;
+  const auto [fits, half, step, zero] = group_steps(std::min(-low, furthest), std::min(high, furthest), bits == 4);
+  if (!fits) return false;
+  const float least = bits == 4 ? -zero : -127.0f, most = bits == 4 ? 15.0f - zero : 127.0f;
+  for (int i = 0; i < group; ++i) values[i] = std::min(std::max(nearest_integer(values[i] / step), least), most) * step;
   return true;
 }
 

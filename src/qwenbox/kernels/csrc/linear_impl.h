@@ -59,17 +59,6 @@ QWENBOX_INLINE void each(F f) {
     for (int m = 0; m < MR; ++m) f(m, b);
 }
 
-// Into L2, where memory answers to more requests than from L1; later into L1, so that lines arrive in the order of their addresses whatever
-// the order in which a tile reads them.
-QWENBOX_INLINE void fetch(const uint8_t* p) {
-  prefetch_far(p + kAhead);
-  prefetch(p + kNear);
-}
-
-QWENBOX_INLINE void fetch_lines(const uint8_t* p, int bytes) {
-  for (int i = 0; i < bytes; i += 64) fetch(p + i);
-}
-
 // Quad q of a half of the group, of 16 channels: low nibbles hold the first eight, high ones the others. planes: the fifth bits, or bits 4
 // and 5, of the same half.
 template <int bits, int q>
@@ -102,6 +91,24 @@ QWENBOX_INLINE void end_run(const Ints (&run)[MR][NB], Ints (&sums)[MR][NB]) {
   });
 }
 
+// Both nibbles of a byte one after the other, although each has short sums only: where a group has one scale, they share them.
+template <Kind kind>
+constexpr bool kJoinNibbles = kSplitNibbles && layout_of(kind).bits == 4 && has_group_scale(kind) && kShort<kind> != 0;
+
+// Into L2, where memory answers to more requests than from L1; later into L1, so that lines arrive in the order of their addresses whatever
+// the order in which a tile reads them. Codes that are read once, in that order, may need less.
+template <Kind kind>
+QWENBOX_INLINE void fetch(const uint8_t* p) {
+  if (kInOrderAhead != 0 && (layout_of(kind).bits == 8 || kJoinNibbles<kind>)) return prefetch_far(p + kInOrderAhead);
+  prefetch_far(p + kAhead);
+  prefetch(p + kNear);
+}
+
+template <Kind kind>
+QWENBOX_INLINE void fetch_lines(const uint8_t* p, int bytes) {
+  for (int i = 0; i < bytes; i += 64) fetch<kind>(p + i);
+}
+
 // sums += `quads` quads, the first of which is q, times those of the rows; they lie in one half of the group. codes: bytes of 16 NB
 // channels.
 template <Kind kind, int quads, int MR, int NB>
@@ -118,7 +125,7 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
 #pragma GCC unroll 4
       for (int b = 0; b < NB; ++b) {
         const uint8_t* p = codes + 256 * (q + i) + 64 * b;
-        if (ahead) fetch(ahead + 64 * ((q + i) * NB + b));
+        if (ahead) fetch<kind>(ahead + 64 * ((q + i) * NB + b));
         w[b] = hold(load_bytes(p));
       }
 #pragma GCC unroll 8
@@ -145,8 +152,8 @@ struct Packed {
       : codes(panel + group_offset(layout, g)), subs(codes + layout.code_bytes()), scales(panel + scale_offset(layout, g)) {}
 
   void fetch_scales() const {
-    fetch_lines(subs, layout.sub_bytes);
-    fetch_lines(scales, layout.scale_bytes);
+    fetch_lines<kind>(subs, layout.sub_bytes);
+    fetch_lines<kind>(scales, layout.scale_bytes);
   }
   Floats scale(int j, int c) const { return load_f16((const uint16_t*)scales + 64 * j + c); }
   Floats min(int j, int c) const {  // negative for K-quants
@@ -184,7 +191,7 @@ struct Packed {
       const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
       if (layout.bits != 4 && !kSplitNibbles)
         for (int i = 0; i < plane_bytes; i += 256)
-          for (int b = 0; b < NB; ++b) fetch(planes + i + 64 * b);
+          for (int b = 0; b < NB; ++b) fetch<kind>(planes + i + 64 * b);
       if constexpr (kSplitNibbles) return split<MR, NB>(t, nibbles, planes, rows, start, finish);
       steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
         constexpr int i = decltype(step)::value;
@@ -201,7 +208,7 @@ struct Packed {
           Bytes w[2][NB];
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) {
-            fetch(codes + 64 * (c + (8 * t + r) * NB + b));
+            fetch<kind>(codes + 64 * (c + (8 * t + r) * NB + b));
             w[0][b] = hold(code<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b));
             w[1][b] = hold(code<layout.bits, r + 8>(nibbles + 256 * r + 64 * b, planes + 64 * b));
           }
@@ -229,27 +236,29 @@ struct Packed {
       });
     }
   }
-  // The same, low nibbles before high ones. Each fetches half of the lines, and planes one by one, so that requests to memory are spread.
+  // The same, low nibbles before high ones, or after each. Each fetches half of the lines, and planes one by one, so that requests to
+  // memory are spread.
   template <int MR, int NB, class Start, class Finish>
   QWENBOX_INLINE void split(int t, const uint8_t* nibbles, const uint8_t* planes, const Row* rows, Start start, Finish finish) const {
-    constexpr int quads = quads_of(kind), run_quads = run_of<kind>(quads);
+    constexpr bool joined = kJoinNibbles<kind>;
+    constexpr int quads = joined ? 16 : quads_of(kind), run_quads = run_of<kind>(quads);
     steps<0, 16 / quads>([&](auto step) __attribute__((always_inline)) {
       constexpr int first = quads * decltype(step)::value;
       const int part = 16 * t / quads + first / quads;
       Ints sums[MR][NB], run[MR][NB];
       each<MR, NB>([&](int m, int b) { sums[m][b] = start(part, m, b); });
       steps<first, first + quads>([&](auto at) __attribute__((always_inline)) {
-        constexpr int q = decltype(at)::value;
+        constexpr int place = decltype(at)::value, q = joined ? place / 2 + place % 2 * 8 : place;
         constexpr bool in_place = kHighInPlace && layout.bits == 4 && q >= 8;
-        if (q % run_quads == 0) begin_run<kind, in_place>(run, sums);
+        if (place % run_quads == 0) begin_run<kind, in_place>(run, sums);
         __asm__("" : "+r"(nibbles), "+r"(planes));  // or GCC keeps what two quads share, for want of registers on the stack
         Bytes w[NB];
 #pragma GCC unroll 4
         for (int b = 0; b < NB; ++b) {
           const uint8_t* p = nibbles + 256 * (q % 8) + 64 * b;
-          if (2 * b / NB == q / 8) fetch(p);
+          if (2 * b / NB == q / 8) fetch<kind>(p);
           constexpr int plane_quads = layout.bits == 5 ? 8 : 4;
-          if (layout.bits != 4 && q % plane_quads == b * plane_quads / NB) fetch(planes + 256 * (q / plane_quads) + 64 * b);
+          if (layout.bits != 4 && q % plane_quads == b * plane_quads / NB) fetch<kind>(planes + 256 * (q / plane_quads) + 64 * b);
           w[b] = hold(in_place ? high_in_place(load_bytes(p)) : code<layout.bits, q>(p, planes + 64 * b));
         }
 #pragma GCC unroll 8
@@ -258,7 +267,7 @@ struct Packed {
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) run[m][b] = dot4<layout.bits>(run[m][b], w[b], a);
         }
-        if ((q + 1) % run_quads == 0) end_run<kind, in_place>(run, sums);
+        if ((place + 1) % run_quads == 0) end_run<kind, in_place>(run, sums);
       });
       finish(part, sums);
     });

@@ -10,8 +10,6 @@
 namespace qwenbox {
 namespace {
 
-constexpr float kLargestHalf = 65504.0f;
-
 template <Kind dense>
 Rounding round_group_of(Kind to, const uint8_t* numbers, uint8_t* block) {
   constexpr int vectors = kGroup / 16, vector_bytes = 16 * layout_of(dense).bits / 8;
@@ -29,20 +27,17 @@ Rounding round_group_of(Kind to, const uint8_t* numbers, uint8_t* block) {
     return Rounding::done;
   }
   const bool zeros = to == Kind::int4;
-  const float below = reduce_max(splat(0.0f) - low), above = reduce_max(high);  // how far they reach from zero
-  const float scale = zeros ? std::max(above + below, 1e-5f) / 15.0f : std::max(above, below) / 127.0f;
-  if (!(scale <= kLargestHalf)) return Rounding::too_large;
-  const uint16_t half = to_f16(scale);
-  const float step = half ? from_f16(half) : 1.0f;  // int8's may be too small for fp16
-  const int zero = zeros ? std::min(int((below / step + kRounder) - kRounder), 15) : 0;
-  const Floats shift = splat(float(zero)), least = splat(zeros ? 0.0f : -127.0f), most = splat(zeros ? 15.0f : 127.0f);
+  const GroupSteps steps = group_steps(reduce_max(splat(0.0f) - low), reduce_max(high), zeros);
+  if (!steps.fits) return Rounding::too_large;
+  const Floats step = splat(steps.step), shift = splat(steps.zero);
+  const Floats least = splat(zeros ? 0.0f : -127.0f), most = splat(zeros ? 15.0f : 127.0f);
   Ints levels[vectors];
   for (int i = 0; i < vectors; ++i) {
-    const Floats near = (values[i] / splat(step) + splat(kRounder)) - splat(kRounder) + shift;
+    const Floats near = (values[i] / step + splat(kRounder)) - splat(kRounder) + shift;
     levels[i] = to_ints(min(max(near, least), most));
   }
-  write(block, half);
-  if (zeros) block[2] = uint8_t(zero);
+  write(block, steps.half);
+  if (zeros) block[2] = uint8_t(steps.zero);
   int8_t* const codes = reinterpret_cast<int8_t*>(block) + (zeros ? 3 : 2);
   for (int i = 0; i < (zeros ? vectors / 2 : vectors); ++i)
     store_i8(codes + 16 * i, zeros ? levels[i] | shift_left<4>(levels[i + vectors / 2]) : levels[i]);
