@@ -1,14 +1,15 @@
 """How near are 4-bit models to what they were made from? Ours by each method, and llama.cpp's of the same reference, in one table.
 
-    python bench/quality.py [MODEL] [--rows R,R] [--measures M,M] [--tokens N] [--window W] [--calibration-tokens N] [--json]
+    python bench/quality.py [MODEL] [--rows R,R] [--measures M,M] [--tokens N] [--window W] [--calibration-tokens N]
+                             [--problems N] [--json]
 
 MODEL is a catalogue name, a `.gguf` file, a directory in bf16, or `thinker` (tests/fixtures). The reference is the model in bf16: a GGUF file is
 dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `awq+gptq` by `qwenbox quantize` (groups of 128), `q4_0` and
 `q4_k_m` by llama-quantize (`python bench/peers.py --prepare llama.cpp`, or --llama-quantize); `int4` is the reference with `--weights int4`.
 `quality`: divergence and perplexity as `qwenbox eval` has them, on a text that no calibration saw. `speed`: `qwenbox bench`, all rows in this engine.
-`variants`: whether the awq row puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
+`variants`: whether the row that is served (awq+gptq) puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
 `code`, `choice`, `generate`: the tasks under bench/data by `qwenbox eval`, for the thinker `sums`; each row is compared with the reference problem
-by problem. Answers stay in build/quality/<model>/answers.
+by problem; --problems takes so many of each task, evenly. Answers stay in build/quality/<model>/answers.
 Each measurement becomes a line of bench/results/quality-<model>-<machine>.csv at once (quality: those of all rows, for which the reference runs
 once), so an interrupted run goes on where it stopped; to measure anew, remove its lines. The table (.md) and the picture (.svg) are made anew at the
 end.
@@ -60,8 +61,8 @@ ROWS = (REFERENCE, "int4", *METHODS, *LLAMA)
 TASKS = ("code", "choice", "generate", "sums")
 MEASURES = ("quality", "speed", "variants", *TASKS)
 SUMS = 400
-SERVED = "awq"
-"""The row whose logits are compared between the variants of the processor."""
+SERVED = "awq+gptq"
+"""The row that claims are made of: what `qwenbox quantize` makes without a method."""
 PROMPTS, PROMPT_TOKENS = 50, 64
 ASKED = 0.95
 """Of the reference's score; a line in the picture."""
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="of the text")
     parser.add_argument("--window", type=int, default=512, help="tokens that a model sees at once; they move by half of it")
     parser.add_argument("--calibration-tokens", type=int, default=16384)
+    parser.add_argument("--problems", type=int, help="of each task, evenly from its file; otherwise all")
     parser.add_argument("--llama-quantize", type=Path, default=ROOT / "build" / "peers" / "llama.cpp" / "bin" / "llama-quantize")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "quality", help="where the models are made")
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
@@ -92,7 +94,7 @@ def main() -> None:
             raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
 
     source = thinker.MODEL if asked.model == "thinker" else local_file(asked.model)
-    models = Models(source, asked.folder / Path(asked.model).name, asked.calibration_tokens, asked.llama_quantize)
+    models = Models(source, asked.folder / Path(asked.model).name, asked.calibration_tokens, asked.llama_quantize, asked.problems)
     table = Table(asked.results / f"quality-{Path(asked.model).name}-{machine_name()}.csv", FIELDS)
     settings = {
         "quality": f"{asked.tokens} tokens, window {asked.window}" + ("" if asked.model == "thinker" else f" ({digest(HELD_OUT)})"),
@@ -142,9 +144,9 @@ def main() -> None:
 class Models:
     """The reference and what is made of it, each in a folder of its own under `folder`; what is there whole is not made again."""
 
-    def __init__(self, source: Path, folder: Path, calibration_tokens: int, llama_quantize: Path) -> None:
+    def __init__(self, source: Path, folder: Path, calibration_tokens: int, llama_quantize: Path, most_problems: int | None = None) -> None:
         self._source, self._folder = source, folder
-        self._calibration_tokens, self._llama_quantize = calibration_tokens, llama_quantize
+        self._calibration_tokens, self._llama_quantize, self._most_problems = calibration_tokens, llama_quantize, most_problems
         folder.mkdir(parents=True, exist_ok=True)
 
     def made(self, row: str) -> tuple[Path, str | None]:
@@ -220,13 +222,21 @@ class Models:
     def problems(self, task: str) -> Path:
         """The sums of the thinker are of four to six numbers, which it was not trained on, and not among those that calibrate."""
         if task != "sums":
-            return DATA / f"{task}.jsonl"
+            return self._some(DATA / f"{task}.jsonl")
         seen = {one.thought for one in sums(1, CALIBRATING)}
         new = {one.thought: one for one in thinker.sums(3, 2 * SUMS, (4, 5, 6)) if one.thought not in seen}
         lines = ({"id": number, "question": one.text, "answer": one.answer, "match": "number"} for number, one in enumerate(new.values()))
         path = self._folder / "sums.jsonl"
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in itertools.islice(lines, SUMS)), encoding="utf-8")
         return path
+
+    def _some(self, path: Path) -> Path:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if self._most_problems is None or len(lines) <= self._most_problems:
+            return path
+        some = self._folder / path.name
+        some.write_text("".join(lines[len(lines) * i // self._most_problems] for i in range(self._most_problems)), encoding="utf-8")
+        return some
 
     def answered(self, row: str, task: str) -> dict[str, Any]:
         """`qwenbox eval` of the row alone, and which problems are `right`: a character each, in their order."""
@@ -395,9 +405,10 @@ def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict
 {tasks_told(found, settings)}* Sources: {", ".join(sorted({numbers["commit"] for numbers in found.values()}))}.
 """
     text += claim(found)
-    if "decode_tok_s" in found.get("awq", {}) and "decode_tok_s" in found.get("int4", {}):
-        text += f"* awq decodes at {found['awq']['decode_tok_s'] / found['int4']['decode_tok_s']:.3f} of the speed of int4.\n"
-    if "variants" in (served := found.get(SERVED, {})):
+    served = found.get(SERVED, {})
+    if "decode_tok_s" in served and "decode_tok_s" in found.get("int4", {}):
+        text += f"* {SERVED} decodes at {served['decode_tok_s'] / found['int4']['decode_tok_s']:.3f} of the speed of int4.\n"
+    if "variants" in served:
         places = served["places"]
         text += (
             f"* {SERVED} in {', '.join(served['variants'])}, {settings['variants']}, teacher-forced: another first token at "

@@ -20,7 +20,8 @@ _COLUMNS = 512
 
 
 class Inputs:
-    """Statistics of the inputs, `width` wide, of one or more linear layers. `gram`: whether the whole matrix of products is kept."""
+    """Statistics of the inputs, `width` wide, of one or more linear layers. `gram`: whether the whole matrix of products is kept, and that of what
+    the inputs have lost."""
 
     def __init__(self, width: int, group: int, *, rows: int = ROWS, gram: bool = False) -> None:
         self.count = 0
@@ -29,14 +30,18 @@ class Inputs:
         self._blocks = np.zeros((width // group, group, group), np.float32)
         self._factor = np.zeros((rows, width), np.float32)
         self._gram = np.zeros((width, width), np.float32) if gram else None
+        self._lost: FloatArray | None = None
         self._random = np.random.Generator(np.random.SFC64(7))
         self._divisor = np.ones(width, np.float32)
 
-    def add(self, x: FloatArray) -> None:
-        """Tokens [n, width]."""
+    def add(self, x: FloatArray, original: FloatArray | None = None) -> None:
+        """Tokens [n, width], and what they are in the original network: given always or never."""
         if not len(x):
             return
         self.count += len(x)
+        lost = None if original is None else original - x
+        if lost is not None and self._lost is None:
+            self._lost = np.zeros((x.shape[1], x.shape[1]), np.float32)
         signs = self._random.integers(0, 2, (len(self._factor), len(x)), dtype=np.int8).astype(np.float32) * 2 - 1
 
         def add_columns(columns: slice) -> None:
@@ -47,6 +52,8 @@ class Inputs:
             self._factor[:, columns] += signs @ own
             if self._gram is not None:
                 self._gram[columns, columns.start :] += own.T @ x[:, columns.start :]
+            if lost is not None and self._lost is not None:
+                self._lost[columns] += lost[:, columns].T @ x
 
         list(in_order(add_columns, pieces(x.shape[1], _COLUMNS)))
 
@@ -77,3 +84,11 @@ class Inputs:
         for row, divisor in zip(gram, self._divisor, strict=True):
             row /= np.float32(self.count) * divisor * self._divisor
         return gram
+
+    def take_lost(self) -> FloatArray | None:
+        """Means of the products of what each input has lost with all inputs, [width lost, width]; None where nobody said. Once."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            for row, divisor in zip(lost, self._divisor, strict=True):
+                row /= np.float32(self.count) * divisor * self._divisor
+        return lost

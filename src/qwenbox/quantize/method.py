@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from qwenbox.types import FloatArray
 
 from .clip import search_steps
-from .gptq import inverse_of, round_columns
+from .gptq import inverse_of, make_good, round_columns
 from .grid import Grid, Rounded
-from .inputs import Inputs
+from .inputs import ROWS, Inputs
 from .layer import FloatLayer, Gated, Linear
 from .parallel import PRODUCT, by_rows, in_order
 from .scales import Consumer, search_scales, squared
@@ -26,8 +26,9 @@ class Method(NamedTuple):
     """GPTQ's rounding."""
 
     @property
-    def calibrated(self) -> bool:
-        return self.scales or self.columns
+    def streams(self) -> int:
+        """That go through the layers: none, what the original ones make of the calibration, or that and what the quantised ones do."""
+        return 2 if self.columns else int(self.scales)
 
 
 METHODS: Mapping[str, Method] = {
@@ -37,8 +38,10 @@ METHODS: Mapping[str, Method] = {
     "awq+gptq": Method(True, True),
 }
 
-EXPERT_ROWS = 128
-"""Of the factors of an expert's inputs: there are many experts, and each sees few tokens."""
+SCALE_TOKENS = 8192
+"""That AWQ's scales are searched on before GPTQ, at most; all are for GPTQ, which goes on gaining from more."""
+FEW_ROWS = 128
+"""Of a factor that only reports errors, or is of an expert's inputs: there are many experts, and each sees few tokens."""
 
 
 @dataclass(slots=True)
@@ -80,17 +83,18 @@ def round_layer(layer: FloatLayer, grid: Grid) -> Result:
 
 
 def quantize_layer(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray, FloatArray], method: Method, grid: Grid) -> Result:
-    """Searches and rounds on the residual stream x [blocks, length, hidden]; afterwards x is what the next layer gets.
+    """Searches and rounds on the residual stream x, `streams` of it; afterwards x is what the next layer gets. The layer's norms, biases and
+    routers take up the inverse of the scales.
 
-    Without GPTQ that is what the original layer makes of it; with GPTQ, what the quantised one makes, so that later columns and layers make good
-    what earlier ones lost. The layer's norms, biases and routers take up the inverse of the scales.
+    Without GPTQ x [1, blocks, length, hidden] is what the original layers make of the calibration. With GPTQ x [2, ...] is first what the
+    quantised ones make of it, so that later columns and layers make good what earlier ones lost.
     """
     if method.scales:
-        kept = x if method.columns else None
-        sites, after = observe(layer, x, rotation, grid)
+        some = -(-x[0, :, :, 0].size // SCALE_TOKENS) if method.columns else 1
+        sites, after = observe(layer, x[0, ::some], rotation, grid)
         scale_layer(layer, sites, grid)
-        if kept is None:
-            x[:] = after
+        if not method.columns:
+            x[0] = after
             return _round_scaled(layer, sites, grid)
     return _round_columns(layer, x, rotation, grid)
 
@@ -129,16 +133,16 @@ def observe(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray, FloatA
 
 
 def _sites(layer: FloatLayer, grid: Grid, *, gram: bool) -> Sites:
+    def inputs(width: int, *, few: bool = gram) -> Inputs:
+        return Inputs(width, grid.group, rows=FEW_ROWS if few else ROWS, gram=gram)
+
     hidden, heads = len(layer.attention_norm), layer.output.weight.shape[1]
-    feed_forward = Inputs(hidden, grid.group, gram=gram)
-    parts = []
-    for part in layer.gated_parts:
-        if len(layer.gated_parts) == 1:
-            parts.append((feed_forward, Inputs(part.down.weight.shape[1], grid.group, gram=gram)))
-        else:
-            entered = Inputs(hidden, grid.group, rows=EXPERT_ROWS, gram=gram)
-            parts.append((entered, Inputs(part.down.weight.shape[1], grid.group, rows=EXPERT_ROWS, gram=gram)))
-    return Sites(Inputs(hidden, grid.group, gram=gram), Inputs(heads, grid.group, gram=gram), feed_forward, parts)
+    feed_forward = inputs(hidden)
+    experts = len(layer.gated_parts) > 1
+    parts = [
+        (inputs(hidden, few=True) if experts else feed_forward, inputs(part.down.weight.shape[1], few=experts or gram)) for part in layer.gated_parts
+    ]
+    return Sites(inputs(hidden), inputs(heads), feed_forward, parts)
 
 
 # --- AWQ -----------------------------------------------------------------------------------------------------------
@@ -226,10 +230,16 @@ def _round_scaled(layer: FloatLayer, sites: Sites, grid: Grid) -> Result:
 # --- GPTQ ----------------------------------------------------------------------------------------------------------
 
 
-def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray, FloatArray], grid: Grid) -> Result:
-    """Part after part, each on what the quantised parts before it make of x; x becomes what the quantised layer makes of it."""
+def _round_columns(layer: FloatLayer, streams: FloatArray, rotation: tuple[FloatArray, FloatArray], grid: Grid) -> Result:
+    """Part after part, each on what the quantised parts before it make of the one stream, towards what the original parts make of the other.
+
+    Experts are rounded towards their own outputs: the other stream may choose others.
+    """
     result = Result()
+    x, original = streams
     attention, output, _, parts = _sites(layer, grid, gram=True)
+    part_of = {id(part): inputs for part, inputs in zip(layer.gated_parts, parts, strict=True)}
+    dense = layer.feed_forward if isinstance(layer.feed_forward, Gated) else None
 
     def round_all(linears: Sequence[Linear], inputs: Inputs) -> None:
         if not inputs.count:
@@ -237,40 +247,71 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
                 result.add(linear, grid.round(linear.weight), None)
                 linear.weight = result.rounded[linear.module].floats()
             return
-        inverse, blocks, factor = inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
+        lost, inverse, blocks, factor = inputs.take_lost(), inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
         for linear in linears:
+            if lost is not None:
+                linear.weight = make_good(linear.weight, lost, inverse)
             steps = search_steps(linear.weight, blocks, grid)
             result.add(linear, round_columns(linear.weight, inverse, steps, grid), factor)
             linear.weight = result.rounded[linear.module].floats()
 
-    for entered in in_order(layer.attention_input, x):
-        attention.add(entered)
+    def both(function: Callable[[FloatArray], FloatArray]) -> Iterator[tuple[FloatArray, FloatArray]]:
+        return in_order(lambda pair: (function(pair[0]), function(pair[1])), zip(x, original, strict=True))
+
+    def mixed(stream: FloatArray) -> FloatArray:
+        return np.stack(list(in_order(lambda block: layer.mixed(block, rotation), stream)))
+
+    for entered, as_was in both(layer.attention_input):
+        attention.add(entered, as_was)
+    mixed_originally = mixed(original)
     round_all([layer.query, layer.key, layer.value], attention)
 
-    mixed = np.empty((*x.shape[:2], layer.output.weight.shape[1]), np.float32)
-    for out, computed in zip(mixed, in_order(lambda block: layer.mixed(block, rotation), x), strict=True):
-        out[:] = computed
-        output.add(out)
+    mixed_now = mixed(x)
+    for now, as_was in zip(mixed_now, mixed_originally, strict=True):
+        output.add(now, as_was)
+    _add(original, in_order(layer.output, mixed_originally))
     round_all([layer.output], output)
-    for block, added in zip(x, in_order(layer.output, mixed), strict=True):
-        block += added
-    del mixed
-
-    place = {id(part): index for index, part in enumerate(layer.gated_parts)}
+    _add(x, in_order(layer.output, mixed_now))
+    del mixed_now, mixed_originally
 
     def entering(block: FloatArray) -> list[tuple[Gated, FloatArray]]:
         return [(part, tokens) for part, tokens, _, _ in layer.routed(layer.feed_forward_input(block))]
 
-    for told in in_order(entering, x):
-        for part, tokens in told:
-            parts[place[id(part)]][0].add(tokens)
-    for part, (entered_by, _) in zip(layer.gated_parts, parts, strict=True):
-        round_all([part.gate, part.up], entered_by)
-    for told in in_order(lambda block: [(part, part.hidden(tokens)) for part, tokens in entering(block)], x):
-        for part, hidden in told:
-            parts[place[id(part)]][1].add(hidden)
-    for part, (_, reached) in zip(layer.gated_parts, parts, strict=True):
-        round_all([part.down], reached)
-    for block, added in zip(x, in_order(lambda block: layer.fed_forward(layer.feed_forward_input(block)), x), strict=True):
-        block += added
+    def fed_forward(block: FloatArray) -> FloatArray:
+        return layer.fed_forward(layer.feed_forward_input(block))
+
+    if dense is not None:
+        (entered_by, reached) = parts[0]
+        as_it_was = Gated(*(replace(linear) for linear in dense))
+        for entered, as_was in both(layer.feed_forward_input):
+            entered_by.add(entered, as_was)
+        round_all([dense.gate, dense.up], entered_by)
+
+        def reaching(pair: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
+            now, as_was = dense.hidden(layer.feed_forward_input(pair[0])), as_it_was.hidden(layer.feed_forward_input(pair[1]))
+            return now, as_was, as_it_was.down(as_was)
+
+        for block, (now, as_was, added) in zip(original, in_order(reaching, zip(x, original, strict=True)), strict=True):
+            reached.add(now, as_was)
+            block += added
+        del as_it_was
+        round_all([dense.down], reached)
+    else:
+        _add(original, in_order(fed_forward, original))
+        for told in in_order(entering, x):
+            for part, tokens in told:
+                part_of[id(part)][0].add(tokens)
+        for part in layer.gated_parts:
+            round_all([part.gate, part.up], part_of[id(part)][0])
+        for reached_by in in_order(lambda block: [(part, part.hidden(tokens)) for part, tokens in entering(block)], x):
+            for part, hidden in reached_by:
+                part_of[id(part)][1].add(hidden)
+        for part in layer.gated_parts:
+            round_all([part.down], part_of[id(part)][1])
+    _add(x, in_order(fed_forward, x))
     return result
+
+
+def _add(stream: FloatArray, added: Iterable[FloatArray]) -> None:
+    for block, more in zip(stream, added, strict=True):
+        block += more
