@@ -185,12 +185,14 @@ def test_a_matrix_makes_good_what_its_inputs_have_lost() -> None:
     """The least squares of the outputs' distance, damped as GPTQ is, towards the weights as they were."""
     weight, original = weights(24, 256), tokens()
     x = original + 0.3 * np.roll(original, 1, axis=1).astype(np.float32)
-    inputs = Inputs(256, 128, gram=True)
-    inputs.add(x[:150], original[:150])
-    inputs.add(x[150:], original[150:])
-    lost = inputs.take_lost()
-    assert lost is not None and inputs.take_lost() is None
-    made = make_good(weight, lost, inverse_of(inputs.take_gram()))
+    by_inputs, by_outputs = Inputs(256, 128, gram=True), Inputs(256, 128, gram=True)
+    for part in (slice(150), slice(150, None)):
+        by_inputs.add(x[part], original[part] - x[part])
+        by_outputs.add(x[part], (original[part] - x[part]) @ weight.T)
+    lost, lack = by_inputs.take_lost(), by_outputs.take_lost()
+    assert lost is not None and lack is not None and by_inputs.take_lost() is None
+    np.testing.assert_allclose(weight @ lost, lack, rtol=0, atol=2e-5)
+    made = make_good(weight, lack, inverse_of(by_inputs.take_gram()))
 
     gram = x.astype(np.float64).T @ x / len(x)
     damped = gram + DAMPING * float(np.mean(np.diag(gram))) * np.eye(256)

@@ -86,15 +86,14 @@ def inverse_of(gram: FloatArray, damping: float = DAMPING) -> Inverse:
 
 
 def make_good(weight: FloatArray, lost: FloatArray, inverse: Inverse) -> FloatArray:
-    """The matrix [rows, columns] that makes of these inputs what `weight` makes of those that have lost nothing, as nearly as the damped inverse
-    has it; lost as `Inputs.take_lost` gives it."""
+    """The matrix [rows, columns] whose outputs, of these inputs, are those of `weight` and as much of what they lack as the inputs tell; lost
+    [rows, columns]: means of the products of what each output lacks with the inputs."""
     factor, order = inverse
     made = np.empty_like(weight)
 
     def part(rows: slice) -> None:
-        own = weight[rows]
-        made[rows, order] = (own @ lost)[:, order] @ factor.T @ factor
-        made[rows] += own
+        made[rows, order] = lost[rows][:, order] @ factor.T @ factor
+        made[rows] += weight[rows]
 
     list(in_order(part, pieces(len(weight), _ROWS)))
     return made

@@ -20,8 +20,7 @@ _COLUMNS = 512
 
 
 class Inputs:
-    """Statistics of the inputs, `width` wide, of one or more linear layers. `gram`: whether the whole matrix of products is kept, and that of what
-    the inputs have lost."""
+    """Statistics of the inputs, `width` wide, of one or more linear layers. `gram`: whether the whole matrix of products is kept."""
 
     def __init__(self, width: int, group: int, *, rows: int = ROWS, gram: bool = False) -> None:
         self.count = 0
@@ -34,14 +33,13 @@ class Inputs:
         self._random = np.random.Generator(np.random.SFC64(7))
         self._divisor = np.ones(width, np.float32)
 
-    def add(self, x: FloatArray, original: FloatArray | None = None) -> None:
-        """Tokens [n, width], and what they are in the original network: given always or never."""
+    def add(self, x: FloatArray, lost: FloatArray | None = None) -> None:
+        """Tokens [n, width], and what was lost on the way to them [n, anything], which is given always or never."""
         if not len(x):
             return
         self.count += len(x)
-        lost = None if original is None else original - x
         if lost is not None and self._lost is None:
-            self._lost = np.zeros((x.shape[1], x.shape[1]), np.float32)
+            self._lost = np.zeros((lost.shape[1], x.shape[1]), np.float32)
         signs = self._random.integers(0, 2, (len(self._factor), len(x)), dtype=np.int8).astype(np.float32) * 2 - 1
 
         def add_columns(columns: slice) -> None:
@@ -53,7 +51,7 @@ class Inputs:
             if self._gram is not None:
                 self._gram[columns, columns.start :] += own.T @ x[:, columns.start :]
             if lost is not None and self._lost is not None:
-                self._lost[columns] += lost[:, columns].T @ x
+                self._lost[:, columns] += lost.T @ own
 
         list(in_order(add_columns, pieces(x.shape[1], _COLUMNS)))
 
@@ -86,9 +84,8 @@ class Inputs:
         return gram
 
     def take_lost(self) -> FloatArray | None:
-        """Means of the products of what each input has lost with all inputs, [width lost, width]; None where nobody said. Once."""
+        """Means of the products of what was lost with the inputs, [anything, width]; None where nobody said. Once."""
         lost, self._lost = self._lost, None
         if lost is not None:
-            for row, divisor in zip(lost, self._divisor, strict=True):
-                row /= np.float32(self.count) * divisor * self._divisor
+            lost /= np.float32(self.count) * self._divisor
         return lost

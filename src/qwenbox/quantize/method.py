@@ -231,87 +231,107 @@ def _round_scaled(layer: FloatLayer, sites: Sites, grid: Grid) -> Result:
 
 
 def _round_columns(layer: FloatLayer, streams: FloatArray, rotation: tuple[FloatArray, FloatArray], grid: Grid) -> Result:
-    """Part after part, each on what the quantised parts before it make of the one stream, towards what the original parts make of the other.
-
-    Experts are rounded towards their own outputs: the other stream may choose others.
-    """
+    """Part after part, each on what the quantised parts before it make of the one stream, towards what the original parts make of the other."""
     result = Result()
     x, original = streams
     attention, output, _, parts = _sites(layer, grid, gram=True)
-    part_of = {id(part): inputs for part, inputs in zip(layer.gated_parts, parts, strict=True)}
-    dense = layer.feed_forward if isinstance(layer.feed_forward, Gated) else None
-
-    def round_all(linears: Sequence[Linear], inputs: Inputs) -> None:
-        if not inputs.count:
-            for linear in linears:
-                result.add(linear, grid.round(linear.weight), None)
-                linear.weight = result.rounded[linear.module].floats()
-            return
-        lost, inverse, blocks, factor = inputs.take_lost(), inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
-        for linear in linears:
-            if lost is not None:
-                linear.weight = make_good(linear.weight, lost, inverse)
-            steps = search_steps(linear.weight, blocks, grid)
-            result.add(linear, round_columns(linear.weight, inverse, steps, grid), factor)
-            linear.weight = result.rounded[linear.module].floats()
-
-    def both(function: Callable[[FloatArray], FloatArray]) -> Iterator[tuple[FloatArray, FloatArray]]:
-        return in_order(lambda pair: (function(pair[0]), function(pair[1])), zip(x, original, strict=True))
 
     def mixed(stream: FloatArray) -> FloatArray:
         return np.stack(list(in_order(lambda block: layer.mixed(block, rotation), stream)))
 
-    for entered, as_was in both(layer.attention_input):
-        attention.add(entered, as_was)
+    for entered, lost in _with_lost(layer.attention_input, x, original):
+        attention.add(entered, lost)
     mixed_originally = mixed(original)
-    round_all([layer.query, layer.key, layer.value], attention)
+    _round_all(result, [layer.query, layer.key, layer.value], attention, grid)
 
     mixed_now = mixed(x)
     for now, as_was in zip(mixed_now, mixed_originally, strict=True):
-        output.add(now, as_was)
+        output.add(now, as_was - now)
     _add(original, in_order(layer.output, mixed_originally))
-    round_all([layer.output], output)
+    _round_all(result, [layer.output], output, grid)
     _add(x, in_order(layer.output, mixed_now))
     del mixed_now, mixed_originally
+
+    if isinstance(layer.feed_forward, Gated):
+        _round_dense(result, layer, layer.feed_forward, parts[0], x, original, grid)
+    else:
+        _round_experts(result, layer, parts, x, original, grid)
+    _add(x, in_order(layer.fed_forward, map(layer.feed_forward_input, x)))
+    return result
+
+
+def _round_dense(
+    result: Result, layer: FloatLayer, part: Gated, inputs: tuple[Inputs, Inputs], x: FloatArray, original: FloatArray, grid: Grid
+) -> None:
+    entered_by, reached_by = inputs
+    as_it_was = replace(part, gate=replace(part.gate), up=replace(part.up))
+    for entered, lost in _with_lost(layer.feed_forward_input, x, original):
+        entered_by.add(entered, lost)
+    _round_all(result, [part.gate, part.up], entered_by, grid)
+
+    def reaching(blocks: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        now = part.hidden(layer.feed_forward_input(blocks[0]))
+        added = part.down(as_it_was.hidden(layer.feed_forward_input(blocks[1])))
+        return now, added - part.down(now), added
+
+    for block, (now, lost, added) in zip(original, in_order(reaching, zip(x, original, strict=True)), strict=True):
+        reached_by.add(now, lost)
+        block += added
+    _round_all(result, [part.down], reached_by, grid, by_outputs=True)
+
+
+def _round_experts(
+    result: Result, layer: FloatLayer, parts: Sequence[tuple[Inputs, Inputs]], x: FloatArray, original: FloatArray, grid: Grid
+) -> None:
+    """Towards what they make of the tokens that they get now: in the other stream a token may have chosen others."""
+    _add(original, in_order(layer.fed_forward, map(layer.feed_forward_input, original)))
+    inputs = {id(part): pair for part, pair in zip(layer.gated_parts, parts, strict=True)}
 
     def entering(block: FloatArray) -> list[tuple[Gated, FloatArray]]:
         return [(part, tokens) for part, tokens, _, _ in layer.routed(layer.feed_forward_input(block))]
 
-    def fed_forward(block: FloatArray) -> FloatArray:
-        return layer.fed_forward(layer.feed_forward_input(block))
+    for told in in_order(entering, x):
+        for part, tokens in told:
+            inputs[id(part)][0].add(tokens)
+    for part in layer.gated_parts:
+        _round_all(result, [part.gate, part.up], inputs[id(part)][0], grid)
+    for told in in_order(lambda block: [(part, part.hidden(tokens)) for part, tokens in entering(block)], x):
+        for part, hidden in told:
+            inputs[id(part)][1].add(hidden)
+    for part in layer.gated_parts:
+        _round_all(result, [part.down], inputs[id(part)][1], grid)
 
-    if dense is not None:
-        (entered_by, reached) = parts[0]
-        as_it_was = Gated(*(replace(linear) for linear in dense))
-        for entered, as_was in both(layer.feed_forward_input):
-            entered_by.add(entered, as_was)
-        round_all([dense.gate, dense.up], entered_by)
 
-        def reaching(pair: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
-            now, as_was = dense.hidden(layer.feed_forward_input(pair[0])), as_it_was.hidden(layer.feed_forward_input(pair[1]))
-            return now, as_was, as_it_was.down(as_was)
+def _round_all(result: Result, linears: Sequence[Linear], inputs: Inputs, grid: Grid, *, by_outputs: bool = False) -> None:
+    """Of matrices that read the same inputs. by_outputs: what was lost is known of the outputs of the only one, and not of the inputs."""
+    if not inputs.count:
+        for linear in linears:
+            result.add(linear, grid.round(linear.weight), None)
+            linear.weight = result.rounded[linear.module].floats()
+        return
+    lost, inverse, blocks, factor = inputs.take_lost(), inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
+    for linear in linears:
+        if lost is not None:
+            linear.weight = make_good(linear.weight, lost if by_outputs else _product(linear.weight, lost), inverse)
+        result.add(linear, round_columns(linear.weight, inverse, search_steps(linear.weight, blocks, grid), grid), factor)
+        linear.weight = result.rounded[linear.module].floats()
 
-        for block, (now, as_was, added) in zip(original, in_order(reaching, zip(x, original, strict=True)), strict=True):
-            reached.add(now, as_was)
-            block += added
-        del as_it_was
-        round_all([dense.down], reached)
-    else:
-        _add(original, in_order(fed_forward, original))
-        for told in in_order(entering, x):
-            for part, tokens in told:
-                part_of[id(part)][0].add(tokens)
-        for part in layer.gated_parts:
-            round_all([part.gate, part.up], part_of[id(part)][0])
-        for reached_by in in_order(lambda block: [(part, part.hidden(tokens)) for part, tokens in entering(block)], x):
-            for part, hidden in reached_by:
-                part_of[id(part)][1].add(hidden)
-        for part in layer.gated_parts:
-            round_all([part.down], part_of[id(part)][1])
-    _add(x, in_order(fed_forward, x))
-    return result
+
+def _with_lost(function: Callable[[FloatArray], FloatArray], x: FloatArray, original: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """The function of each block of x, and how far that of the same block of the other is from it."""
+
+    def of(blocks: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
+        now = function(blocks[0])
+        return now, function(blocks[1]) - now
+
+    return in_order(of, zip(x, original, strict=True))
 
 
 def _add(stream: FloatArray, added: Iterable[FloatArray]) -> None:
     for block, more in zip(stream, added, strict=True):
         block += more
+
+
+def _product(a: FloatArray, b: FloatArray) -> FloatArray:
+    product: FloatArray = np.concatenate(by_rows(lambda rows: a[rows] @ b, a.shape, PRODUCT))
+    return product
