@@ -1,8 +1,5 @@
 """GPTQ (arXiv:2210.17323): columns are rounded one after the other, and what each loses is made good by those that are left.
 
-Before that the matrix takes up what its inputs have lost in layers before it, as far as the inputs tell (arXiv:2504.02692): outputs are then to be
-those of the original network and not those of the original matrix.
-
 Groups are static: their steps are known beforehand, so that columns are taken in any order and stored in their own; those of the largest inputs
 come first, while many are left to make good what they lose. A block of columns hears at once what all before it lost: one product, where telling
 all others after each block would write the whole matrix again and again.
@@ -66,7 +63,7 @@ def inverse_factor(gram: FloatArray, damping: float = DAMPING) -> FloatArray:
 
 
 class Inverse(NamedTuple):
-    """Of the products of a matrix's inputs: `inverse_factor` of them in `order`, with zeros left of the diagonal."""
+    """Of the products of a matrix's inputs: `inverse_factor` of them in `order`."""
 
     factor: FloatArray
     order: IntArray
@@ -79,24 +76,7 @@ def inverse_of(gram: FloatArray, damping: float = DAMPING) -> Inverse:
         corner = gram[panel, panel]
         corner[:] = np.triu(corner) + np.triu(corner, 1).T
         gram[panel.stop :, panel] = gram[panel, panel.stop :].T
-    factor = inverse_factor(gram[np.ix_(order, order)], damping)
-    for panel in pieces(len(gram), _PANEL):
-        factor[panel, : panel.start] = 0
-    return Inverse(factor, order)
-
-
-def make_good(weight: FloatArray, lost: FloatArray, inverse: Inverse) -> FloatArray:
-    """The matrix [rows, columns] whose outputs, of these inputs, are those of `weight` and as much of what they lack as the inputs tell; lost
-    [rows, columns]: means of the products of what each output lacks with the inputs."""
-    factor, order = inverse
-    made = np.empty_like(weight)
-
-    def part(rows: slice) -> None:
-        made[rows, order] = lost[rows][:, order] @ factor.T @ factor
-        made[rows] += weight[rows]
-
-    list(in_order(part, pieces(len(weight), _ROWS)))
-    return made
+    return Inverse(inverse_factor(gram[np.ix_(order, order)], damping), order)
 
 
 def round_columns(weight: FloatArray, inverse: Inverse, steps: Steps, grid: Grid) -> Rounded:

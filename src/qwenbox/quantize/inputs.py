@@ -29,17 +29,14 @@ class Inputs:
         self._blocks = np.zeros((width // group, group, group), np.float32)
         self._factor = np.zeros((rows, width), np.float32)
         self._gram = np.zeros((width, width), np.float32) if gram else None
-        self._lost: FloatArray | None = None
         self._random = np.random.Generator(np.random.SFC64(7))
         self._divisor = np.ones(width, np.float32)
 
-    def add(self, x: FloatArray, lost: FloatArray | None = None) -> None:
-        """Tokens [n, width], and what was lost on the way to them [n, anything], which is given always or never."""
+    def add(self, x: FloatArray) -> None:
+        """Tokens [n, width]."""
         if not len(x):
             return
         self.count += len(x)
-        if lost is not None and self._lost is None:
-            self._lost = np.zeros((lost.shape[1], x.shape[1]), np.float32)
         signs = self._random.integers(0, 2, (len(self._factor), len(x)), dtype=np.int8).astype(np.float32) * 2 - 1
 
         def add_columns(columns: slice) -> None:
@@ -50,8 +47,6 @@ class Inputs:
             self._factor[:, columns] += signs @ own
             if self._gram is not None:
                 self._gram[columns, columns.start :] += own.T @ x[:, columns.start :]
-            if lost is not None and self._lost is not None:
-                self._lost[:, columns] += lost.T @ own
 
         list(in_order(add_columns, pieces(x.shape[1], _COLUMNS)))
 
@@ -82,10 +77,3 @@ class Inputs:
         for row, divisor in zip(gram, self._divisor, strict=True):
             row /= np.float32(self.count) * divisor * self._divisor
         return gram
-
-    def take_lost(self) -> FloatArray | None:
-        """Means of the products of what was lost with the inputs, [anything, width]; None where nobody said. Once."""
-        lost, self._lost = self._lost, None
-        if lost is not None:
-            lost /= np.float32(self.count) * self._divisor
-        return lost

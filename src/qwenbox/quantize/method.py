@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from qwenbox.types import FloatArray
 
 from .clip import search_steps
-from .gptq import inverse_of, make_good, round_columns
+from .gptq import inverse_of, round_columns
 from .grid import Grid, Rounded
 from .inputs import ROWS, Inputs
 from .layer import FloatLayer, Gated, Linear
@@ -26,9 +26,8 @@ class Method(NamedTuple):
     """GPTQ's rounding."""
 
     @property
-    def streams(self) -> int:
-        """That go through the layers: none, what the original ones make of the calibration, or that and what the quantised ones do."""
-        return 2 if self.columns else int(self.scales)
+    def calibrated(self) -> bool:
+        return self.scales or self.columns
 
 
 METHODS: Mapping[str, Method] = {
@@ -39,7 +38,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 SCALE_TOKENS = 8192
-"""That AWQ's scales are searched on before GPTQ, at most; all are for GPTQ, which goes on gaining from more."""
+"""That AWQ's scales are searched on before GPTQ, at most; GPTQ has all."""
 FEW_ROWS = 128
 """Of a factor that only reports errors, or is of an expert's inputs: there are many experts, and each sees few tokens."""
 
@@ -83,18 +82,17 @@ def round_layer(layer: FloatLayer, grid: Grid) -> Result:
 
 
 def quantize_layer(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray, FloatArray], method: Method, grid: Grid) -> Result:
-    """Searches and rounds on the residual stream x, `streams` of it; afterwards x is what the next layer gets. The layer's norms, biases and
-    routers take up the inverse of the scales.
+    """Searches and rounds on the residual stream x [blocks, length, hidden]; afterwards x is what the next layer gets.
 
-    Without GPTQ x [1, blocks, length, hidden] is what the original layers make of the calibration. With GPTQ x [2, ...] is first what the
-    quantised ones make of it, so that later columns and layers make good what earlier ones lost.
+    Without GPTQ that is what the original layer makes of it; with GPTQ, what the quantised one makes, so that later columns and layers make good
+    what earlier ones lost. The layer's norms, biases and routers take up the inverse of the scales.
     """
     if method.scales:
-        some = -(-x[0, :, :, 0].size // SCALE_TOKENS) if method.columns else 1
-        sites, after = observe(layer, x[0, ::some], rotation, grid)
+        some = -(-x[..., 0].size // SCALE_TOKENS) if method.columns else 1
+        sites, after = observe(layer, x[::some], rotation, grid)
         scale_layer(layer, sites, grid)
         if not method.columns:
-            x[0] = after
+            x[:] = after
             return _round_scaled(layer, sites, grid)
     return _round_columns(layer, x, rotation, grid)
 
@@ -230,108 +228,51 @@ def _round_scaled(layer: FloatLayer, sites: Sites, grid: Grid) -> Result:
 # --- GPTQ ----------------------------------------------------------------------------------------------------------
 
 
-def _round_columns(layer: FloatLayer, streams: FloatArray, rotation: tuple[FloatArray, FloatArray], grid: Grid) -> Result:
-    """Part after part, each on what the quantised parts before it make of the one stream, towards what the original parts make of the other."""
+def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray, FloatArray], grid: Grid) -> Result:
+    """Part after part, each on what the quantised parts before it make of x; x becomes what the quantised layer makes of it."""
     result = Result()
-    x, original = streams
     attention, output, _, parts = _sites(layer, grid, gram=True)
 
-    def mixed(stream: FloatArray) -> FloatArray:
-        return np.stack(list(in_order(lambda block: layer.mixed(block, rotation), stream)))
+    def round_all(linears: Sequence[Linear], inputs: Inputs) -> None:
+        if not inputs.count:
+            for linear in linears:
+                result.add(linear, grid.round(linear.weight), None)
+                linear.weight = result.rounded[linear.module].floats()
+            return
+        inverse, blocks, factor = inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
+        for linear in linears:
+            steps = search_steps(linear.weight, blocks, grid)
+            result.add(linear, round_columns(linear.weight, inverse, steps, grid), factor)
+            linear.weight = result.rounded[linear.module].floats()
 
-    for entered, lost in _with_lost(layer.attention_input, x, original):
-        attention.add(entered, lost)
-    mixed_originally = mixed(original)
-    _round_all(result, [layer.query, layer.key, layer.value], attention, grid)
+    for entered in in_order(layer.attention_input, x):
+        attention.add(entered)
+    round_all([layer.query, layer.key, layer.value], attention)
 
-    mixed_now = mixed(x)
-    for now, as_was in zip(mixed_now, mixed_originally, strict=True):
-        output.add(now, as_was - now)
-    _add(original, in_order(layer.output, mixed_originally))
-    _round_all(result, [layer.output], output, grid)
-    _add(x, in_order(layer.output, mixed_now))
-    del mixed_now, mixed_originally
-
-    if isinstance(layer.feed_forward, Gated):
-        _round_dense(result, layer, layer.feed_forward, parts[0], x, original, grid)
-    else:
-        _round_experts(result, layer, parts, x, original, grid)
-    _add(x, in_order(layer.fed_forward, map(layer.feed_forward_input, x)))
-    return result
-
-
-def _round_dense(
-    result: Result, layer: FloatLayer, part: Gated, inputs: tuple[Inputs, Inputs], x: FloatArray, original: FloatArray, grid: Grid
-) -> None:
-    entered_by, reached_by = inputs
-    as_it_was = replace(part, gate=replace(part.gate), up=replace(part.up))
-    for entered, lost in _with_lost(layer.feed_forward_input, x, original):
-        entered_by.add(entered, lost)
-    _round_all(result, [part.gate, part.up], entered_by, grid)
-
-    def reaching(blocks: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        now = part.hidden(layer.feed_forward_input(blocks[0]))
-        added = part.down(as_it_was.hidden(layer.feed_forward_input(blocks[1])))
-        return now, added - part.down(now), added
-
-    for block, (now, lost, added) in zip(original, in_order(reaching, zip(x, original, strict=True)), strict=True):
-        reached_by.add(now, lost)
+    mixed = np.empty((*x.shape[:2], layer.output.weight.shape[1]), np.float32)
+    for out, computed in zip(mixed, in_order(lambda block: layer.mixed(block, rotation), x), strict=True):
+        out[:] = computed
+        output.add(out)
+    round_all([layer.output], output)
+    for block, added in zip(x, in_order(layer.output, mixed), strict=True):
         block += added
-    _round_all(result, [part.down], reached_by, grid, by_outputs=True)
+    del mixed
 
-
-def _round_experts(
-    result: Result, layer: FloatLayer, parts: Sequence[tuple[Inputs, Inputs]], x: FloatArray, original: FloatArray, grid: Grid
-) -> None:
-    """Towards what they make of the tokens that they get now: in the other stream a token may have chosen others."""
-    _add(original, in_order(layer.fed_forward, map(layer.feed_forward_input, original)))
-    inputs = {id(part): pair for part, pair in zip(layer.gated_parts, parts, strict=True)}
+    place = {id(part): index for index, part in enumerate(layer.gated_parts)}
 
     def entering(block: FloatArray) -> list[tuple[Gated, FloatArray]]:
         return [(part, tokens) for part, tokens, _, _ in layer.routed(layer.feed_forward_input(block))]
 
     for told in in_order(entering, x):
         for part, tokens in told:
-            inputs[id(part)][0].add(tokens)
-    for part in layer.gated_parts:
-        _round_all(result, [part.gate, part.up], inputs[id(part)][0], grid)
+            parts[place[id(part)]][0].add(tokens)
+    for part, (entered_by, _) in zip(layer.gated_parts, parts, strict=True):
+        round_all([part.gate, part.up], entered_by)
     for told in in_order(lambda block: [(part, part.hidden(tokens)) for part, tokens in entering(block)], x):
         for part, hidden in told:
-            inputs[id(part)][1].add(hidden)
-    for part in layer.gated_parts:
-        _round_all(result, [part.down], inputs[id(part)][1], grid)
-
-
-def _round_all(result: Result, linears: Sequence[Linear], inputs: Inputs, grid: Grid, *, by_outputs: bool = False) -> None:
-    """Of matrices that read the same inputs. by_outputs: what was lost is known of the outputs of the only one, and not of the inputs."""
-    if not inputs.count:
-        for linear in linears:
-            result.add(linear, grid.round(linear.weight), None)
-            linear.weight = result.rounded[linear.module].floats()
-        return
-    lost, inverse, blocks, factor = inputs.take_lost(), inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
-    for linear in linears:
-        if lost is not None:
-            linear.weight = make_good(linear.weight, lost if by_outputs else _product(linear.weight, lost), inverse)
-        result.add(linear, round_columns(linear.weight, inverse, search_steps(linear.weight, blocks, grid), grid), factor)
-        linear.weight = result.rounded[linear.module].floats()
-
-
-def _with_lost(function: Callable[[FloatArray], FloatArray], x: FloatArray, original: FloatArray) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """The function of each block of x, and how far that of the same block of the other is from it."""
-
-    def of(blocks: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
-        now = function(blocks[0])
-        return now, function(blocks[1]) - now
-
-    return in_order(of, zip(x, original, strict=True))
-
-
-def _add(stream: FloatArray, added: Iterable[FloatArray]) -> None:
-    for block, more in zip(stream, added, strict=True):
-        block += more
-
-
-def _product(a: FloatArray, b: FloatArray) -> FloatArray:
-    product: FloatArray = np.concatenate(by_rows(lambda rows: a[rows] @ b, a.shape, PRODUCT))
-    return product
+            parts[place[id(part)]][1].add(hidden)
+    for part, (_, reached) in zip(layer.gated_parts, parts, strict=True):
+        round_all([part.down], reached)
+    for block, added in zip(x, in_order(lambda block: layer.fed_forward(layer.feed_forward_input(block)), x), strict=True):
+        block += added
+    return result

@@ -66,7 +66,7 @@ class Options:
 
     @property
     def calibrated(self) -> bool:
-        return METHODS[self.method].streams > 0
+        return METHODS[self.method].calibrated
 
 
 def quantize(
@@ -92,7 +92,7 @@ def quantize(
         progress(Progress(max(0, target.done - 1), config.num_layers, None, None))
         x = target.activations()
         if target.done == 0:
-            x = None if calibration is None else np.stack([embedded(source.network.embedding, calibration.ids)] * METHODS[options.method].streams)
+            x = None if calibration is None else embedded(source.network.embedding, calibration.ids)
             target.finish_shard(dict(_ends(source)), None, x)
         rotation = _rotation(source, calibration)
         first, began, before = target.done - 1, time.monotonic(), time.monotonic()
@@ -141,8 +141,7 @@ def needed_bytes(source: Source, options: Options, calibration: Calibration | No
     for part in source.network.parts():
         shape = part.tensor.shape
         weights += parts_bytes(shape, options.bits, options.group) if part.role == "linear" else 2 * int(np.prod(shape))
-    streams = METHODS[options.method].streams
-    return weights + (0 if calibration is None else 2 * streams * calibration.ids.size * source.config.hidden_size * 4)
+    return weights + (0 if calibration is None else 2 * calibration.ids.size * source.config.hidden_size * 4)
 
 
 def check_shapes(source: Source, grid: Grid) -> None:
