@@ -39,6 +39,7 @@ import numpy as np  # noqa: E402
 from bench import synth  # noqa: E402
 from bench.machine import commit, local_file, machine_name, run, say  # noqa: E402
 from bench.table import Table, markdown, number  # noqa: E402
+from qwenbox.cli.quantize import TOKENS  # noqa: E402
 from qwenbox.engine.options import EngineOptions, open_model  # noqa: E402
 from qwenbox.evaluate.divergence import divergences  # noqa: E402
 from qwenbox.evaluate.interval import Estimate  # noqa: E402
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--measures", help=f"of {', '.join(MEASURES)}; otherwise all that suit the model")
     parser.add_argument("--tokens", type=int, default=8192, help="of the text")
     parser.add_argument("--window", type=int, default=512, help="tokens that a model sees at once; they move by half of it")
-    parser.add_argument("--calibration-tokens", type=int, default=16384)
+    parser.add_argument("--calibration-tokens", type=int, default=TOKENS)
     parser.add_argument("--problems", type=int, help="of each task, evenly from its file; otherwise all")
     parser.add_argument("--llama-quantize", type=Path, default=ROOT / "build" / "peers" / "llama.cpp" / "bin" / "llama-quantize")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "quality", help="where the models are made")

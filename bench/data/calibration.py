@@ -5,8 +5,8 @@ kept as they are: prose and code that were written for this file, and parts of t
 (`source`). The conversations between them, with and without thoughts and calls of tools, are made here. All of it is this project's own work.
 
 Languages: Chinese (simplified, traditional, classical), English, German, French, Spanish, Portuguese, Italian, Dutch, Russian, Ukrainian, Polish,
-Czech, Japanese, Korean, Arabic, Hebrew, Persian, Hindi, Thai, Vietnamese, Indonesian, Turkish. Code: Python, C++, C, JavaScript, TypeScript, Rust, Go, Java, Kotlin, Haskell, Ruby, SQL, Bash, HTML, CSS, Jinja, LaTeX, Make,
-CMake, TOML, YAML.
+Czech, Japanese, Korean, Arabic, Hebrew, Persian, Hindi, Thai, Vietnamese, Indonesian, Turkish. Code: Python, C++, C, JavaScript, TypeScript, Rust,
+Go, Java, Kotlin, Haskell, Ruby, SQL, Bash, HTML, CSS, Jinja, LaTeX, Make, CMake, TOML, YAML.
 """
 
 from __future__ import annotations

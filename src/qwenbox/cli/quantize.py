@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from qwenbox.quantize.quantize import Progress as Layers
     from qwenbox.settings import Settings
 
+TOKENS = 16384
+"""Of the calibration, where nobody says how many."""
 KL_TOKENS, KL_WINDOW = 2048, 256
 """Of text that the calibration did not see, and what the models see of it at once."""
 _ROOM = 1 << 30
@@ -42,7 +44,7 @@ def quantize(
     bits: Annotated[int, typer.Option(help="Of a weight: 4 or 8.")] = 4,
     group: Annotated[int, typer.Option(help="Inputs that share a scale: 128, 64 or 32.")] = 128,
     calibration: Annotated[str, typer.Option(help="A text, a JSONL file of texts and conversations, or builtin.")] = "builtin",
-    tokens: Annotated[int, typer.Option(min=512, help="Read no more tokens of the calibration than this.")] = 16384,
+    tokens: Annotated[int, typer.Option(min=512, help="Read no more tokens of the calibration than this.")] = TOKENS,
     check: Annotated[
         bool,
         typer.Option("--check/--no-check", help="Load the result, measure its distance to the original where both fit, keep its fingerprint."),
