@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qwenbox.quantize.quantize import Progress as Layers
     from qwenbox.settings import Settings
 
-TOKENS = 16384
+TOKENS = 32768
 """Of the calibration, where nobody says how many."""
 KL_TOKENS, KL_WINDOW = 2048, 256
 """Of text that the calibration did not see, and what the models see of it at once."""
