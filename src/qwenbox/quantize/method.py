@@ -131,14 +131,15 @@ def observe(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray, FloatA
 
 
 def _sites(layer: FloatLayer, grid: Grid, *, gram: bool) -> Sites:
-    def inputs(width: int, *, few: bool = gram) -> Inputs:
-        return Inputs(width, grid.group, rows=FEW_ROWS if few else ROWS, gram=gram)
+    experts = len(layer.gated_parts) > 1
+
+    def inputs(width: int, *, expert: bool = False) -> Inputs:
+        return Inputs(width, grid.group, rows=FEW_ROWS if gram or expert else ROWS, gram=gram)
 
     hidden, heads = len(layer.attention_norm), layer.output.weight.shape[1]
     feed_forward = inputs(hidden)
-    experts = len(layer.gated_parts) > 1
     parts = [
-        (inputs(hidden, few=True) if experts else feed_forward, inputs(part.down.weight.shape[1], few=experts or gram)) for part in layer.gated_parts
+        (inputs(hidden, expert=True) if experts else feed_forward, inputs(part.down.weight.shape[1], expert=experts)) for part in layer.gated_parts
     ]
     return Sites(inputs(hidden), inputs(heads), feed_forward, parts)
 
