@@ -74,15 +74,15 @@ inline float from_f16(uint16_t h) {
 
 // Adding and taking away 1.5 * 2^23 rounds |x| < 2^22 to the nearest even integer.
 constexpr float kRounder = 12582912.0f;
+inline float nearest_integer(float value) { return (value + kRounder) - kRounder; }
 
 // 0 <= value <= 65504 to fp16, nearest even.
 inline uint16_t to_f16(float value) {
   uint32_t bits;
-  if (value < 0x1p-14f) return uint16_t((value * 0x1p24f + kRounder) - kRounder);
+  if (value < 0x1p-14f) return uint16_t(nearest_integer(value * 0x1p24f));
   std::memcpy(&bits, &value, 4);
   return uint16_t(((bits + 0xFFF + (bits >> 13 & 1)) >> 13) - (112 << 10));
 }
-inline float nearest_integer(float value) { return (value + kRounder) - kRounder; }
 
 // The steps of a group whose numbers reach so far below and above zero: 15 with a zero point (int4), or 127 to either side (int8). `step`
 // is `half` as a float, or 1 where int8's is too small for fp16; `fits`: not too large for it, and a number.

@@ -51,7 +51,7 @@ void sketch_group(const uint8_t* exact, int groups, uint8_t* small, uint16_t* er
       const float width = std::fabs(other - one) / kLevels;
       const uint16_t half = width <= 65504.0f ? to_f16(width) : 0;  // else everything is error
       const float t = from_f16(half), r = t > 0 ? s / t : 0.0f;
-      const int least = t > 0 ? int((-(one < other ? one : other) / t + kRounder) - kRounder) : 0, z = least < kLevels ? least : kLevels;
+      const int least = t > 0 ? int(nearest_integer(-(one < other ? one : other) / t)) : 0, z = least < kLevels ? least : kLevels;
       write(small + to.code_bytes() + 2 * channel, half);
       write(small + to.code_bytes() + 2 * (kPanel + channel), int16_t(-z));
       for (int i = 4 * c; i < 4 * c + 4; ++i) scale[i] = s, step[i] = t, ratio[i] = r, zero[i] = float(z);

@@ -57,7 +57,7 @@ constexpr int kFewRows = 8, kPackedRows = 8, kPackedBlocks = 4, kPackedBlocksBes
 // Whether they multiply low nibbles before high ones: half the sums at once, where registers are few; and whether high nibbles of 4-bit
 // codes stay where they lie, as 16 times the code.
 constexpr bool kSplitNibbles = false, kHighInPlace = false;
-// Bytes from which codes are fetched that lie in the order in which they are read; 0: as all others.
+// How many bytes ahead codes are fetched that lie in the order in which they are read; 0: as all others.
 constexpr int kInOrderAhead = 0;
 
 QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
