@@ -11,8 +11,8 @@ dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `
 `code`, `choice`, `generate`: the tasks under bench/data by `qwenbox eval`, for the thinker `sums`; each row is compared with the reference problem
 by problem; --problems takes so many of each task, evenly. Answers stay in build/quality/<model>/answers.
 Each measurement becomes a line of bench/results/quality-<model>-<machine>.csv at once (quality: those of all rows, for which the reference runs
-once), so an interrupted run goes on where it stopped; to measure anew, remove its lines. The table (.md) and the picture (.svg) are made anew at the
-end.
+once), so an interrupted run goes on where it stopped; to measure anew, remove its lines. A row of another calibration has lines of its own. The
+table (.md) and the picture (.svg) are made anew at the end.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from qwenbox.kernels.native import isa_available  # noqa: E402
 from qwenbox.llm import open_chat  # noqa: E402
 from qwenbox.model.config import from_gguf, from_hf  # noqa: E402
 from qwenbox.model.load import Model  # noqa: E402
+from qwenbox.quantize.calibration import BUILTIN  # noqa: E402
 from qwenbox.settings import load_settings  # noqa: E402
 from qwenbox.types import PAGE_TOKENS, Batch, Span  # noqa: E402
 from qwenbox.weights.gguf import read_gguf  # noqa: E402
@@ -56,7 +57,8 @@ from qwenbox.weights.safetensors import read_directory  # noqa: E402
 from tests import thinker  # noqa: E402
 
 REFERENCE = "bf16"
-METHODS = ("rtn", "gptq", "awq", "awq+gptq")
+CALIBRATED = ("gptq", "awq", "awq+gptq")
+METHODS = ("rtn", *CALIBRATED)
 LLAMA = ("q4_0", "q4_k_m")
 ROWS = (REFERENCE, "int4", *METHODS, *LLAMA)
 TASKS = ("code", "choice", "generate", "sums")
@@ -69,7 +71,7 @@ ASKED = 0.95
 """Of the reference's score; a line in the picture."""
 CALIBRATING = 1000
 """Sums that calibrate for the thinker."""
-FIELDS = ["date", "commit", "model", "row", "measure", "setting", "bytes", "linear_bits", "numbers"]
+FIELDS = ["date", "commit", "model", "row", "calibration", "measure", "setting", "bytes", "linear_bits", "numbers"]
 DATA = ROOT / "bench" / "data"
 HELD_OUT = DATA / "heldout.txt"
 
@@ -104,17 +106,18 @@ def main() -> None:
         **{task: told_problems(models.problems(task)) for task in TASKS},
     }
 
+    def key(row: str, measure: str) -> dict[str, str]:
+        return {"model": asked.model, "row": row, "calibration": models.calibration(row), "measure": measure, "setting": settings[measure]}
+
     def add(row: str, measure: str, numbers: dict[str, Any]) -> None:
         path, weights = models.made(row)
         sizes = {"bytes": size(path), "linear_bits": "" if weights else f"{linear_bits(path):.3f}"}
-        key = {"model": asked.model, "row": row, "measure": measure, "setting": settings[measure]}
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        table.add({"date": now, "commit": commit(), **key, **sizes, "numbers": json.dumps(numbers)})
+        table.add({"date": now, "commit": commit(), **key(row, measure), **sizes, "numbers": json.dumps(numbers)})
 
     try:
         for measure in asked.measures.split(","):
-            wanted = {"model": asked.model, "measure": measure, "setting": settings[measure]}
-            rows = [row for row in asked.rows.split(",") if table.find({**wanted, "row": row}) is None]
+            rows = [row for row in asked.rows.split(",") if table.find(key(row, measure)) is None]
             for row in rows:
                 say(f"{asked.model}: {row} is made for {measure}")
                 models.made(row)
@@ -128,10 +131,10 @@ def main() -> None:
             if measure == "variants" and SERVED in rows:
                 add(SERVED, measure, models.variants(models.made(SERVED)[0]))
     finally:
-        found = {row: summary(table, asked.model, row, settings) for row in ROWS}
+        found = {row: summary(table, {measure: key(row, measure) for measure in MEASURES}) for row in ROWS}
         found = {row: numbers for row, numbers in found.items() if numbers}
         if found:
-            report = markdown_report(asked.model, found, settings, asked.calibration_tokens, source)
+            report = markdown_report(asked.model, found, settings, models.calibration(SERVED), source)
             table.path.with_suffix(".md").write_text(report, encoding="utf-8")
             plot(asked.model, found, table.path.with_suffix(".svg"))
     if not asked.json:
@@ -149,6 +152,7 @@ class Models:
         self._source, self._folder = source, folder
         self._calibration_tokens, self._llama_quantize, self._most_problems = calibration_tokens, llama_quantize, most_problems
         folder.mkdir(parents=True, exist_ok=True)
+        self._calibration = self._calibration_text()
 
     def made(self, row: str) -> tuple[Path, str | None]:
         """Path of the row's model, and the `--weights` that it is loaded with."""
@@ -156,13 +160,21 @@ class Models:
             return self.reference, row if row == "int4" else None
         if row in LLAMA:
             return self._by_llama(row), None
-        path = self._folder / row
+        path = self._folder / self._name(row)
         if not (path / "README.md").exists():  # written last
             words = ["quantize", str(self.reference), str(path), "--method", row, "--no-check"]
-            if row != "rtn":
-                words += ["--calibration", self._calibration(), "--tokens", str(self._calibration_tokens)]
+            if self.calibration(row):
+                words += ["--calibration", str(self._calibration), "--tokens", str(self._calibration_tokens)]
             qwenbox(*words)
         return path, None
+
+    def calibration(self, row: str) -> str:
+        """How many tokens, and of which text; empty for a row that needs none."""
+        return f"{self._calibration_tokens} tokens ({digest(self._calibration)})" if row in CALIBRATED else ""
+
+    def _name(self, row: str) -> str:
+        """Of its folder: what was calibrated otherwise is another model."""
+        return f"{row}-{self._calibration_tokens}-{digest(self._calibration)}" if row in CALIBRATED else row
 
     @property
     def reference(self) -> Path:
@@ -192,14 +204,14 @@ class Models:
             partial.rename(path)
         return path
 
-    def _calibration(self) -> str:
-        """What the calibrated methods read: `builtin`, or for the thinker what it talks about."""
+    def _calibration_text(self) -> Path:
+        """What the calibrated methods read: what is shipped, or for the thinker what it talks about."""
         if self._source != thinker.MODEL:
-            return "builtin"
+            return BUILTIN
         path = self._folder / "calibration.jsonl"
         lines = ({"kind": "chat", "messages": list(turns), "thinking": True} for turns in dialogues(1, CALIBRATING))
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        return str(path)
+        return path
 
     def ids(self) -> Iterator[int]:
         """Of the text that is measured on: held out, in the model's own tokens."""
@@ -242,7 +254,7 @@ class Models:
     def answered(self, row: str, task: str) -> dict[str, Any]:
         """`qwenbox eval` of the row alone, and which problems are `right`: a character each, in their order."""
         path, weights = self.made(row)
-        folder = self._folder / "answers" / f"{row}-{task}"
+        folder = self._folder / "answers" / f"{self._name(row)}-{task}"
         words = ["--thinking", "on", "--answer-tokens", "256", "--task", "generate"] if task == "sums" else ["--task", task]
         words += ["--data", str(self.problems(task)), "--report", str(folder), *(["--weights", weights] if weights else [])]
         qwenbox("eval", str(path), *words)
@@ -366,17 +378,18 @@ def linear_bits(path: Path) -> float:
 # --- what is told --------------------------------------------------------------------------------------------------
 
 
-def summary(table: Table, model: str, row: str, settings: dict[str, str]) -> dict[str, Any]:
+def summary(table: Table, keys: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Of one row; `keys` by measure."""
     numbers: dict[str, Any] = {}
-    for measure in MEASURES:
-        found = table.find({"model": model, "row": row, "measure": measure, "setting": settings[measure]})
+    for measure, key in keys.items():
+        found = table.find(key)
         if found is not None:
             told = json.loads(found["numbers"])
             numbers |= ({measure: told} if measure in TASKS else told) | {name: found[name] for name in ("bytes", "linear_bits", "commit")}
     return numbers
 
 
-def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict[str, str], calibration: int, source: Path) -> str:
+def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict[str, str], calibration: str, source: Path) -> str:
     def cells(row: str, n: dict[str, Any]) -> list[str]:
         relative = ""
         if "kl_mean" in n and row != REFERENCE and "kl_mean" in found.get("rtn", {}):
@@ -400,7 +413,7 @@ def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict
     text += f"""
 * The reference is in bf16. {origin}
 * Text: {settings["quality"]}, which moves by half of it; intervals of 95 % by bootstrap over the windows. KL in nats, from the reference to the row.
-* rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128, {calibration} tokens of calibration; embedding and head are fp16.
+* rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128; calibration: {calibration}; embedding and head are fp16.
   q4_0, q4_k_m: llama-quantize, without an importance matrix. int4: the reference, rounded on load with `--weights int4`; MB are the reference's.
 * bits: of the matrices in the layers, with scales. Speed: {settings["speed"]}, medians of 5, all in this engine.
 {tasks_told(found, settings)}* Sources: {", ".join(sorted({numbers["commit"] for numbers in found.values()}))}.

@@ -64,6 +64,14 @@ def test_sums_that_calibrated_nothing_are_asked_of_each_row_and_paired_with_the_
     assert asked.isdisjoint(one.text for one in quality.sums(1, quality.CALIBRATING))
 
 
+def test_a_row_of_another_calibration_is_another_model_and_another_line(tmp_path: Path) -> None:
+    little, more = (quality.Models(thinker.MODEL, tmp_path, tokens, tmp_path / "nothing") for tokens in (2048, 4096))
+    assert little.calibration("awq").startswith("2048 tokens (") and little.calibration("awq") != more.calibration("awq")
+    assert little.calibration("rtn") == more.calibration("rtn") == ""
+    assert little.made("gptq")[0] != more.made("gptq")[0]
+    assert little.made("rtn")[0] == more.made("rtn")[0]
+
+
 def test_a_gguf_file_made_of_a_directory_has_its_tokens(tmp_path: Path) -> None:
     models = quality.Models(thinker.MODEL, tmp_path, 512, tmp_path / "nothing")
     path = models.in_bf16()
