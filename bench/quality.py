@@ -10,9 +10,9 @@ dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `
 `variants`: whether the row that is served (awq+gptq) puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
 `code`, `choice`, `generate`: the tasks under bench/data by `qwenbox eval`, for the thinker `sums`; each row is compared with the reference problem
 by problem; --problems takes so many of each task, evenly. Answers stay in build/quality/<model>/answers.
-Each measurement becomes a line of bench/results/quality-<model>-<machine>.csv at once (quality: those of all rows, for which the reference runs
-once), so an interrupted run goes on where it stopped; to measure anew, remove its lines. A row of another calibration has lines of its own. The
-table (.md) and the picture (.svg) are made anew at the end.
+Each measurement becomes a line of bench/results/quality-<model>-<machine>.csv at once (those of all rows together for quality, where the reference
+runs once, and for speed, where rows take turns), so an interrupted run goes on where it stopped; to measure anew, remove its lines. A row of another
+calibration has lines of its own. The table (.md) and the picture (.svg) are made anew at the end.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ class Models:
         self._calibration_tokens, self._llama_quantize, self._most_problems = calibration_tokens, llama_quantize, most_problems
         folder.mkdir(parents=True, exist_ok=True)
         self._calibration = self._calibration_text()
+        self._calibration_digest = digest(self._calibration)
 
     def made(self, row: str) -> tuple[Path, str | None]:
         """Path of the row's model, and the `--weights` that it is loaded with."""
@@ -174,11 +175,11 @@ class Models:
 
     def calibration(self, row: str) -> str:
         """How many tokens, and of which text; empty for a row that needs none."""
-        return f"{self._calibration_tokens} tokens ({digest(self._calibration)})" if row in CALIBRATED else ""
+        return f"{self._calibration_tokens} tokens ({self._calibration_digest})" if row in CALIBRATED else ""
 
     def _name(self, row: str) -> str:
         """Of its folder: what was calibrated otherwise is another model."""
-        return f"{row}-{self._calibration_tokens}-{digest(self._calibration)}" if row in CALIBRATED else row
+        return f"{row}-{self._calibration_tokens}-{self._calibration_digest}" if row in CALIBRATED else row
 
     @property
     def reference(self) -> Path:
