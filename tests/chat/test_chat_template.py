@@ -215,13 +215,10 @@ def test_a_template_reads_no_files(stranger: Any, source: str) -> None:
         stranger(source).render([Message("user", "Hi")])
 
 
-DOUBLING = "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s | length }}"
-
-
 @pytest.mark.parametrize(
     "source",
     [
-        DOUBLING,
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s | length }}",
         "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ 'a' * 10 ** 9 }}",
@@ -241,7 +238,8 @@ def test_a_template_that_takes_too_much_ends_with_an_error_and_hurts_nobody(stra
 
 
 def test_a_helper_that_died_is_started_again(stranger: Any) -> None:
-    source = "{% if messages[0].content == 'die' %}" + DOUBLING + "{% else %}{{ messages[0].content }}{% endif %}"
+    # Python's own memory, which no release of minijinja counts as fuel: those before 3.1 let strings grow, those since do not.
+    source = "{% if messages[0].content == 'die' %}{{ [1] | tojson(indent=10 ** 9) }}{% else %}{{ messages[0].content }}{% endif %}"
     template = stranger(source)
     for _ in range(2):
         assert template.render([Message("user", "live")]) == "live"
