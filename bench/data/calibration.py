@@ -2,7 +2,8 @@
 
 `src/qwenbox/quantize/calibration.jsonl` has one JSON object a line, mixed so that any beginning of it is as diverse as the whole. Its texts are
 kept as they are: prose and code that were written for this file, and parts of this project's own documents and sources as they stood once
-(`source`). The conversations between them, with and without thoughts and calls of tools, are made here. All of it is this project's own work.
+(`source`). The conversations between them are those of coding.jsonl, programs that somebody asks for, and those that are made here, with and without
+thoughts and calls of tools. All of it is this project's own work.
 
 Languages: Chinese (simplified, traditional, classical), English, German, French, Spanish, Portuguese, Italian, Dutch, Russian, Ukrainian, Polish,
 Czech, Japanese, Korean, Arabic, Hebrew, Persian, Hindi, Thai, Vietnamese, Indonesian, Turkish. Code: Python, C++, C, JavaScript, TypeScript, Rust,
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 TALK = Path(__file__).with_name("talk.jsonl")
+CODING = Path(__file__).with_name("coding.jsonl")
 FILE = Path(__file__).resolve().parents[2] / "src" / "qwenbox" / "quantize" / "calibration.jsonl"
 SEED = 7
 COUNT = 220
@@ -447,10 +449,15 @@ def conversation(rng: random.Random, left: list[tuple[str, str]]) -> Chat:
     return {"kind": "chat", "messages": messages, "thinking": False}
 
 
+def asked(path: Path) -> list[tuple[str, str]]:
+    """Questions and answers."""
+    return [(one["question"], one["answer"]) for one in map(json.loads, path.read_text(encoding="utf-8").splitlines())]
+
+
 def conversations() -> Iterator[Chat]:
     """All of them, the same each time."""
     rng = random.Random(SEED)
-    left = [(one["question"], one["answer"]) for one in map(json.loads, TALK.read_text(encoding="utf-8").splitlines())]
+    left = asked(TALK)
     rng.shuffle(left)
     makers = [bought, equation, divisor, prime, urn, sequence, weekday, extraction, table, program, *[with_tools] * 6]
     for number in range(COUNT):
@@ -466,7 +473,8 @@ def texts() -> list[str]:
 
 def lines() -> list[str]:
     """Texts and conversations, each evenly among the others."""
-    kinds = [texts(), [json.dumps(one, ensure_ascii=False) for one in conversations()]]
+    programs = [chat(question, "", answer) for question, answer in asked(CODING)]
+    kinds = [texts(), *([json.dumps(one, ensure_ascii=False) for one in chats] for chats in (conversations(), programs))]
     return [line for _, _, line in sorted((index / len(kind), number, line) for number, kind in enumerate(kinds) for index, line in enumerate(kind))]
 
 

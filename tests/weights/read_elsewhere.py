@@ -3,9 +3,9 @@
     qwenbox quantize MODEL OUT
     python tests/weights/read_elsewhere.py OUT vllm PYTHON
 
-PYTHON is that of an environment with the program: vllm (a CPU build), transformers (with gptqmodel; 8 bits want optimum too)
-or gptqmodel itself; record_quantised.py and bench/engines.py say what to install. Both read the same text: shown are the share of places where the
-likeliest next token is the same, the difference of the text's log-probabilities, and a greedy answer of each.
+PYTHON is that of an environment with the program: vllm (a CPU build, whose 4-bit products want AVX-512), transformers (with gptqmodel; 8 bits
+want optimum too) or gptqmodel itself; record_quantised.py and bench/engines.py say what to install. Both read the same text: shown are the share of
+places where the likeliest next token is the same, the difference of the text's log-probabilities, and a greedy answer of each.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ PROGRAMS = {"vllm": with_vllm, "transformers": with_transformers, "gptqmodel": w
 
 def ours(path: Path) -> tuple[list[int], list[int], Read]:
     """Ids of the text and of the prompt, and what we make of them."""
+    sys.path.insert(0, str(ROOT / "src"))  # here: the other environment runs this file too
     from qwenbox.llm import open_chat
     from qwenbox.model.load import load_model
     from qwenbox.types import Batch, Span
