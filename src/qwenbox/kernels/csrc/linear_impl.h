@@ -69,10 +69,12 @@ QWENBOX_INLINE Bytes code(const uint8_t* nibbles, const uint8_t* planes) {
   return four;
 }
 
-// Where dot4 keeps short sums, a run of quads is added up in them and then folded into the sums; those of q6_k are scaled as they are.
-// High nibbles that are multiplied where they lie have a run of their own too, which is 16 times too large.
+// Where dot4 keeps short sums, a run of quads is added up in them and then folded into the sums, or scaled as it is where an integer
+// sub-scale belongs to it. High nibbles that are multiplied where they lie have a run of their own too, which is 16 times too large.
 template <Kind kind>
 constexpr int kShort = kShortQuads<layout_of(kind).bits>;
+template <Kind kind>
+constexpr bool kScaleShort = kShort<kind> == quads_of(kind) && (kind == Kind::q4_k || kind == Kind::q6_k);
 template <Kind kind>
 constexpr int run_of(int quads) {
   return kShort<kind> != 0 && kShort<kind> < quads ? kShort<kind> : quads;
@@ -87,7 +89,7 @@ QWENBOX_INLINE void end_run(const Ints (&run)[MR][NB], Ints (&sums)[MR][NB]) {
     if (in_place)
       sums[m][b] = sums[m][b] + shift_right_signed<4>(run[m][b]);
     else
-      sums[m][b] = kShort<kind> != 0 && kind != Kind::q6_k ? fold(sums[m][b], run[m][b]) : run[m][b];
+      sums[m][b] = kShort<kind> != 0 && !kScaleShort<kind> ? fold(sums[m][b], run[m][b]) : run[m][b];
   });
 }
 
@@ -143,9 +145,15 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
 template <Kind kind>
 struct Packed {
   static constexpr Layout layout = layout_of(kind);
-  // Quads r and r + 8 come together. More than a few rows add both to one sum, where a group has one scale.
-  template <int MR>
-  static constexpr bool two_sums = layout.bits != 8 && !kSplitNibbles && !(has_group_scale(kind) && kShort<kind> == 0 && MR > kTwoSumsRows);
+  // Quads r and r + 8 come together where there are registers for both. More than a few rows add both to one sum, where a group has one
+  // scale.
+  template <int MR, int NB>
+  static constexpr bool fits_both = kShort<kind> != 0 && !kJoinNibbles<kind> && layout.bits == 4 && MR * NB <= kPackedBlocksBeside;
+  template <int MR, int NB>
+  static constexpr bool split_nibbles = kSplitNibbles && !fits_both<MR, NB>;
+  template <int MR, int NB>
+  static constexpr bool two_sums =
+      layout.bits != 8 && !split_nibbles<MR, NB> && !(has_group_scale(kind) && kShort<kind> == 0 && MR > kTwoSumsRows);
   const uint8_t *codes, *subs, *scales;
 
   Packed(const uint8_t* panel, int g)
@@ -161,9 +169,9 @@ struct Packed {
     return kind == Kind::q4_1 ? m : m * splat(-1.0f);
   }
   Ints sub_pairs(int i, int c) const { return load_i8_pairs((const int8_t*)subs + 128 * i + 2 * c); }
-  Ints sub(int j, int c) const {  // the low int16, and no high one; for short sums of q6_k both
+  Ints sub(int j, int c) const {  // the low int16, and no high one; for short sums both
     const Ints pairs = sub_pairs(j / 2, c);
-    if (kind == Kind::q6_k && kShort<kind> != 0) return j % 2 ? both_high(pairs) : both_low(pairs);
+    if (kScaleShort<kind>) return j % 2 ? both_high(pairs) : both_low(pairs);
     return j % 2 ? shift_right<16>(pairs) : pairs & splat(0xFFFF);
   }
   Floats factor(int j, int c) const { return to_floats(sub(j, c)); }
@@ -189,14 +197,14 @@ struct Packed {
       }
     } else {
       const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
-      if (layout.bits != 4 && !kSplitNibbles)
+      if constexpr (split_nibbles<MR, NB>) return split<MR, NB>(t, nibbles, planes, rows, start, finish);
+      if (layout.bits != 4)
         for (int i = 0; i < plane_bytes; i += 256)
           for (int b = 0; b < NB; ++b) fetch<kind>(planes + i + 64 * b);
-      if constexpr (kSplitNibbles) return split<MR, NB>(t, nibbles, planes, rows, start, finish);
       steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
         constexpr int i = decltype(step)::value;
         const int low_part = 16 * t / quads + i, high_part = low_part + 8 / quads;
-        constexpr bool two = two_sums<MR>;
+        constexpr bool two = two_sums<MR, NB>;
         Ints low[MR][NB], high[MR][NB], low_run[MR][NB], own_run[MR][NB];
         each<MR, NB>([&](int m, int b) { low[m][b] = start(low_part, m, b); });
         if (two) each<MR, NB>([&](int m, int b) { high[m][b] = start(high_part, m, b); });
@@ -278,7 +286,7 @@ struct Packed {
 template <Kind kind>
 struct alignas(64) Prepared {
   static constexpr Layout layout = layout_of(kind);
-  template <int>
+  template <int, int>
   static constexpr bool two_sums = false;
   uint8_t bytes[kGroup * kPanel];  // [32 quads][64 channels][4]
   float scales[4][kPanel], mins[4][kPanel], factors[4][kPanel];
@@ -307,7 +315,7 @@ struct alignas(64) Prepared {
       if (kind == Kind::q4_1 || has_sub_mins(kind))
         for (int j = 0; j < (kind == Kind::q4_1 ? 4 : 1); ++j) store(mins[j] + c, from.min(j, c));
       if (has_sub_mins(kind)) {
-        for (int j = 0; j < 4; ++j) store(factors[j] + c, from.factor(j, c));
+        for (int j = 0; j < 4; ++j) kScaleShort<kind> ? store(subs[j] + c, from.sub(j, c)) : store(factors[j] + c, from.factor(j, c));
         for (int i = 0; i < 2; ++i) store(pairs[i] + c, from.sub_mins(i, c));
       }
       if (kind == Kind::q6_k)
@@ -359,7 +367,7 @@ QWENBOX_INLINE Ints load_sum_pair(const int16_t* p) { return load_quad((const in
 template <Kind kind, int MR, int NB, class Source>
 QWENBOX_INLINE void tile_scaled_blocks(const Source& source, int blocks, const Row* rows, int c) {
   constexpr int parts = 4 / blocks_of(kind);  // sums of 32 inputs
-  constexpr bool two = parts == 2 && Source::template two_sums<MR>;
+  constexpr bool two = parts == 2 && Source::template two_sums<MR, NB>;
   const Starts<kind, MR> starts(rows);
   Floats acc[MR][NB];
   Ints first[MR][NB];  // of two parts
@@ -407,7 +415,7 @@ QWENBOX_INLINE void accumulate(const Row& row, int c, Floats value, Floats scale
 // One scale for the group.
 template <Kind kind, int MR, int NB, class Source>
 QWENBOX_INLINE void tile_group(const Source& source, const Row* rows, int c) {
-  constexpr bool two = Source::template two_sums<MR>;
+  constexpr bool two = Source::template two_sums<MR, NB>;
   Ints sums[2][MR][NB];
   each<MR, NB>([&](int m, int b) {
     sums[0][m][b] = has_zeros(kind) ? zeros() : splat(-layout_of(kind).zero_point * rows[m].member->sums[28]);
@@ -432,12 +440,16 @@ QWENBOX_INLINE void tile_group(const Source& source, const Row* rows, int c) {
 }
 
 // Integer sub-scales. q4_k, q5_k: |sum| <= 31 * 127 * 32 and a sub-scale <= 63, so the scaled sums of two blocks (q4_k: of four) add up to
-// less than 2^24, exactly in float32; the last addition rounds as the conversion of the whole integer would.
+// less than 2^24, exactly in float32; the last addition rounds as the conversion of the whole integer would. Short sums are scaled and
+// added up as integers.
 template <Kind kind, int MR, int NB, class Source>
 QWENBOX_INLINE void tile_sub_mins(const Source& source, const Row* rows, int c) {
   constexpr int parts = kind == Kind::q5_k ? 2 : 1;
+  constexpr bool short_sums = kScaleShort<kind>;
   Floats total[parts][MR][NB];
+  Ints whole[MR][NB];
   for (int i = 0; i < parts; ++i) each<MR, NB>([&](int m, int b) { total[i][m][b] = splat(0.0f); });
+  each<MR, NB>([&](int m, int b) { whole[m][b] = zeros(); });
 #pragma GCC unroll 2
   for (int t = 0; t < 2; ++t)
     source.template half<MR, NB>(
@@ -445,11 +457,15 @@ QWENBOX_INLINE void tile_sub_mins(const Source& source, const Row* rows, int c) 
         [&](int j, Ints(&sums)[MR][NB]) {
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) {
-            const Floats factor = source.factor(j, c + 16 * b);
+            const Ints sub = short_sums ? source.sub(j, c + 16 * b) : zeros();
+            const Floats factor = short_sums ? splat(0.0f) : source.factor(j, c + 16 * b);
 #pragma GCC unroll 8
             for (int m = 0; m < MR; ++m) {
               Floats& sum = total[parts == 2 ? t : 0][m][b];
-              sum = exact_fma(to_floats(sums[m][b]), factor, sum);
+              if (short_sums)
+                whole[m][b] = dot2(whole[m][b], sums[m][b], sub);
+              else
+                sum = exact_fma(to_floats(sums[m][b]), factor, sum);
             }
           }
         });
@@ -461,7 +477,8 @@ QWENBOX_INLINE void tile_sub_mins(const Source& source, const Row* rows, int c) 
     for (int m = 0; m < MR; ++m) {
       Ints sum = dot2(zeros(), mins[0], load_sum_pair(rows[m].member->sums + 24));
       sum = dot2(sum, mins[1], load_sum_pair(rows[m].member->sums + 26));
-      accumulate(rows[m], c + 16 * b, parts == 2 ? total[0][m][b] + total[parts - 1][m][b] : total[0][m][b], scale);
+      const Floats scaled = short_sums ? to_floats(whole[m][b]) : parts == 2 ? total[0][m][b] + total[parts - 1][m][b] : total[0][m][b];
+      accumulate(rows[m], c + 16 * b, scaled, scale);
       accumulate(rows[m], c + 16 * b, to_floats(sum), min);
     }
   }
@@ -475,7 +492,7 @@ QWENBOX_INLINE void tile_q6_k(const Source& source, const Row* rows, int c) {
   Ints total[MR][NB];
   each<MR, NB>([&](int m, int b) {
     total[m][b] = zeros();
-    if (kShort<Kind::q6_k> == 0) return;
+    if (!kScaleShort<Kind::q6_k>) return;
     for (int i = 0; i < 4; ++i)
       total[m][b] = dot2(total[m][b], source.sub_pairs(i, c + 16 * b), load_sum_pair(rows[m].member->sums + 16 + 2 * i));
     total[m][b] = splat(0) - shift_left<5>(total[m][b]);
@@ -521,7 +538,8 @@ constexpr int tile_rows(Kind kind, bool packed) { return packed ? kPackedRows : 
 template <Kind kind>
 constexpr int tile_blocks(bool packed, int rows) {
   if (!packed) return keeps_sums_only(kind) ? kSumBlocks : kTotalBlocks;
-  if (rows == 1) return kShort<kind> != 0 && kShort<kind> < 8 ? kPackedBlocksBeside : kPackedBlocks;
+  if (kShort<kind> != 0 && !kJoinNibbles<kind>) return rows == 1 ? kPackedBlocksBeside : 1;
+  if (rows == 1) return kPackedBlocks;
   return rows <= kTwoSumsRows || has_group_scale(kind) ? kPackedBlocksMore : 1;
 }
 
