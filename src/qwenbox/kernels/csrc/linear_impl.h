@@ -315,11 +315,12 @@ struct alignas(64) Prepared {
       if (kind == Kind::q4_1 || has_sub_mins(kind))
         for (int j = 0; j < (kind == Kind::q4_1 ? 4 : 1); ++j) store(mins[j] + c, from.min(j, c));
       if (has_sub_mins(kind)) {
-        for (int j = 0; j < 4; ++j) kScaleShort<kind> ? store(subs[j] + c, from.sub(j, c)) : store(factors[j] + c, from.factor(j, c));
+        if (!kScaleShort<kind>)
+          for (int j = 0; j < 4; ++j) store(factors[j] + c, from.factor(j, c));
         for (int i = 0; i < 2; ++i) store(pairs[i] + c, from.sub_mins(i, c));
       }
-      if (kind == Kind::q6_k)
-        for (int j = 0; j < 8; ++j) store(subs[j] + c, from.sub(j, c));
+      if (kind == Kind::q6_k || kScaleShort<kind>)
+        for (int j = 0; j < (kind == Kind::q6_k ? 8 : 4); ++j) store(subs[j] + c, from.sub(j, c));
       if (has_zeros(kind))
         for (int j = 0; j < blocks_of(kind); ++j) store(subs[j] + c, from.minus_zero(j, c));
     }
@@ -457,15 +458,17 @@ QWENBOX_INLINE void tile_sub_mins(const Source& source, const Row* rows, int c) 
         [&](int j, Ints(&sums)[MR][NB]) {
 #pragma GCC unroll 4
           for (int b = 0; b < NB; ++b) {
-            const Ints sub = short_sums ? source.sub(j, c + 16 * b) : zeros();
-            const Floats factor = short_sums ? splat(0.0f) : source.factor(j, c + 16 * b);
+            if constexpr (short_sums) {
+              const Ints sub = source.sub(j, c + 16 * b);
 #pragma GCC unroll 8
-            for (int m = 0; m < MR; ++m) {
-              Floats& sum = total[parts == 2 ? t : 0][m][b];
-              if (short_sums)
-                whole[m][b] = dot2(whole[m][b], sums[m][b], sub);
-              else
+              for (int m = 0; m < MR; ++m) whole[m][b] = dot2(whole[m][b], sums[m][b], sub);
+            } else {
+              const Floats factor = source.factor(j, c + 16 * b);
+#pragma GCC unroll 8
+              for (int m = 0; m < MR; ++m) {
+                Floats& sum = total[parts == 2 ? t : 0][m][b];
                 sum = exact_fma(to_floats(sums[m][b]), factor, sum);
+              }
             }
           }
         });
