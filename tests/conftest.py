@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -71,6 +72,14 @@ def real_model() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_worker_stays() -> Iterator[None]:
+    """A worker that a file of tests leaves behind holds memory beside all that follow: somebody has not closed it."""
+    yield
+    left = [child.cmdline() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    assert not [words for words in left if any("qwenbox.engine.worker" in word for word in words)]
 
 
 @pytest.fixture(autouse=True)

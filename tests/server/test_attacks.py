@@ -12,8 +12,10 @@ from typing import Any
 import httpx2
 import numpy as np
 import openai
+import psutil
 import pytest
 
+from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.types import GenerationPlan, SequenceOutput
 from tests.fakes import CONTROL, FakeEngine, Script, byte_tokenizer_ids
@@ -123,9 +125,9 @@ def test_what_is_no_number_is_none_in_any_field(shared, field):
 
 
 @pytest.fixture(scope="module")
-def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serve(tmp_path_factory.mktemp("state")) as (service, _):
-        yield service
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, LocalLLM]]:
+    with serve(tmp_path_factory.mktemp("state")) as both:
+        yield both
 
 
 class Watch:
@@ -187,9 +189,10 @@ def talk(client: openai.OpenAI) -> Iterator[Any]:
 @pytest.mark.alone
 def test_enumerations_of_twenty_thousand_entries_keep_nobody_else_waiting(thinker):
     """As a schema and as choices; each another one, so that each is compiled. A machine with other work makes gaps too, but not each time."""
+    service, _ = thinker
 
     async def attack(number: int) -> Sequence[Any]:
-        async with openai.AsyncOpenAI(base_url=f"{thinker.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
             asked: Any = {"model": "thinker", "messages": HELLO, "max_tokens": 60, "extra_body": {"enable_thinking": False}}
             answers = []
             for seed in range(6):
@@ -201,7 +204,7 @@ def test_enumerations_of_twenty_thousand_entries_keep_nobody_else_waiting(thinke
             return answers
 
     for number in range(4):
-        with Watch(thinker.url, talk) as watch:
+        with Watch(service.url, talk) as watch:
             answers = asyncio.run(attack(number))
         assert all("entry" in answer.choices[0].message.content for answer in answers)
         late = watch.late()
@@ -212,17 +215,15 @@ def test_enumerations_of_twenty_thousand_entries_keep_nobody_else_waiting(thinke
 
 
 def test_thousands_of_forms_leave_no_more_memory_than_hundreds(thinker):
-    def resident() -> int:
-        import psutil
+    service, llm = thinker
 
-        # Other tests of this process may have left a browser open.
-        (worker,) = [child for child in psutil.Process().children() if any("qwenbox.engine.worker" in part for part in child.cmdline())]
-        return int(worker.memory_info().rss)
+    def resident() -> int:
+        return int(psutil.Process(llm.engine.pid).memory_info().rss)
 
     def ask(seeds: range) -> None:
         async def all_of_them() -> None:
             limits = httpx2.Limits(max_connections=16)
-            async with httpx2.AsyncClient(base_url=thinker.url, trust_env=False, timeout=60, limits=limits) as http:
+            async with httpx2.AsyncClient(base_url=service.url, trust_env=False, timeout=60, limits=limits) as http:
                 for start in range(seeds.start, seeds.stop, 16):
                     await asyncio.gather(*(one(http, seed) for seed in range(start, min(start + 16, seeds.stop))))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +307,27 @@ def test_nothing_of_an_unloaded_model_stays_in_the_front(start):
             threading.Event().wait(0.01)
     finally:
         gc.enable()
+
+
+def test_a_model_that_was_told_to_go_goes_though_nobody_waits_for_it_any_more():
+    source = FakeSource({"a": 1, "b": 1}, 10)
+    busy = threading.Event()
+
+    async def unload_and_turn_away() -> None:
+        models, loop = shelf.Shelf(source, source.open("a")), asyncio.get_running_loop()
+        with models.lease(models.place("b")) as lease:
+            assert await lease.opened(10) is not None
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        loop.run_in_executor(None, busy.wait)
+        going = asyncio.create_task(models.unload(models.place("b")))
+        while not models.place("b").closing:
+            await asyncio.sleep(0)
+        going.cancel()
+        await asyncio.wait([going])
+        busy.set()
+
+    asyncio.run(unload_and_turn_away())
+    assert source.loaded == ["a"]
 
 
 def test_answers_that_do_not_end_are_cut_off_when_their_model_goes(start, monkeypatch):

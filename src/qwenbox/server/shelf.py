@@ -349,7 +349,8 @@ class Shelf:
             place.timer.cancel()
         place.timer, place.closing = None, True
         try:
-            await asyncio.to_thread(llm.close)
+            # A thread that has not begun would be cancelled with whoever waits for it, and the process would stay.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, llm.close))
             log.info("unloaded", extra={"fields": {"model": place.name}})
         finally:
             place.closing = False
