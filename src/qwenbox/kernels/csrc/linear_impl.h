@@ -645,13 +645,17 @@ QWENBOX_INLINE Floats load_dense(const uint8_t* p) {
   return kind == Kind::f16 ? load_f16((const uint16_t*)p) : load_bf16((const uint16_t*)p);
 }
 
+// So many rows keep their sums while a slice of a panel, of so many inputs, stays in the cache for all of them.
+constexpr int kSliceRows = 48, kSlice = 256;
+
+// Adds the products of k inputs to acc.
 template <Kind kind, int MR, int NB>
 void dense_tile(const uint8_t* base, int k, const float* x, size_t x_stride, float (*acc)[kPanel]) {
   constexpr int size = layout_of(kind).bits / 8;
   for (int c = 0; c < kPanel; c += 16 * NB) {
     const uint8_t* p = base + size * c;
     Floats sums[MR][NB];
-    each<MR, NB>([&](int m, int b) { sums[m][b] = splat(0.0f); });
+    each<MR, NB>([&](int m, int b) { sums[m][b] = load(acc[m] + c + 16 * b); });
     for (int i = 0; i < k; ++i, p += size * kPanel) {
       for (int line = 0; line < 16 * NB * size; line += 64) prefetch(p + kAhead + line);
       Floats w[NB];
@@ -664,21 +668,31 @@ void dense_tile(const uint8_t* base, int k, const float* x, size_t x_stride, flo
 }
 
 template <Kind kind>
+void dense_rows(const uint8_t* base, int k, const float* x, size_t x_stride, int rows, float (*acc)[kPanel]) {
+  int row = 0;
+  for (; row + kDenseRows <= rows; row += kDenseRows)
+    dense_tile<kind, kDenseRows, kDenseBlocks>(base, k, x + size_t(row) * x_stride, x_stride, acc + row);
+  for (; row + 2 <= rows; row += 2)
+    dense_tile<kind, 2, kDenseBlocks < 2 ? 2 : kDenseBlocks>(base, k, x + size_t(row) * x_stride, x_stride, acc + row);
+  if (row < rows) dense_tile<kind, 1, 4>(base, k, x + size_t(row) * x_stride, x_stride, acc + row);
+}
+
+template <Kind kind>
 void dense_of(const Weight& w, const float* x, size_t x_stride, int row_begin, int row_end, int panel_begin, int panel_end,
               const float* bias, float* out, size_t out_stride) {
+  constexpr size_t line = size_t(kPanel) * layout_of(kind).bits / 8;
   for (int panel = panel_begin; panel < panel_end; ++panel) {
     const uint8_t* base = w.data + size_t(panel) * w.panel_bytes;
     const int channel = panel * kPanel, channels = w.n - channel < kPanel ? w.n - channel : kPanel;
-    for (int row = row_begin; row < row_end;) {
-      alignas(64) float acc[kTileRows][kPanel];
-      const int rows = row_end - row < kTileRows ? 1 : kTileRows;
-      if (rows == 1)
-        dense_tile<kind, 1, 4>(base, w.k, x + size_t(row) * x_stride, x_stride, acc);
-      else
-        dense_tile<kind, kTileRows, kTileBlocks>(base, w.k, x + size_t(row) * x_stride, x_stride, acc);
+    for (int row = row_begin; row < row_end; row += kSliceRows) {
+      alignas(64) float acc[kSliceRows][kPanel];
+      const int rows = row_end - row < kSliceRows ? row_end - row : kSliceRows;
+      __builtin_memset(acc, 0, size_t(rows) * sizeof acc[0]);
+      const int slice = rows > kDenseRows ? kSlice : w.k;
+      for (int i = 0; i < w.k; i += slice)
+        dense_rows<kind>(base + line * i, w.k - i < slice ? w.k - i : slice, x + size_t(row) * x_stride + i, x_stride, rows, acc);
       for (int r = 0; r < rows; ++r)
         write_row(acc[r], bias ? bias + channel : nullptr, channels, out + size_t(row + r) * out_stride + channel);
-      row += rows;
     }
   }
 }

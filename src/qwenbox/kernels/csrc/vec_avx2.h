@@ -22,7 +22,7 @@ struct Bytes {
 // Rows by blocks of 16 channels that fit the 16 registers, as vec_avx512.h names them.
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 8;
-constexpr int kTileRows = 2, kTileBlocks = 2, kTotalRows = 3, kTotalBlocks = 1;
+constexpr int kTileRows = 2, kDenseRows = 6, kDenseBlocks = 1, kTotalRows = 3, kTotalBlocks = 1;
 constexpr int kFewRows = 6, kPackedRows = 3, kPackedBlocks = 4, kPackedBlocksBeside = 2, kPackedBlocksMore = 2;
 constexpr bool kSplitNibbles = true;
 #ifdef __AVXVNNI__

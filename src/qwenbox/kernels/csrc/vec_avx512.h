@@ -48,7 +48,7 @@ struct Bytes {
 
 // Rows by blocks of 16 channels that a product keeps in registers: of dense weights; of integers, where sums are all that is kept, or also
 // totals or accumulators.
-constexpr int kTileRows = 4, kTileBlocks = 4, kSumRows = 6, kSumBlocks = 4, kTotalRows = 3, kTotalBlocks = 4;
+constexpr int kTileRows = 4, kDenseRows = 4, kDenseBlocks = 4, kSumRows = 6, kSumBlocks = 4, kTotalRows = 3, kTotalBlocks = 4;
 constexpr bool kKeepAccumulators = true;  // in registers, between the 32-blocks of a group
 constexpr int kUnrolledSums = 8;          // integer sums of a group that follow one another in the code
 // So many rows are multiplied from packed codes, in tiles of so many rows by blocks: of one row, of one where other sums stand

@@ -31,7 +31,7 @@ struct Bytes {
   byte16 v[4];
 };
 
-constexpr int kTileRows = 2, kTileBlocks = 1, kSumRows = 2, kSumBlocks = 1, kTotalRows = 2, kTotalBlocks = 1;
+constexpr int kTileRows = 2, kDenseRows = 2, kDenseBlocks = 1, kSumRows = 2, kSumBlocks = 1, kTotalRows = 2, kTotalBlocks = 1;
 constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 1;
 constexpr int kFewRows = 1, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksBeside = 1, kPackedBlocksMore = 1;
