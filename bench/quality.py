@@ -9,7 +9,8 @@ dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `
 `quality`: divergence and perplexity as `qwenbox eval` has them, on a text that no calibration saw. `speed`: `qwenbox bench`, all rows in this engine.
 `variants`: whether the row that is served (awq+gptq) puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
 `code`, `choice`, `generate`: the tasks under bench/data by `qwenbox eval`, for the thinker `sums`; each row is compared with the reference problem
-by problem; --problems takes so many of each task, evenly. Answers stay in build/quality/<model>/answers.
+by problem; --problems takes so many of each task, evenly. Answers stay in build/quality/<model>/answers,
+and a problem that a model has answered is not asked again.
 Each measurement becomes a line of bench/results/quality-<model>-<machine>.csv at once (those of all rows together for quality, where the reference
 runs once, and for speed, where rows take turns), so an interrupted run goes on where it stopped; to measure anew, remove its lines. A row of another
 calibration has lines of its own. The table (.md) and the picture (.svg) are made anew at the end.
@@ -44,7 +45,7 @@ from qwenbox.cli.quantize import TOKENS  # noqa: E402
 from qwenbox.engine.options import EngineOptions, open_model  # noqa: E402
 from qwenbox.evaluate.divergence import divergences  # noqa: E402
 from qwenbox.evaluate.interval import Estimate  # noqa: E402
-from qwenbox.evaluate.tasks import retention  # noqa: E402
+from qwenbox.evaluate.tasks import Item, Score, retention  # noqa: E402
 from qwenbox.evaluate.text import token_ids  # noqa: E402
 from qwenbox.kernels.native import isa_available  # noqa: E402
 from qwenbox.llm import open_chat  # noqa: E402
@@ -67,6 +68,8 @@ MEASURES = ("quality", "speed", "variants", *TASKS)
 SUMS = 400
 SERVED = "awq+gptq"
 """The row that claims are made of: what `qwenbox quantize` makes without a method."""
+PART = 120
+"""Problems that are answered beside each other; their answers are then kept."""
 PROMPTS, PROMPT_TOKENS = 50, 64
 TURNS = 3
 """In which speeds are measured, each the median of three."""
@@ -257,15 +260,35 @@ class Models:
         return some
 
     def answered(self, row: str, task: str) -> dict[str, Any]:
-        """`qwenbox eval` of the row alone, and which problems are `right`: a character each, in their order."""
+        """`qwenbox eval` of the row alone, and which problems are `right`: a character each, in their order.
+
+        What else is asked meanwhile changes no answer, so an answer is kept for every problem by itself, and a run that was ended goes on.
+        """
         path, weights = self.made(row)
         folder = self._folder / "answers" / f"{self._name(row)}-{task}"
+        folder.mkdir(parents=True, exist_ok=True)
         words = ["--thinking", "on", "--answer-tokens", "256", "--task", "generate"] if task == "sums" else ["--task", task]
-        words += ["--data", str(self.problems(task)), "--report", str(folder), *(["--weights", weights] if weights else [])]
-        qwenbox("eval", str(path), *words)
-        (found,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+        words += [*(["--weights", weights] if weights else []), "--report", str(folder)]
+        lines = self.problems(task).read_text(encoding="utf-8").splitlines(keepends=True)
+        asked, kept = folder / "asked.jsonl", folder / f"{made_at(path)}.jsonl"
+        kept.touch()
+        known = {line["problem"]: line for line in map(json.loads, kept.read_text(encoding="utf-8").splitlines())}
+        new = [line for line in lines if line not in known]
+        for start in range(0, len(new), PART):
+            part = new[start : start + PART]
+            say(f"{task}: {len(lines) - len(new) + start} of {len(lines)} problems")
+            asked.write_text("".join(part), encoding="utf-8")
+            qwenbox("eval", str(path), "--data", str(asked), *words)
+            (found,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+            told = [{"problem": line, "seconds": found["seconds"] / len(part), **item} for line, item in zip(part, found["items"], strict=True)]
+            with kept.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
+            known |= {line["problem"]: line for line in told}
+        items = [known[line] for line in lines]
+        tokens, cut = sum(item.get("new_tokens", 0) for item in items), sum(item.get("finish_reason") == "length" for item in items)
+        score = Score(tuple(Item(item["id"], item["right"]) for item in items), sum(item["seconds"] for item in items), tokens, cut).numbers()
         names = ("score", "score_low", "score_high", "new_tokens", "cut", "seconds")
-        return {name: found[name] for name in names} | {"right": "".join(str(int(item["right"])) for item in found["items"])}
+        return {name: score[name] for name in names} | {"right": "".join(str(int(item["right"])) for item in items)}
 
     def variants(self, path: Path) -> dict[str, Any]:
         """Of all variants against the first. Their products of quantised weights are the same bits and the row has no others, so the bound between
@@ -358,6 +381,11 @@ def speeds(made: dict[str, tuple[Path, str | None]]) -> dict[str, dict[str, floa
 def told_problems(path: Path) -> str:
     """How many, and which."""
     return f"{len(path.read_bytes().splitlines())} problems ({digest(path)})"
+
+
+def made_at(path: Path) -> int:
+    """When a model was made: the newest of its files, in nanoseconds."""
+    return max(file.stat().st_mtime_ns for file in ([path] if path.is_file() else path.iterdir()))
 
 
 def digest(path: Path) -> str:
