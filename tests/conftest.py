@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -78,8 +79,12 @@ def real_model() -> Callable[[str], Path]:
 def no_worker_stays() -> Iterator[None]:
     """A worker that a file of tests leaves behind holds memory beside all that follow: somebody has not closed it."""
     yield
-    left = [child.cmdline() for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    assert not [words for words in left if any("qwenbox.engine.worker" in word for word in words)]
+    workers = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ends just now
+            workers += [child] if any("qwenbox.engine.worker" in word for word in child.cmdline()) else []
+    _, stay = psutil.wait_procs(workers, timeout=30)
+    assert not stay
 
 
 @pytest.fixture(autouse=True)
