@@ -73,6 +73,10 @@ def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(qwenbox: Comma
     assert_error(qwenbox("eval", thinker.MODEL, "--task", "code", "--data", "bad.jsonl"), 2, "bad.jsonl, line 1", "entry")
     assert_error(qwenbox("eval", "m", "n", "--task", "layers", "--reference", "r", "--data", "bad.jsonl"), 2, "one model")
     assert_error(qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "bad.jsonl", "--report", "bad.jsonl"), 2, "bad.jsonl")
+    for number, text in enumerate(("", "a")):
+        (qwenbox.folder / "text.txt").write_text(text)
+        done = qwenbox("eval", MODEL, "--task", "ppl", "--data", "text.txt")
+        assert done.returncode == 2 and f"text.txt has {number} tokens" in done.stderr
 
 
 @pytest.mark.weights

@@ -154,6 +154,11 @@ def test_code_is_asked_for_written_and_executed(llm: LLM, monkeypatch: pytest.Mo
         ("number", "3", "a, b: 1,2,3", True),
         ("number", "9", "答案是9。", True),
         ("number", "5", "no idea", False),
+        ("number", "25", "The area is 25 cm².", True),
+        ("number", "7", "It has 7 m^2", True),
+        ("number", "1024", "2^10 = 1024", True),
+        ("number", "3.5", "It takes 3½ hours", True),
+        ("number", "0.5", "half of it: ½", True),
     ],
 )
 def test_answers_match_as_the_problem_says(match: problems.Match, answer: str, reply: str, right: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,16 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from qwenbox.cli import app
-from qwenbox.errors import UsageError
+from qwenbox.errors import NumericalError, UsageError
 from qwenbox.evaluate.divergence import divergence
+from qwenbox.evaluate.logits import log_mass
 from qwenbox.kernels import quants
 from qwenbox.llm import open_chat
+from qwenbox.model.config import from_hf
 from qwenbox.model.load import Backend, Model, load_model
 from qwenbox.quantize.calibration import Calibration, load
-from qwenbox.quantize.quantize import Options, quantize
+from qwenbox.quantize.form import description
+from qwenbox.quantize.quantize import Options, Progress, quantize
 from qwenbox.quantize.source import read_source
 from qwenbox.types import Batch, PackedTensor, Span
 from qwenbox.weights import read_directory
@@ -192,6 +197,113 @@ def test_what_cannot_be_done_is_said_and_touches_nothing(qwenbox: Command) -> No
     assert files(folder / "there") == {"thesis.txt": b"mine"}
 
 
+def test_who_names_a_file_as_the_target_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"mine\.gguf is there already"):
+        quantize(read_source(MODEL), path, Options("rtn"), None)
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_finished_shard_that_was_damaged_before_the_others_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, options, out = read_source(MODEL), Options("rtn"), tmp_path / "out"
+
+    def stop(state: Progress) -> None:
+        if state.done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(source, out, options, None, stop)
+    shard = out / "model-00002-of-00005.safetensors"
+    damaged = bytearray(shard.read_bytes())
+    damaged[-1] ^= 1
+    shard.write_bytes(damaged)
+    with pytest.raises(UsageError, match="is missing or damaged"):
+        quantize(source, out, options, None)
+
+
+def test_who_was_stopped_while_the_result_was_looked_at_looks_again(qwenbox: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("quantize", MODEL, "out", "--method", "rtn")
+    assert qwenbox(*words, "--no-check", timeout=600).returncode == 0
+    unseen = files(qwenbox.folder / "out")
+    (qwenbox.folder / "out" / "fingerprint.json.partial").mkdir()  # where the fingerprint is written
+    failed = qwenbox(*words, timeout=600)
+    assert failed.returncode == 1 and "could not be looked at" in failed.stderr and "Traceback" not in failed.stderr, failed.stderr
+    (qwenbox.folder / "out" / "fingerprint.json.partial").rmdir()
+    done = qwenbox(*words, timeout=600)
+    assert done.returncode == 0 and "was finished before" in done.stderr, done.stderr
+    seen = files(qwenbox.folder / "out")
+    assert {name for name in seen if seen[name] != unseen.get(name)} == {"README.md", "quantize.json", "fingerprint.json"}
+    again = qwenbox(*words, timeout=600)
+    assert again.returncode == 2 and "is there already" in again.stderr
+
+
+@pytest.mark.parametrize("names", ["without a head", "and without a prefix"])
+def test_a_model_of_vectors_says_that_it_is_one_and_loads(names: str, tmp_path: Path) -> None:
+    """Qwen3-Embedding's directories have no head, no prefix, and say that they are not tied."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(GOLDEN / "qwen3", source)
+    tensors = {name: quants.dequantize(tensor) for name, tensor in read_directory(source).tensors.items()}
+    del tensors["lm_head.weight"]
+    if names == "and without a prefix":
+        tensors = {name.removeprefix("model."): array for name, array in tensors.items()}
+    else:
+        config = json.loads((source / "config.json").read_text())
+        (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    save_file(tensors, source / "model.safetensors")
+    (source / "modules.json").write_text('[{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]')
+    (source / "1_Pooling").mkdir()
+    (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    quantize(read_source(source), out, Options("rtn", group=32), None)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
+    for name in ("modules.json", "1_Pooling/config.json"):
+        assert (out / name).read_bytes() == (source / name).read_bytes()
+    assert np.isfinite(logits_of(out, np.arange(8, dtype=np.int32))).all()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"messages": [{"role": "user", "content": "Hi", "tool_calls": ["a"]}]}', "list of objects"),
+        ('{"messages": [{"role": "user", "content": 5}]}', "its parts are texts"),
+        ('{"messages": [{"content": "Hi"}]}', "needs a role"),
+        ('{"messages": [{"role": "user", "content": "Hi", "colour": "red"}]}', "unknown field 'colour'"),
+        ('{"messages": ["Hi"]}', "needs a role"),
+        ('{"kind": "text", "text": 5}', "it is neither"),
+        ('{"kind": "text", "text": null}', "it is neither"),
+        ("[]", "it is neither"),
+    ],
+)
+def test_a_line_of_the_calibration_that_is_no_text_is_named(line: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + "\n")
+    with closing(open_chat(MODEL)) as chat, pytest.raises(UsageError, match=f"line 2: .*{message}"):
+        load(str(path), chat, 2048)
+
+
+def test_what_others_write_into_json_lines_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    said = {"messages": [{"role": "user", "content": "1+2\u2028?"}, {"role": "assistant", "content": "3", "tool_calls": None}]}
+    path.write_text("\ufeff" + (json.dumps(said, ensure_ascii=False) + "\r\n") * 400, encoding="utf-8", newline="")
+    with closing(open_chat(MODEL)) as chat:
+        assert load(str(path), chat, 2048).ids.size == 2048
+
+
+def test_a_model_whose_logits_are_no_numbers_is_not_near_to_anything() -> None:
+    with pytest.raises(NumericalError, match="no numbers"):
+        log_mass(np.array([1.0, np.nan], np.float32))
+
+
+def test_a_layer_without_experts_is_no_router_to_other_programs() -> None:
+    document = json.loads((GOLDEN / "qwen3_moe" / "config.json").read_text())
+    layers = document["num_hidden_layers"]
+    given = ({**document, "decoder_sparse_step": 1, "mlp_only_layers": dense} for dense in ([], [0]))
+    skipped = [description(4, 128, from_hf(config))["modules_to_not_convert"] for config in given]
+    assert skipped[0] == ["mlp.gate", "mlp.shared_expert_gate"]
+    assert not any(name in "model.layers.0.mlp.gate_up_proj" for name in skipped[1])
+    assert all(f"layers.{layer}.mlp.gate" in skipped[1] for layer in range(1, layers))
+
+
 def test_a_disk_that_fills_up_leaves_a_directory_that_another_run_finishes(qwenbox: Command) -> None:
     words = ("--method", "rtn", "--no-check")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -202,7 +314,7 @@ def test_a_disk_that_fills_up_leaves_a_directory_that_another_run_finishes(qwenb
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert full.returncode == 2
     assert "no room left" in full.stderr and "run the same command again" in full.stderr
-    assert [path.name for path in (qwenbox.folder / "out").iterdir()] == [".quantize"]
+    assert not (qwenbox.folder / "out").exists()  # nothing was finished
     for name in ("out", "whole"):
         assert qwenbox("quantize", MODEL, name, *words, timeout=600).returncode == 0
     assert files(qwenbox.folder / "out") == files(qwenbox.folder / "whole")

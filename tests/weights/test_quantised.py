@@ -433,7 +433,7 @@ def weighted(**changes: Any) -> dict[str, Any]:
     [
         ({"quant_method": "fp8"}, r"quant_method 'fp8'; read are awq, gptq, compressed-tensors\. Take.*GGUF"),
         ({"bits": 4}, r"quant_method None"),
-        (GPTQ | {"bits": 3}, r"bits 3; of gptq checkpoints these are read: gptq or gptq_v2; 4 bits symmetric in groups of 128, 64, 32"),
+        (GPTQ | {"bits": 3}, r"bits 3; of gptq checkpoints these are read: gptq or gptq_v2; 4 bits symmetric in groups of 128 or a multiple, 64, 32"),
         (GPTQ | {"bits": None}, r"bits None"),
         (GPTQ | {"group_size": "128"}, r"group_size '128'"),
         (GPTQ | {"checkpoint_format": "marlin"}, r"checkpoint_format 'marlin'"),

@@ -43,7 +43,7 @@ NOT_THINKING: Mapping[str, SamplingParams] = {"qwen3": SamplingParams(temperatur
 """For answers without a thought of families whose own numbers are those for thinking (Qwen3 model cards, best practices)."""
 
 # generation_config.json and GGUF name the same numbers differently.
-_FIELDS: Mapping[str, tuple[str, str]] = {
+GENERATION_FIELDS: Mapping[str, tuple[str, str]] = {
     "temperature": ("temperature", "general.sampling.temp"),
     "top_k": ("top_k", "general.sampling.top_k"),
     "top_p": ("top_p", "general.sampling.top_p"),
@@ -115,7 +115,7 @@ def _from_metadata(metadata: Mapping[str, Any]) -> ChatFormat:
     family = _family(metadata.get("general.architecture"), name)
     tokenizer = Tokenizer.from_gguf(metadata)
     shipped = metadata.get("tokenizer.chat_template")
-    given = {field: metadata[key] for field, (_, key) in _FIELDS.items() if key in metadata}
+    given = {field: metadata[key] for field, (_, key) in GENERATION_FIELDS.items() if key in metadata}
     return _format(family, tokenizer, shipped, given, metadata.get("tokenizer.ggml.eos_token_id"), vectors_of_metadata(metadata, tokenizer))
 
 
@@ -126,7 +126,7 @@ def _from_directory(directory: Path) -> ChatFormat:
     if not path.is_file():
         raise ModelFormatError(f"{directory.name}: no tokenizer.json")
     generation = _json(directory / "generation_config.json")
-    given = {field: generation[key] for field, (key, _) in _FIELDS.items() if generation.get(key) is not None}
+    given = {field: generation[key] for field, (key, _) in GENERATION_FIELDS.items() if generation.get(key) is not None}
     if generation.get("do_sample") is False:
         given["temperature"] = 0.0
     eos = generation.get("eos_token_id", config.get("eos_token_id"))

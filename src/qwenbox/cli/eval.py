@@ -160,6 +160,7 @@ def _on_text(task: Task, subjects: Sequence[_Subject], reference: _Subject | Non
     for subject in everybody[1:]:
         _check_same_vocabulary(tokenizer, open_chat(subject.path).tokenizer)
     total = sum(1 for _ in itertools.islice(token_ids(data, tokenizer), sizes["max_tokens"])) - 1
+    _check_some(data, total)
     results = []
     if task is Task.kl:
         assert reference is not None
@@ -175,6 +176,11 @@ def _on_text(task: Task, subjects: Sequence[_Subject], reference: _Subject | Non
                 with bar_of(subject.name, total) as progress:
                     results.append(Result(subject.name, perplexity(model, token_ids(data, tokenizer), progress=progress, **sizes), subject.facts()))
     return Report(task.value, data.name, results, results[0] if len(results) > 1 else None)
+
+
+def _check_some(data: Path, predicted: int) -> None:
+    if predicted < 1:
+        raise UsageError(f"{data} has {predicted + 1} tokens of this model: a text of two or more is needed", param="data")
 
 
 def _check_same_vocabulary(tokenizer: Tokenizer, other: Tokenizer) -> None:
@@ -193,6 +199,7 @@ def _layers(subject: _Subject, reference: _Subject, data: Path, max_tokens: int)
     tokenizer = open_chat(subject.path).tokenizer
     _check_same_vocabulary(tokenizer, open_chat(reference.path).tokenizer)
     ids = list(itertools.islice(token_ids(data, tokenizer), max_tokens))
+    _check_some(data, len(ids) - 1)
     mine, other = (open_network(one.path, **one.forms, positions=max_tokens) for one in (subject, reference))
     with bar_of("comparing layers") as progress:
         errors = layer_errors(mine, other, ids, progress)

@@ -55,9 +55,10 @@ def quantize(
     4 bits are written as AutoAWQ writes them, 8 bits as GPTQ's programs do: qwenbox loads the directory as it is,
     and so do vLLM and transformers (8 bits: gptqmodel).
     """
+    from qwenbox.evaluate.fingerprint import FILE
     from qwenbox.llm import open_chat
-    from qwenbox.quantize.calibration import load
-    from qwenbox.quantize.quantize import Options
+    from qwenbox.quantize.calibration import BUILTIN, load
+    from qwenbox.quantize.quantize import Options, finished
     from qwenbox.quantize.quantize import quantize as run
     from qwenbox.quantize.source import read_source
     from qwenbox.settings import load_settings
@@ -68,23 +69,30 @@ def quantize(
     source = read_source(path)
     chat = open_chat(path)
     text = load(calibration, chat, tokens) if options.calibrated else None
-    with progress_bar() as bar:
-        line = bar.add_task("quantising", total=source.config.num_layers)
+    facts = finished(source, out, options, text) if check and not (out / FILE).exists() else None
+    if facts is not None:
+        note(f"{out} was finished before; now it is looked at")
+    else:
+        with progress_bar() as bar:
+            line = bar.add_task("quantising", total=source.config.num_layers)
 
-        def report(state: Layers) -> None:
-            left = "" if state.seconds_left is None else f", {_duration(state.seconds_left)} left"
-            if state.seconds is not None:
-                note(f"layer {state.done} of {state.total}: {state.seconds:.1f} s")
-            bar.update(line, completed=state.done, description=f"layer {min(state.done + 1, state.total)} of {state.total}{left}")
+            def report(state: Layers) -> None:
+                left = "" if state.seconds_left is None else f", {_duration(state.seconds_left)} left"
+                if state.seconds is not None:
+                    note(f"layer {state.done} of {state.total}: {state.seconds:.1f} s{left}")
+                bar.update(line, completed=state.done, description=f"layer {min(state.done + 1, state.total)} of {state.total}{left}")
 
-        facts = run(source, out, options, text, report)
-    note(f"{out}: {facts['bytes'] / 1e9:.2f} GB, {facts['method']}, {facts['bits']} bits")
+            facts = run(source, out, options, text, report)
+        note(f"{out}: {facts['bytes'] / 1e9:.2f} GB, {facts['method']}, {facts['bits']} bits")
     if check:
-        seen = tokens if text is not None and calibration == "builtin" else 0
+        ours = text is not None and (calibration == "builtin" or Path(calibration).samefile(BUILTIN))
+        seen = tokens if ours else 0
         try:
             _look_at(out, path, facts, load("builtin", chat, seen + KL_TOKENS).ids.reshape(-1)[seen:].tolist(), settings)
-        except QwenboxError as error:
-            note(f"{out} is finished, but could not be looked at: {error.message}")
+        except (QwenboxError, OSError) as error:
+            reason = error.message if isinstance(error, QwenboxError) else f"{error.filename or out}: {error.strerror}"
+            note(f"{out} is finished, but could not be looked at: {reason}. The same command looks again; --no-check does without.")
+            raise typer.Exit(1) from None
 
 
 def _look_at(out: Path, original: Path, facts: Mapping[str, Any], ids: list[int], settings: Settings) -> None:

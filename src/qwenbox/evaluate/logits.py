@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from qwenbox.errors import NumericalError
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, Span
 
 from .text import Window
@@ -53,9 +54,11 @@ def log_mass(row: FloatArray) -> float:
 def shifted_powers(row: FloatArray) -> tuple[float, FloatArray]:
     """(the largest logit, e to the power of what each is above it), the powers in float32: 150,000 of them in a tenth of a millisecond.
 
-    Their sum has a relative error of about 1e-7: a log-probability is as exact as its logit.
+    Their sum has a relative error of about 1e-7: a log-probability is as exact as its logit. Raises NumericalError.
     """
     top = row.max()
+    if not np.isfinite(top):
+        raise NumericalError("the model gives logits that are no numbers: its weights are damaged, or it cannot compute with them")
     powers = np.subtract(row, top)
     np.exp(powers, out=powers)
     return float(top), powers

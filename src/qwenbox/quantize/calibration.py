@@ -1,8 +1,8 @@
 """The text that a quantiser watches a model with: as token ids, in blocks of one length.
 
 A calibration file is JSONL. A line is a text, `{"kind": "text", "text": ...}`, or a conversation, `{"kind": "chat", "messages": [...],
-"tools": [...], "thinking": true}`, which the model's own template renders. Any other file is one text in UTF-8. Lines are taken in an order that
-depends on nothing but their number, so that each part of a file has its share of however many tokens are wanted.
+"tools": [...], "thinking": true}`, which the model's own template renders; "kind" may be left out. Any other file is one text in UTF-8. Lines are
+taken in an order that depends on nothing but their number, so that each part of a file has its share of however many tokens are wanted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ LENGTH = 512
 LEAST = 2048
 """Tokens of the smallest calibration that is accepted: fewer say more about themselves than about language."""
 MAX_BYTES = 256 << 20
+_FIELDS = frozenset(field.name for field in fields(Message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,10 @@ def load(source: str, chat: ChatFormat, num_tokens: int, length: int = LENGTH) -
             break
         try:
             ids += _encoded(line, chat)
-        except (QwenboxError, TypeError, KeyError, ValueError) as error:
-            raise UsageError(f"{path}, line {number}: {error if isinstance(error, QwenboxError) else repr(error)}", param="calibration") from None
+        except QwenboxError as error:
+            raise UsageError(f"{path}, line {number}: {error.message}", param="calibration") from None
+        except (TypeError, KeyError, ValueError, AttributeError) as error:  # a tool that is none, say
+            raise UsageError(f"{path}, line {number}: {error!r}", param="calibration") from None
     blocks = len(ids[:wanted]) // length
     if blocks * length < min(LEAST, wanted) or not blocks:
         raise UsageError(
@@ -67,7 +70,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path} has more than {MAX_BYTES >> 20} MB; that much is no help", param="calibration")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"the calibration {path} cannot be read: {error.strerror}", param="calibration") from None
     except UnicodeDecodeError as error:
@@ -75,7 +78,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     if path.suffix != ".jsonl":
         yield 1, text
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield number, json.loads(line)
@@ -86,9 +89,24 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 def _encoded(line: Any, chat: ChatFormat) -> list[int]:
     if isinstance(line, str):
         return chat.tokenizer.encode(line, control=False)
-    if line["kind"] == "text":
+    kind = line.get("kind", "chat" if "messages" in line else "text") if isinstance(line, dict) else None
+    if kind == "text" and isinstance(line.get("text"), str):
         return chat.tokenizer.encode(line["text"], control=False)
-    if line["kind"] != "chat":
-        raise UsageError(f"the kind {line['kind']!r} is unknown; there are text and chat")
-    messages = [Message(**{**message, "tool_calls": tuple(message.get("tool_calls", ()))}) for message in line["messages"]]
-    return chat.encode(messages, line.get("tools"), add_generation_prompt=False, enable_thinking=bool(line.get("thinking", False)))
+    if kind == "chat" and isinstance(line.get("messages"), list):
+        messages = [_message(message) for message in line["messages"]]
+        return chat.encode(messages, line.get("tools"), add_generation_prompt=False, enable_thinking=bool(line.get("thinking", False)))
+    raise UsageError('it is neither {"kind": "text", "text": "..."} nor {"kind": "chat", "messages": [...]}')
+
+
+def _message(given: Any) -> Message:
+    """Of OpenAI's form; null is as good as nothing."""
+    said = {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else {}
+    calls = said.get("tool_calls", ())
+    texts = [value for name, value in said.items() if name != "tool_calls"]
+    if "role" not in said or not all(isinstance(text, str) for text in texts):
+        raise UsageError("a message needs a role, and its parts are texts")
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, dict) for call in calls):
+        raise UsageError("tool_calls of a message must be a list of objects")
+    if unknown := said.keys() - _FIELDS:
+        raise UsageError(f"a message has the unknown field {min(unknown)!r}; there are {', '.join(sorted(_FIELDS))}")
+    return Message(**{**said, "tool_calls": tuple(calls)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ def card(facts: Mapping[str, Any]) -> str:
     steps = "a scale and a zero" if facts["bits"] == 4 else "a scale"
     lines = [
         "---",
-        f"base_model: {facts['model']}",
+        f"base_model: {json.dumps(facts['model'], ensure_ascii=False)}",
         "library_name: transformers",
         "---",
         "",
@@ -46,7 +47,8 @@ def card(facts: Mapping[str, Any]) -> str:
         interval = f" [{quality['kl_mean_low']:.4f}, {quality['kl_mean_high']:.4f}]" if "kl_mean_low" in quality else ""
         lines.append(f"| KL to the original, nats a token | {quality['kl_mean']:.4f}{interval} |")
         lines.append(f"| The same likeliest token | {quality['top1_agreement']:.1%} |")
-        lines.append(f"| Perplexity, of the original | {quality['perplexity']:.3f}, {quality['reference_perplexity']:.3f} |")
+        if {"perplexity", "reference_perplexity"} <= quality.keys():  # either may be beyond all numbers
+            lines.append(f"| Perplexity, of the original | {quality['perplexity']:.3f}, {quality['reference_perplexity']:.3f} |")
     if facts["errors"]:
         lines += ["", *_errors(facts["errors"])]
     return "\n".join([*lines, "", "`quantize.json` has these figures for programs, and the SHA-256 of every file of weights.", ""])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qwenbox.model.config import ModelConfig
 from qwenbox.types import AnyArray
 from qwenbox.weights import awq, gptq
 
@@ -36,8 +37,9 @@ def outputs_of_word(bits: int) -> int:
     return 32 // bits
 
 
-def description(bits: int, group: int, *, experts: bool) -> dict[str, Any]:
+def description(bits: int, group: int, config: ModelConfig) -> dict[str, Any]:
     """`quantization_config` of config.json."""
+    experts = config.experts is not None
     if bits == 8:
         # As regular expressions over the names of modules; these have no quantised parts.
         routers: dict[str, Any] = {r"-:.*\.mlp\.(gate|shared_expert_gate)$": {}}
@@ -58,6 +60,13 @@ def description(bits: int, group: int, *, experts: bool) -> dict[str, Any]:
         "group_size": group,
         "version": "gemm",
         "zero_point": True,
-        # As libraries match these, "mlp.gate" is the router and not "mlp.gate_proj", which experts have further down.
-        "modules_to_not_convert": ["mlp.gate", "mlp.shared_expert_gate"] if experts else None,
+        "modules_to_not_convert": _routers(config) if experts else None,
     }
+
+
+def _routers(config: ModelConfig) -> list[str]:
+    """Libraries look for these within the names of modules; in a layer without experts they would find "mlp.gate_proj"."""
+    sparse = config.experts.sparse_layers if config.experts is not None else ()
+    if len(sparse) == config.num_layers:
+        return ["mlp.gate", "mlp.shared_expert_gate"]
+    return [f"layers.{layer}.mlp.{router}" for layer in sparse for router in ("gate", "shared_expert_gate")]

@@ -30,8 +30,9 @@ from .layer import FloatLayer, float_layer
 from .method import METHODS, Result, quantize_layer, round_layer
 from .parallel import by_rows, one_thread_each
 from .source import Source, embedded, pieces
-from .target import Target
+from .target import STATE, Target, write_whole
 
+FACTS = "quantize.json"
 VERSION = 4
 """Of the algorithms: a directory that another version began is not finished by this one."""
 
@@ -72,22 +73,14 @@ class Options:
 def quantize(
     source: Source, out: Path, options: Options, calibration: Calibration | None, progress: Callable[[Progress], None] = lambda state: None
 ) -> Mapping[str, Any]:
-    """Writes the directory, or finishes it, and says what it wrote: the contents of quantize.json.
+    """Writes the directory, or finishes it, and says what it wrote: the contents of `FACTS`.
 
     `calibration` is None for a method that needs none. Raises UsageError, ModelFormatError; after those of writing the directory can be finished
     by another call.
     """
     config, grid = source.config, Grid(options.bits, options.group)
     check_shapes(source, grid)
-    settings = {
-        "version": VERSION,
-        "model": source.digest,
-        "method": options.method,
-        "bits": options.bits,
-        "group": options.group,
-        "calibration": None if calibration is None else calibration.digest,
-    }
-    with one_thread_each(), closing(Target(out, settings, config.num_layers + 1)) as target:
+    with one_thread_each(), closing(Target(out, _settings(source, options, calibration), config.num_layers + 1)) as target:
         target.check_room(needed_bytes(source, options, calibration))
         progress(Progress(max(0, target.done - 1), config.num_layers, None, None))
         x = target.activations()
@@ -111,11 +104,40 @@ def quantize(
     return facts
 
 
+def _settings(source: Source, options: Options, calibration: Calibration | None) -> dict[str, Any]:
+    """All that the result depends on."""
+    return {
+        "version": VERSION,
+        "model": source.digest,
+        "method": options.method,
+        "bits": options.bits,
+        "group": options.group,
+        "calibration": None if calibration is None else calibration.digest,
+    }
+
+
+def finished(source: Source, out: Path, options: Options, calibration: Calibration | None) -> Mapping[str, Any] | None:
+    """What `quantize` said of a directory that it has finished with the same settings; None where it has not."""
+    try:
+        facts = json.loads((out / FACTS).read_bytes())
+        made = {
+            "version": facts["version"],
+            "model": facts["model_sha256"],
+            "method": facts["method"],
+            "bits": facts["bits"],
+            "group": facts["group"],
+            "calibration": facts["calibration"] and facts["calibration"]["sha256"],
+        }
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return facts if made == _settings(source, options, calibration) and not (out / STATE).exists() else None
+
+
 def add_quality(out: Path, facts: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
     """Puts what `evaluate.divergence` says of a finished directory into its card and its facts."""
     facts = {**facts, "quality": {name: float(f"{number:.4g}") for name, number in numbers.items() if math.isfinite(number)}}
-    (out / "README.md").write_text(card(facts), encoding="utf-8")
-    (out / "quantize.json").write_text(_facts_document(facts), encoding="utf-8")
+    write_whole(out / "README.md", card(facts).encode())
+    write_whole(out / FACTS, _facts_document(facts).encode())
 
 
 def _facts_document(facts: Mapping[str, Any]) -> str:
@@ -151,9 +173,10 @@ def check_shapes(source: Source, grid: Grid) -> None:
             rows, columns = part.tensor.shape
             together = outputs_of_word(grid.bits)
             if columns % grid.group or rows % together:
+                way = f"choose another --group of {', '.join(map(str, GROUPS))}" if rows % together == 0 else "such a model is not written"
                 raise UsageError(
                     f"{part.tensor.name} has {rows} outputs of {columns} inputs, which words of {together} outputs and groups of {grid.group} "
-                    f"do not divide; choose another --group of {', '.join(map(str, GROUPS))}",
+                    f"do not divide; {way}",
                     param="group",
                 )
 
@@ -255,8 +278,8 @@ def _documents(source: Source, options: Options, facts: Mapping[str, Any]) -> di
     if "dtype" in config:
         del config["torch_dtype"]
         config["dtype"] = "float16"
-    config["quantization_config"] = description(options.bits, options.group, experts=source.config.experts is not None)
+    config["quantization_config"] = description(options.bits, options.group, source.config)
     documents["config.json"] = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
-    documents["quantize.json"] = _facts_document(facts)
+    documents[FACTS] = _facts_document(facts)
     documents["README.md"] = card(facts)
     return documents

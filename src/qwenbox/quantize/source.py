@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from qwenbox.chat.tokenizer import SPLIT
-from qwenbox.errors import NotFoundError, UnsupportedModelError
+from qwenbox.chat.chat import GENERATION_FIELDS
+from qwenbox.chat.tokenizer import END_OF_TURN, SPLIT
+from qwenbox.errors import ModelFormatError, NotFoundError, UnsupportedModelError
 from qwenbox.kernels.quants import dequantize, raw_rows
 from qwenbox.model.config import ModelConfig, from_gguf, from_hf
 from qwenbox.model.qwen import Qwen
@@ -25,6 +26,9 @@ COPIED = (
     "tokenizer_config.json",
     "generation_config.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "modules.json",
+    "1_Pooling/config.json",
     "vocab.json",
     "merges.txt",
     "special_tokens_map.json",
@@ -59,13 +63,12 @@ def read_source(path: Path) -> Source:
     documents: dict[str, str | Path]
     if path.is_dir():
         checkpoint = read_directory(path)
-        if "quantization_config" in checkpoint.config:
-            given = checkpoint.config["quantization_config"]
+        given = checkpoint.config.get("quantization_config")
+        if given is not None:
             scheme = given.get("quant_method", "?") if isinstance(given, dict) else "?"
             raise UnsupportedModelError(f"{path} is quantised already ({scheme}): take the model that it was made from, in bf16, fp16, fp32 or GGUF")
         config, tensors = from_hf(checkpoint.config), checkpoint.tensors
         documents = {name: path / name for name in COPIED if (path / name).is_file()}
-        documents["config.json"] = json.dumps(dict(checkpoint.config), indent=1)
     elif path.exists():
         file = read_gguf(path)
         config, tensors = from_gguf(file.metadata), file.tensors
@@ -73,7 +76,11 @@ def read_source(path: Path) -> Source:
     else:
         raise NotFoundError(f"{path} does not exist")
     network = Qwen(config, tensors)
-    if not path.is_dir():
+    if path.is_dir():
+        # A model of vectors has no head and may not say so; it is written with the names of one that has.
+        tied = {"tie_word_embeddings": True} if network.head is None else {}
+        documents["config.json"] = json.dumps({**checkpoint.config, **tied}, indent=1)
+    else:
         documents = gguf_documents(config, file.metadata, tied=network.head is None)
     digest = hashlib.sha256(repr(config).encode())
     for name, tensor in tensors.items():
@@ -101,9 +108,13 @@ def pieces(table: Tensor) -> Iterator[FloatArray]:
 
 
 def gguf_documents(config: ModelConfig, metadata: Mapping[str, Any], *, tied: bool) -> dict[str, str | Path]:
-    """config.json, generation_config.json, tokenizer.json and tokenizer_config.json as a checkpoint would have them."""
-    names, end_of_turn = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.eos_token_id"]
+    """config.json, generation_config.json, tokenizer.json and tokenizer_config.json as a checkpoint would have them. Raises ModelFormatError."""
+    names = metadata["tokenizer.ggml.tokens"]
+    end_of_turn = metadata.get("tokenizer.ggml.eos_token_id", names.index(END_OF_TURN) if END_OF_TURN in names else None)
+    if type(end_of_turn) is not int or not 0 <= end_of_turn < len(names):
+        raise ModelFormatError(f"tokenizer.ggml.eos_token_id is {end_of_turn!r}; it must be one of {len(names)} tokens")
     template = metadata.get("tokenizer.chat_template")
+    name = metadata.get("general.name")  # tells whether a model always thinks
     tokenizer_config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": names[end_of_turn],
@@ -112,8 +123,9 @@ def gguf_documents(config: ModelConfig, metadata: Mapping[str, Any], *, tied: bo
         **({"chat_template": template} if template else {}),
     }
     documents = {
-        "config.json": config_document(config, tied=tied) | {"eos_token_id": end_of_turn},
-        "generation_config.json": {"eos_token_id": end_of_turn},
+        "config.json": config_document(config, tied=tied) | {"eos_token_id": end_of_turn} | ({"_name_or_path": name} if name else {}),
+        "generation_config.json": {"eos_token_id": end_of_turn}
+        | {name: metadata[key] for name, key in GENERATION_FIELDS.values() if key in metadata},
         "tokenizer.json": tokenizer_document(metadata),
         "tokenizer_config.json": tokenizer_config,
     }

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from qwenbox.errors import UsageError
+from qwenbox.hub.manifest import sha256_of
 from qwenbox.types import AnyArray, FloatArray
 from qwenbox.weights.safetensors import ArrayParts, write_safetensors
 
@@ -36,23 +37,42 @@ class Target:
         self.path, self._settings, self._num_shards = path, dict(settings), num_shards
         self._shards: list[dict[str, Any]] = []
         self._state = path / STATE
-        known = _read(self._state / "state.json")
-        if known is None and path.exists() and (not path.is_dir() or any(entry.name != STATE for entry in path.iterdir())):
-            raise UsageError(f"{path} is there already; take another place, or remove it")
-        if known is not None:
-            self._check(known)
+        self._refuse_what_is_there()
+        self._made = not path.exists()
         with self.writing():
             self._state.mkdir(parents=True, exist_ok=True)
             self._lock = (self._state / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UsageError(f"another process is writing {path}") from None
+            self._refuse_what_is_there()  # it may have been finished meanwhile
+            known = _read(self._state / "state.json")
+            if known is None:
+                self._save()
+            else:
+                self._check(known)
+        except UsageError:
             self._lock.close()
-            raise UsageError(f"another process is writing {path}") from None
-        if known is None:
-            self._save()
+            raise
+
+    def _refuse_what_is_there(self) -> None:
+        if self.path.is_dir():
+            names = {entry.name for entry in self.path.iterdir()}
+            if not names - {STATE} or (self._state / "state.json").exists():
+                return
+            with contextlib.suppress(OSError):  # we may have made it, waiting for who finished
+                (self._state / "lock").unlink()
+                self._state.rmdir()
+        elif not self.path.exists():
+            return
+        raise UsageError(f"{self.path} is there already; take another place, or remove it")
 
     def close(self) -> None:
+        """What was begun stays, unless nothing of it was finished."""
+        if not self._shards and [entry.name for entry in self.path.iterdir()] == [STATE]:
+            shutil.rmtree(self.path if self._made else self._state)
         self._lock.close()
 
     @property
@@ -120,13 +140,9 @@ class Target:
         placed = {name: self._name(index) for index, shard in enumerate(self._shards) for name in shard["names"]}
         index = {"metadata": {"total_size": self.num_bytes}, "weight_map": placed}
         with self.writing():
-            _write(self.path / "model.safetensors.index.json", json.dumps(index, indent=1) + "\n")
+            write_whole(self.path / "model.safetensors.index.json", (json.dumps(index, indent=1) + "\n").encode())
             for name, document in sorted(documents.items(), key=lambda item: item[0] == "config.json"):
-                if isinstance(document, Path):
-                    shutil.copyfile(document, self.path / f"{name}.partial")
-                    (self.path / f"{name}.partial").replace(self.path / name)
-                else:
-                    _write(self.path / name, document)
+                write_whole(self.path / name, document.read_bytes() if isinstance(document, Path) else document.encode())
             shutil.rmtree(self._state)
 
     @property
@@ -157,12 +173,12 @@ class Target:
             raise UsageError(f"{self.path} was begun with other settings ({said}): use those, or remove it")
         for index, shard in enumerate(known["shards"]):
             path = self.path / self._name(index)
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+            if not path.is_file() or path.stat().st_size != shard["bytes"] or sha256_of(path) != shard["sha256"]:
                 raise UsageError(f"{path} is missing or damaged: remove {self.path} and begin again")
         self._shards = known["shards"]
 
     def _save(self) -> None:
-        _write(self._state / "state.json", json.dumps({"settings": self._settings, "shards": self._shards}))
+        write_whole(self._state / "state.json", json.dumps({"settings": self._settings, "shards": self._shards}).encode())
 
     def _name(self, index: int) -> str:
         return f"model-{index + 1:05}-of-{self._num_shards:05}.safetensors"
@@ -171,10 +187,12 @@ class Target:
         return self._state / f"activations-{done:05}.npy"
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """A file that is there whole, or is what it was."""
+    path.parent.mkdir(exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

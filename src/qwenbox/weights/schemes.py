@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ModelFormatError, UnsupportedModelError
 
 LARGE = 128
-"""Stands for groups of every multiple of 128 inputs, whole rows among them."""
+"""Stands for groups of every multiple of 128 inputs, whole rows among them; but for itself where AutoAWQ, which has no other, wrote them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,14 @@ class Scheme:
     """Inputs of a group, and the kind of `types.TENSOR_KINDS` that holds such a matrix without loss."""
     witnesses: tuple[str, ...]
     """Folders of tests/weights/data that an independent program wrote."""
+
+    def kind(self, group: int) -> str | None:
+        """What holds a matrix with groups of so many inputs; None where it is not read."""
+        return self.kinds.get(LARGE if group % LARGE == 0 and self.method != "awq" else group)
+
+    def groups(self, large: str) -> str:
+        """Those that are read; `large` says what 128 stands for where it stands for more."""
+        return ", ".join(large if group == LARGE and self.method != "awq" else str(group) for group in self.kinds)
 
 
 _INT4 = {LARGE: "int4", 64: "int4_64", 32: "int4_32"}
@@ -52,7 +60,7 @@ def describe() -> str:
     lines = ["| quant_method | form | bits | zeros | groups | in memory |", "|---|---|---|---|---|---|"]
     for scheme in SCHEMES:
         forms = ", ".join(f"`{form}`" for form in scheme.forms)
-        groups = ", ".join("128 and its multiples, whole rows" if group == LARGE else str(group) for group in scheme.kinds)
+        groups = scheme.groups("128 and its multiples, whole rows")
         kinds = ", ".join(f"`{kind}`" for kind in dict.fromkeys(scheme.kinds.values()))
         lines.append(f"| `{scheme.method}` | {forms} | {scheme.bits} | {'yes' if scheme.zeros else 'symmetric'} | {groups} | {kinds} |")
     return "\n".join(lines) + "\n"
@@ -62,7 +70,7 @@ def kind_of(method: str, module: str, bits: int, group: int, zeros: bool) -> str
     """The kind that holds matrices of so many bits and inputs a group. Raises UnsupportedModelError that names the module and what is read."""
     for scheme in SCHEMES:
         if (scheme.method, scheme.bits, scheme.zeros) == (method, bits, zeros):
-            kind = scheme.kinds.get(LARGE if group % LARGE == 0 else group)
+            kind = scheme.kind(group)
             if kind is not None:
                 return kind
     zero = "with zeros" if zeros else "symmetric"
@@ -72,12 +80,12 @@ def kind_of(method: str, module: str, bits: int, group: int, zeros: bool) -> str
 def accepted(method: str) -> str:
     """What is read of a method, and the way out."""
     read = (
-        f"{scheme.bits} bits {'with zeros' if scheme.zeros else 'symmetric'} in groups of {', '.join(str(group) for group in scheme.kinds)}"
+        f"{scheme.bits} bits {'with zeros' if scheme.zeros else 'symmetric'} in groups of {scheme.groups('128 or a multiple')}"
         for scheme in SCHEMES
         if scheme.method == method
     )
     forms = " or ".join(next(scheme.forms for scheme in SCHEMES if scheme.method == method))
-    return f"of {method} checkpoints these are read: {forms}; {'; '.join(read)} (128 stands for its multiples too). {OTHERWISE}"
+    return f"of {method} checkpoints these are read: {forms}; {'; '.join(read)}. {OTHERWISE}"
 
 
 OTHERWISE = "Take another quantisation of the model, a GGUF file, or the model in bf16 with --weights int4"
