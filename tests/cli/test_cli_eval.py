@@ -75,7 +75,7 @@ def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(qwenbox: Comma
     assert_error(qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "bad.jsonl", "--report", "bad.jsonl"), 2, "bad.jsonl")
     for number, text in enumerate(("", "a")):
         (qwenbox.folder / "text.txt").write_text(text)
-        done = qwenbox("eval", MODEL, "--task", "ppl", "--data", "text.txt")
+        done = qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "text.txt")
         assert done.returncode == 2 and f"text.txt has {number} tokens" in done.stderr
 
 
