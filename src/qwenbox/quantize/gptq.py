@@ -76,7 +76,12 @@ def inverse_of(gram: FloatArray, damping: float = DAMPING) -> Inverse:
         corner = gram[panel, panel]
         corner[:] = np.triu(corner) + np.triu(corner, 1).T
         gram[panel.stop :, panel] = gram[panel, panel.stop :].T
-    return Inverse(inverse_factor(gram[np.ix_(order, order)], damping), order)
+    # Into that order where it lies: of a wide matrix a second one is as large as half a layer.
+    for panel in pieces(len(gram), _PANEL):
+        gram[:, panel] = gram[order, panel]
+    for panel in pieces(len(gram), _PANEL):
+        gram[panel] = gram[panel][:, order]
+    return Inverse(inverse_factor(gram, damping), order)
 
 
 def round_columns(weight: FloatArray, inverse: Inverse, steps: Steps, grid: Grid) -> Rounded:

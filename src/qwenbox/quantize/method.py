@@ -242,6 +242,7 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
             return
         inverse, blocks, factor = inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
         for linear in linears:
+            # Of queries and keys too, which AWQ alone leaves whole: with GPTQ behind it that is nearer to the original (docs/log.md).
             steps = search_steps(linear.weight, blocks, grid)
             result.add(linear, round_columns(linear.weight, inverse, steps, grid), factor)
             linear.weight = result.rounded[linear.module].floats()
@@ -258,6 +259,8 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
     for block, added in zip(x, in_order(layer.output, mixed), strict=True):
         block += added
     del mixed
+    for linear in (layer.query, layer.key, layer.value, layer.output):
+        linear.weight = linear.weight[:0].copy()  # nobody asks for it any more, and the products of wide inputs need room
 
     place = {id(part): index for index, part in enumerate(layer.gated_parts)}
 
