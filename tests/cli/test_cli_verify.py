@@ -53,7 +53,7 @@ def test_a_planted_fault_is_found(fault: str, awq: tuple[Path, Fingerprint], tmp
     well, known = awq
     bad = shutil.copytree(well, tmp_path / "bad")
     FAULTS[fault](bad)
-    assert check_files(known.files, digests(bad, lambda part: None), "the fingerprint").well is (fault == "stale template")
+    assert check_files(known.files, digests(bad, lambda part: None), "the fingerprint").well is False
     wrong = {one.name.split()[0] for one in findings(known, bad) if one.well is False}
     assert wrong == {"stale template": {"template"}, "flipped byte": set()}.get(fault, {"logits"})
 
@@ -108,6 +108,13 @@ def test_the_command_stores_a_fingerprint_and_finds_what_changed_since(qwenbox: 
     assert "fingerprint" in (stored := qwenbox("verify", model, "--store")).stdout and stored.returncode == 0, stored.stderr
     again = qwenbox("verify", model)
     assert again.returncode == 0 and "BAD" not in again.stdout and "0.0000 spreads" in again.stdout
+    (model / "notes.json").write_text("{}")
+    assert qwenbox("verify", model, "--quick").returncode == 0
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    added = qwenbox("verify", model, "--quick")
+    assert added.returncode == 1 and "chat_template.jinja was not there" in added.stdout
+    for name in ("notes.json", "chat_template.jinja"):
+        (model / name).unlink()
     flipped_byte(model)
     quick = qwenbox("verify", model, "--quick", "--json")
     assert quick.returncode == 1
@@ -158,6 +165,9 @@ def test_a_fingerprint_in_the_directory_comes_first(qwenbox: Command, awq: tuple
         lambda raw: raw.replace('"format": 1', '"format": 9'),
         lambda raw: "[1]",
         lambda raw: raw.replace('"places": [', '"places": [99999, '),
+        lambda raw: json.dumps(
+            json.loads(raw) | {"probes": [{**json.loads(raw)["probes"][0], **{key: [] for key in ("ids", "places", "top", "logits", "spread")}}]}
+        ),
     ],
 )
 def test_a_damaged_fingerprint_is_refused_by_name(

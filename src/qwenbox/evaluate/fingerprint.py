@@ -189,7 +189,9 @@ def _read_probe(raw: Mapping[str, Any]) -> Probe:
         tuple(map(float, raw["spread"])),
     )
     same = len(probe.places) == len(probe.top) == len(probe.logits) == len(probe.spread)
-    if not same or len(probe.ids) > MAX_TOKENS or not all(0 <= place < len(probe.ids) for place in probe.places):
+    rows = all(top and len(top) == len(logits) for top, logits in zip(probe.top, probe.logits, strict=False))
+    places = probe.places and all(0 <= place < len(probe.ids) for place in probe.places)
+    if not (same and rows and places) or len(probe.ids) > MAX_TOKENS:
         raise ValueError("a probe does not fit itself")
     return probe
 
@@ -222,13 +224,15 @@ def digests(path: Path, progress: Progress) -> dict[str, FileDigest]:
 
 
 def check_files(known: Mapping[str, FileDigest], found: Mapping[str, FileDigest], whose: str) -> Finding:
-    """Whether the files are those whose digests `whose` holds. A file that is not known is told, and does no harm."""
+    """Whether the files are those whose digests `whose` holds. A file that is not known is told, and does no harm, but for a template: it is read
+    instead of what the others say."""
     wrong = [f"{name} is missing" for name in known if name not in found]
     for name, digest in known.items():
         if name in found and found[name] != digest:
             sizes = f"{found[name].size} bytes instead of {digest.size}" if found[name].size != digest.size else f"{digest.size} bytes, some changed"
             wrong.append(f"{name}: {sizes}")
     more = [name for name in found if name not in known]
+    wrong += [f"{name} was not there" for name in more if name.endswith(".jinja")]
     if wrong:
         return Finding("files", False, f"not those of {whose}: {'; '.join(wrong)}")
     return Finding("files", True, f"{len(known)} by sha256 as in {whose}" + (f"; not known: {', '.join(more)}" if more else ""))
