@@ -20,19 +20,20 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from qwenbox.cli import app
-from qwenbox.errors import NumericalError, UsageError
+from qwenbox.errors import ModelFormatError, NumericalError, UsageError
 from qwenbox.evaluate.divergence import divergence
 from qwenbox.evaluate.logits import log_mass
 from qwenbox.kernels import quants
 from qwenbox.llm import open_chat
-from qwenbox.model.config import from_hf
+from qwenbox.model.config import from_gguf, from_hf
 from qwenbox.model.load import Backend, Model, load_model
 from qwenbox.quantize.calibration import Calibration, load
 from qwenbox.quantize.form import description
 from qwenbox.quantize.quantize import Options, Progress, quantize
-from qwenbox.quantize.source import read_source
+from qwenbox.quantize.source import gguf_documents, read_source
 from qwenbox.types import Batch, PackedTensor, Span
 from qwenbox.weights import read_directory
+from qwenbox.weights.gguf import read_gguf
 from qwenbox.weights.packed import unpack
 from tests.cli.command import Command
 from tests.thinker import MODEL
@@ -252,11 +253,12 @@ def test_a_model_of_vectors_says_that_it_is_one_and_loads(names: str, tmp_path: 
         (source / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
     save_file(tensors, source / "model.safetensors")
     (source / "modules.json").write_text('[{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]')
+    (source / "chat_template.json").write_text('{"chat_template": "{{ messages }}"}')
     (source / "1_Pooling").mkdir()
     (source / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
     quantize(read_source(source), out, Options("rtn", group=32), None)
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
-    for name in ("modules.json", "1_Pooling/config.json"):
+    for name in ("modules.json", "1_Pooling/config.json", "chat_template.json"):
         assert (out / name).read_bytes() == (source / name).read_bytes()
     assert np.isfinite(logits_of(out, np.arange(8, dtype=np.int32))).all()
 
@@ -325,6 +327,19 @@ def test_too_little_room_is_seen_before_anything_is_written(tmp_path: Path, monk
     with pytest.raises(UsageError, match=r"only 0\.00 GB are free"):
         quantize(read_source(MODEL), tmp_path / "out", Options("rtn"), None)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_what_a_gguf_file_says_of_its_answers_is_kept_and_what_it_leaves_out_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_gguf())
+    file = read_gguf(path)
+    config, end = from_gguf(file.metadata), file.metadata["tokenizer.ggml.tokens"].index("<|im_end|>")
+    without = {name: value for name, value in file.metadata.items() if name != "tokenizer.ggml.eos_token_id"}
+    told = gguf_documents(config, without | {"general.sampling.temp": 0.5, "general.name": "Qwen3-4B-Thinking-2507"}, tied=True)
+    assert json.loads(str(told["generation_config.json"])) == {"eos_token_id": end, "temperature": 0.5}
+    assert json.loads(str(told["config.json"]))["_name_or_path"] == "Qwen3-4B-Thinking-2507"
+    with pytest.raises(ModelFormatError, match="eos_token_id is 99999"):
+        gguf_documents(config, without | {"tokenizer.ggml.eos_token_id": 99999}, tied=True)
 
 
 def test_a_gguf_file_becomes_a_checkpoint_with_its_tokenizer(tmp_path: Path) -> None:
