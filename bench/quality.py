@@ -282,7 +282,7 @@ class Models:
             (found,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
             told = [{"problem": line, "seconds": found["seconds"] / len(part), **item} for line, item in zip(part, found["items"], strict=True)]
             with kept.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
+                file.writelines(json.dumps(line) + "\n" for line in told)  # in ASCII: an answer may hold other ends of lines
             known |= {line["problem"]: line for line in told}
         items = [known[line] for line in lines]
         tokens, cut = sum(item.get("new_tokens", 0) for item in items), sum(item.get("finish_reason") == "length" for item in items)

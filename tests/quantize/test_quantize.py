@@ -206,7 +206,7 @@ def test_who_names_a_file_as_the_target_keeps_it(tmp_path: Path) -> None:
     assert path.read_bytes() == b"mine"
 
 
-def test_a_finished_shard_that_was_damaged_before_the_others_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_shard_that_was_damaged_before_the_others_is_not_kept(tmp_path: Path) -> None:
     source, options, out = read_source(MODEL), Options("rtn"), tmp_path / "out"
 
     def stop(state: Progress) -> None:
@@ -223,7 +223,7 @@ def test_a_finished_shard_that_was_damaged_before_the_others_is_not_kept(tmp_pat
         quantize(source, out, options, None)
 
 
-def test_who_was_stopped_while_the_result_was_looked_at_looks_again(qwenbox: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_stopped_while_the_result_was_looked_at_looks_again(qwenbox: Command) -> None:
     words = ("quantize", MODEL, "out", "--method", "rtn")
     assert qwenbox(*words, "--no-check", timeout=600).returncode == 0
     unseen = files(qwenbox.folder / "out")
