@@ -4,8 +4,9 @@
                              [--problems N] [--json]
 
 MODEL is a catalogue name, a `.gguf` file, a directory in bf16, or `thinker` (tests/fixtures). The reference is the model in bf16: a GGUF file is
-dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `awq+gptq` by `qwenbox quantize` (groups of 128), `q4_0` and
-`q4_k_m` by llama-quantize (`python bench/peers.py --prepare llama.cpp`, or --llama-quantize); `int4` is the reference with `--weights int4`.
+dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `awq+gptq` by `qwenbox quantize` in groups of 128, `awq+gptq-g32` in
+groups of 32; `q4_0` and `q4_k_m` by llama-quantize (`python bench/peers.py --prepare llama.cpp`, or --llama-quantize); `int4` is the reference with
+`--weights int4`.
 `quality`: divergence and perplexity as `qwenbox eval` has them, on a text that no calibration saw. `speed`: `qwenbox bench`, all rows in this engine.
 `variants`: whether the row that is served (awq+gptq) puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
 `code`, `choice`, `generate`: the tasks under bench/data by `qwenbox eval`, for the thinker `sums`; each row is compared with the reference problem
@@ -59,8 +60,9 @@ from qwenbox.weights.safetensors import read_directory  # noqa: E402
 from tests import thinker  # noqa: E402
 
 REFERENCE = "bf16"
-CALIBRATED = ("gptq", "awq", "awq+gptq")
-METHODS = ("rtn", *CALIBRATED)
+METHODS = {"rtn": ("rtn", 128), "gptq": ("gptq", 128), "awq": ("awq", 128), "awq+gptq": ("awq+gptq", 128), "awq+gptq-g32": ("awq+gptq", 32)}
+"""Rows that `qwenbox quantize` makes: its method, and the weights of a group."""
+CALIBRATED = tuple(row for row, (method, _) in METHODS.items() if method != "rtn")
 LLAMA = ("q4_0", "q4_k_m")
 ROWS = (REFERENCE, "int4", *METHODS, *LLAMA)
 TASKS = ("code", "choice", "generate", "sums")
@@ -170,7 +172,8 @@ class Models:
             return self._by_llama(row), None
         path = self._folder / self._name(row)
         if not (path / "README.md").exists():  # written last
-            words = ["quantize", str(self.reference), str(path), "--method", row, "--no-check"]
+            method, group = METHODS[row]
+            words = ["quantize", str(self.reference), str(path), "--method", method, "--group", str(group), "--no-check"]
             if self.calibration(row):
                 words += ["--calibration", str(self._calibration), "--tokens", str(self._calibration_tokens)]
             qwenbox(*words)
@@ -449,7 +452,7 @@ def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict
     text += f"""
 * The reference is in bf16. {origin}
 * Text: {settings["quality"]}, which moves by half of it; intervals of 95 % by bootstrap over the windows. KL in nats, from the reference to the row.
-* rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128; calibration: {calibration}; embedding and head are fp16.
+* rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128, or 32; calibration: {calibration}; embedding and head are fp16.
   q4_0, q4_k_m: llama-quantize, without an importance matrix. int4: the reference, rounded on load with `--weights int4`; MB are the reference's.
 * bits: of the matrices in the layers, with scales. Speed: {settings["speed"]}, medians, all in this engine.
 {tasks_told(found, settings)}* Sources: {", ".join(sorted({numbers["commit"] for numbers in found.values()}))}.

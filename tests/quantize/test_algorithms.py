@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from qwenbox.quantize.clip import SHARES, cut, search_steps
 from qwenbox.quantize.gptq import DAMPING, inverse_of, round_columns
 from qwenbox.quantize.grid import GROUPS, Grid, Steps
 from qwenbox.quantize.inputs import Inputs
-from qwenbox.quantize.layer import FloatLayer, float_layer, rms_norm
-from qwenbox.quantize.method import observe, scale_layer
+from qwenbox.quantize.layer import FloatLayer, Gated, Linear, float_layer, rms_norm
+from qwenbox.quantize.method import METHODS, observe, quantize_layer, scale_layer
+from qwenbox.quantize.parallel import one_thread_each
 from qwenbox.quantize.scales import Consumer, scales_at, search_scales, weight_magnitude
 from qwenbox.types import Batch, FloatArray, Span, Tensor
 from qwenbox.weights.awq import pack, unpack
@@ -222,3 +224,29 @@ def test_the_forward_pass_is_the_engines_and_scales_do_not_change_it(name: str, 
         np.testing.assert_allclose(again.attention.magnitude, sites.attention.magnitude, rtol=1e-3)
         assert not np.array_equal(layer.attention_norm, before)
         x = after
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "awq+gptq"])
+def test_a_layer_is_quantised_within_twice_its_size_and_what_enters_it(method: str) -> None:
+    """A quarter as wide as one of Qwen3-8B, which leaves its memory in the same proportions but for pieces of fixed sizes."""
+    hidden, inner, length = 1024, 3072, 128
+    random = np.random.default_rng(0)
+
+    def linear(rows: int, columns: int) -> Linear:
+        return Linear(f"{rows} {columns} {random.random()}", random.standard_normal((rows, columns), np.float32) / np.float32(columns**0.5))
+
+    config = replace(CONFIGS["dense"], num_heads=8, num_kv_heads=2, head_dim=128)
+    ones = np.ones(hidden, np.float32)
+    angles = np.outer(np.arange(length), 10000.0 ** -(np.arange(64) / 64)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        attention = [linear(hidden, hidden), linear(256, hidden), linear(256, hidden)]
+        gated = Gated(linear(inner, hidden), linear(inner, hidden), linear(hidden, inner))
+        layer = FloatLayer(config, ones.copy(), *attention, None, None, linear(hidden, hidden), ones.copy(), gated)
+        x = random.standard_normal((16, length, hidden), np.float32)
+        size = sum(linear.weight.nbytes for linear in layer.linears)
+        with one_thread_each():
+            quantize_layer(layer, x, (np.cos(angles), np.sin(angles)), METHODS[method], Grid(4, 128))
+        assert tracemalloc.get_traced_memory()[1] < 2 * size + x.nbytes + (16 << 20)
+    finally:
+        tracemalloc.stop()

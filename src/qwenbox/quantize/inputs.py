@@ -28,7 +28,8 @@ class Inputs:
         self._magnitude = np.zeros(width, np.float64)
         self._blocks = np.zeros((width // group, group, group), np.float32)
         self._factor = np.zeros((rows, width), np.float32)
-        self._gram = np.zeros((width, width), np.float32) if gram else None
+        # Pieces of rows, each from its own diagonal on: half of the matrix, which is as large as the layer where inputs are wide.
+        self._gram = [np.zeros((min(_COLUMNS, width - start), width - start), np.float32) for start in range(0, width, _COLUMNS)] if gram else None
         self._random = np.random.Generator(np.random.SFC64(7))
         self._divisor = np.ones(width, np.float32)
 
@@ -46,7 +47,7 @@ class Inputs:
             self._blocks[columns.start // self._group : columns.stop // self._group] += grouped.transpose(0, 2, 1) @ grouped
             self._factor[:, columns] += signs @ own
             if self._gram is not None:
-                self._gram[columns, columns.start :] += own.T @ x[:, columns.start :]
+                self._gram[columns.start // _COLUMNS] += own.T @ x[:, columns.start :]
 
         list(in_order(add_columns, pieces(x.shape[1], _COLUMNS)))
 
@@ -73,7 +74,13 @@ class Inputs:
     def take_gram(self) -> FloatArray:
         """Means of the products of all inputs, [width, width], right of the diagonal and on it; only where it is kept, and once: it is large."""
         assert self._gram is not None
-        gram, self._gram = self._gram, None
-        for row, divisor in zip(gram, self._divisor, strict=True):
-            row /= np.float32(self.count) * divisor * self._divisor
+        panels, self._gram = self._gram[::-1], None
+        gram = np.empty((len(self._divisor), len(self._divisor)), np.float32)
+        start = 0
+        while panels:
+            panel = panels.pop()
+            for row, divisor in zip(panel, self._divisor[start:], strict=False):
+                row /= np.float32(self.count) * divisor * self._divisor[start:]
+            gram[start : start + len(panel), start:] = panel
+            start += len(panel)
         return gram

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -90,10 +90,13 @@ def quantize_layer(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
     if method.scales:
         some = -(-x[..., 0].size // SCALE_TOKENS) if method.columns else 1
         sites, after = observe(layer, x[::some], rotation, grid)
-        scale_layer(layer, sites, grid)
         if not method.columns:
             x[:] = after
+        del after
+        scale_layer(layer, sites, grid)
+        if not method.columns:
             return _round_scaled(layer, sites, grid)
+        del sites
     return _round_columns(layer, x, rotation, grid)
 
 
@@ -238,14 +241,15 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
         if not inputs.count:
             for linear in linears:
                 result.add(linear, grid.round(linear.weight), None)
-                linear.weight = result.rounded[linear.module].floats()
+            _take_back(linears, result)
             return
         inverse, blocks, factor = inverse_of(inputs.take_gram()), inputs.blocks, inputs.factor
         for linear in linears:
             # Of queries and keys too, which AWQ alone leaves whole: with GPTQ behind it that is nearer to the original (docs/log.md).
             steps = search_steps(linear.weight, blocks, grid)
             result.add(linear, round_columns(linear.weight, inverse, steps, grid), factor)
-            linear.weight = result.rounded[linear.module].floats()
+            _let_go([linear])
+            _take_back([linear], result)
 
     for entered in in_order(layer.attention_input, x):
         attention.add(entered)
@@ -259,8 +263,7 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
     for block, added in zip(x, in_order(layer.output, mixed), strict=True):
         block += added
     del mixed
-    for linear in (layer.query, layer.key, layer.value, layer.output):
-        linear.weight = linear.weight[:0].copy()  # nobody asks for it any more, and the products of wide inputs need room
+    _let_go([layer.query, layer.key, layer.value, layer.output])
 
     place = {id(part): index for index, part in enumerate(layer.gated_parts)}
 
@@ -275,8 +278,23 @@ def _round_columns(layer: FloatLayer, x: FloatArray, rotation: tuple[FloatArray,
     for told in in_order(lambda block: [(part, part.hidden(tokens)) for part, tokens in entering(block)], x):
         for part, hidden in told:
             parts[place[id(part)]][1].add(hidden)
+    enter = [linear for part in layer.gated_parts for linear in (part.gate, part.up)]
+    _let_go(enter)
     for part, (_, reached) in zip(layer.gated_parts, parts, strict=True):
         round_all([part.down], reached)
+    _take_back(enter, result)
     for block, added in zip(x, in_order(lambda block: layer.fed_forward(layer.feed_forward_input(block)), x), strict=True):
         block += added
     return result
+
+
+def _let_go(linears: Iterable[Linear]) -> None:
+    """A matrix that nobody asks for makes room for the products of wide inputs."""
+    for linear in linears:
+        linear.weight = linear.weight[:0].copy()
+
+
+def _take_back(linears: Iterable[Linear], result: Result) -> None:
+    """As it was rounded."""
+    for linear in linears:
+        linear.weight = result.rounded[linear.module].floats()

@@ -27,6 +27,7 @@ from .card import card
 from .form import BITS, description, outputs_of_word, parts, parts_bytes
 from .grid import GROUPS, Grid
 from .layer import FloatLayer, float_layer
+from .memory import give_back_large_blocks
 from .method import METHODS, Result, quantize_layer, round_layer
 from .parallel import by_rows, one_thread_each
 from .source import Source, embedded, pieces
@@ -80,6 +81,7 @@ def quantize(
     """
     config, grid = source.config, Grid(options.bits, options.group)
     check_shapes(source, grid)
+    give_back_large_blocks()
     with one_thread_each(), closing(Target(out, _settings(source, options, calibration), config.num_layers + 1)) as target:
         target.check_room(needed_bytes(source, options, calibration))
         progress(Progress(max(0, target.done - 1), config.num_layers, None, None))
