@@ -673,7 +673,7 @@ void dense_rows(const uint8_t* base, int k, const float* x, size_t x_stride, int
   for (; row + kDenseRows <= rows; row += kDenseRows)
     dense_tile<kind, kDenseRows, kDenseBlocks>(base, k, x + size_t(row) * x_stride, x_stride, acc + row);
   for (; row + 2 <= rows; row += 2)
-    dense_tile<kind, 2, kDenseBlocks < 2 ? 2 : kDenseBlocks>(base, k, x + size_t(row) * x_stride, x_stride, acc + row);
+    dense_tile < kind, 2, kDenseBlocks<2 ? 2 : kDenseBlocks>(base, k, x + size_t(row) * x_stride, x_stride, acc + row);
   if (row < rows) dense_tile<kind, 1, 4>(base, k, x + size_t(row) * x_stride, x_stride, acc + row);
 }
 
