@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from qwenbox.chat.pooling import vectors_of_directory
 from qwenbox.cli import app
 from qwenbox.errors import ModelFormatError, NumericalError, UsageError
 from qwenbox.evaluate.divergence import divergence
@@ -340,6 +341,19 @@ def test_what_a_gguf_file_says_of_its_answers_is_kept_and_what_it_leaves_out_is_
     assert json.loads(str(told["config.json"]))["_name_or_path"] == "Qwen3-4B-Thinking-2507"
     with pytest.raises(ModelFormatError, match="eos_token_id is 99999"):
         gguf_documents(config, without | {"tokenizer.ggml.eos_token_id": 99999}, tied=True)
+
+
+@pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (3, "last")])
+def test_what_a_gguf_file_says_of_vectors_is_said_as_a_directory_says_it(tmp_path: Path, number: int, pooling: str) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_gguf())
+    metadata = read_gguf(path).metadata
+    said = metadata | {f"{metadata['general.architecture']}.pooling_type": number}
+    told = gguf_documents(from_gguf(metadata), said, tied=True)
+    with closing(open_chat(path)) as chat:
+        vectors = vectors_of_directory(tmp_path, chat.tokenizer, lambda file: json.loads(str(told[str(file.relative_to(tmp_path))])))
+    assert vectors.stated and vectors.pooling == pooling
+    assert "modules.json" not in gguf_documents(from_gguf(metadata), metadata, tied=True)
 
 
 def test_a_gguf_file_becomes_a_checkpoint_with_its_tokenizer(tmp_path: Path) -> None:

@@ -66,6 +66,18 @@ def vectors_of_metadata(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> Ve
     return _stated(_GGUF[kind], tokenizer)
 
 
+def documents_of_metadata(metadata: Mapping[str, Any], hidden_size: int) -> dict[str, Any]:
+    """What a directory has to say what a GGUF file says, by name; nothing where that says nothing."""
+    pooling = _GGUF.get(metadata.get(f"{metadata.get('general.architecture')}.pooling_type", 0))
+    if pooling is None:
+        return {}
+    modules = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    kinds = {path: f"sentence_transformers.models.{kind}" for path, kind in modules.items()}
+    listed = [{"idx": index, "name": str(index), "path": path, "type": kind} for index, (path, kind) in enumerate(kinds.items())]
+    modes = {"pooling_mode_mean_tokens": pooling == "mean", "pooling_mode_lasttoken": pooling == "last"}
+    return {"modules.json": listed, "1_Pooling/config.json": {"word_embedding_dimension": hidden_size, **modes}}
+
+
 def _stated(pooling: Pooling, tokenizer: Tokenizer) -> Vectors:
     # Qwen3-Embedding reads a text off its end: https://huggingface.co/Qwen/Qwen3-Embedding-0.6B, its tokenizer's template.
     end = tokenizer.id_of(END_OF_TEXT) if pooling == "last" else None

@@ -26,6 +26,7 @@ from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.errors import ModelFormatError, RequestError
 from qwenbox.hub.manifest import MANIFEST, FileDigest, is_plain_name, sha256_of
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, Message, SequenceOutput, Span
+from qwenbox.weights.files import write_whole
 
 from .logits import Scorable
 from .perplexity import perplexity
@@ -158,10 +159,7 @@ def place(path: Path, state_dir: Path) -> Path:
 
 
 def write(fingerprint: Fingerprint, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps({"format": 1, **asdict(fingerprint)}) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, (json.dumps({"format": 1, **asdict(fingerprint)}) + "\n").encode())
 
 
 def read(path: Path) -> Fingerprint:

@@ -19,7 +19,7 @@ import numpy as np
 from qwenbox.errors import ModelFormatError, UsageError
 from qwenbox.kernels.quants import dequantize
 from qwenbox.types import AnyArray, FloatArray, Tensor
-from qwenbox.weights.files import release
+from qwenbox.weights.files import release, write_whole
 from qwenbox.weights.safetensors import ArrayParts
 
 from .calibration import Calibration
@@ -31,7 +31,7 @@ from .memory import give_back_large_blocks
 from .method import METHODS, Result, quantize_layer, round_layer
 from .parallel import by_rows, one_thread_each
 from .source import Source, embedded, pieces
-from .target import STATE, Target, write_whole
+from .target import STATE, Target
 
 FACTS = "quantize.json"
 VERSION = 4

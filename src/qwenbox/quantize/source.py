@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qwenbox.chat.chat import GENERATION_FIELDS
+from qwenbox.chat.pooling import documents_of_metadata
 from qwenbox.chat.tokenizer import END_OF_TURN, SPLIT
 from qwenbox.errors import ModelFormatError, NotFoundError, UnsupportedModelError
 from qwenbox.kernels.quants import dequantize, raw_rows
@@ -108,7 +109,8 @@ def pieces(table: Tensor) -> Iterator[FloatArray]:
 
 
 def gguf_documents(config: ModelConfig, metadata: Mapping[str, Any], *, tied: bool) -> dict[str, str | Path]:
-    """config.json, generation_config.json, tokenizer.json and tokenizer_config.json as a checkpoint would have them. Raises ModelFormatError."""
+    """config.json, generation_config.json, tokenizer.json and tokenizer_config.json as a checkpoint would have them, and for a model of vectors what
+    sentence-transformers reads. Raises ModelFormatError."""
     names = metadata["tokenizer.ggml.tokens"]
     end_of_turn = metadata.get("tokenizer.ggml.eos_token_id", names.index(END_OF_TURN) if END_OF_TURN in names else None)
     if type(end_of_turn) is not int or not 0 <= end_of_turn < len(names):
@@ -128,6 +130,7 @@ def gguf_documents(config: ModelConfig, metadata: Mapping[str, Any], *, tied: bo
         | {name: metadata[key] for name, key in GENERATION_FIELDS.values() if key in metadata},
         "tokenizer.json": tokenizer_document(metadata),
         "tokenizer_config.json": tokenizer_config,
+        **documents_of_metadata(metadata, config.hidden_size),
     }
     return {name: json.dumps(value, ensure_ascii=False, indent=1) for name, value in documents.items()}
 

@@ -22,6 +22,7 @@ import numpy as np
 from qwenbox.errors import UsageError
 from qwenbox.hub.manifest import sha256_of
 from qwenbox.types import AnyArray, FloatArray
+from qwenbox.weights.files import write_whole
 from qwenbox.weights.safetensors import ArrayParts, write_safetensors
 
 STATE = ".quantize"
@@ -185,17 +186,6 @@ class Target:
 
     def _activations(self, done: int) -> Path:
         return self._state / f"activations-{done:05}.npy"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is there whole, or is what it was."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

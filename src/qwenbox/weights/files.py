@@ -39,6 +39,17 @@ class _Mapped(mmap.mmap):
         os.close(self.descriptor)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """A file, and its folder where there is none: it is there whole, or what it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
 def location(data: AnyArray) -> tuple[int, int] | None:
     """The descriptor of the mapped file that `data` is part of, open as long as `data` lives, and where it begins there; None otherwise."""
     at = _place(data)
