@@ -27,8 +27,8 @@ import numpy as np  # noqa: E402
 
 from bench.machine import commit, local_file, machine_name, say  # noqa: E402
 from bench.table import markdown  # noqa: E402
+from qwenbox.chat.text import token_ids  # noqa: E402
 from qwenbox.evaluate.divergence import divergences  # noqa: E402
-from qwenbox.evaluate.text import token_ids  # noqa: E402
 from qwenbox.kernels.ceiling import CeilingMeter  # noqa: E402
 from qwenbox.llm import open_chat  # noqa: E402
 from qwenbox.model.load import Model, load_model, stored_costs  # noqa: E402

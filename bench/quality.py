@@ -42,12 +42,12 @@ import numpy as np  # noqa: E402
 from bench import synth  # noqa: E402
 from bench.machine import commit, local_file, machine_name, run, say  # noqa: E402
 from bench.table import Table, markdown, number  # noqa: E402
+from qwenbox.chat.text import token_ids  # noqa: E402
 from qwenbox.cli.quantize import TOKENS  # noqa: E402
 from qwenbox.engine.options import EngineOptions, open_model  # noqa: E402
 from qwenbox.evaluate.divergence import divergences  # noqa: E402
 from qwenbox.evaluate.interval import Estimate  # noqa: E402
 from qwenbox.evaluate.tasks import Item, Score, retention  # noqa: E402
-from qwenbox.evaluate.text import token_ids  # noqa: E402
 from qwenbox.kernels.native import isa_available  # noqa: E402
 from qwenbox.llm import open_chat  # noqa: E402
 from qwenbox.model.config import from_gguf, from_hf  # noqa: E402
@@ -146,7 +146,7 @@ def main() -> None:
             report = markdown_report(asked.model, found, settings, models.calibration(SERVED), source)
             table.path.with_suffix(".md").write_text(report, encoding="utf-8")
             plot(asked.model, found, table.path.with_suffix(".svg"))
-    if not asked.json:
+    if found and not asked.json:
         print(report)
     print(json.dumps({"model": asked.model, "machine": machine_name(), "rows": found}))
 

@@ -95,7 +95,7 @@ _SYSCALLS = {
 }  # fmt: skip
 """What an interpreter needs to compute, wait and end, with the numbers of x86-64. None of these reaches another process or a name."""
 _X86_64 = 0xC000003E
-_SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 38, 22, 2
+_SET_DEATH_SIGNAL, _SET_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 1, 38, 22, 2
 _LOAD, _EQUALS, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
@@ -106,16 +106,19 @@ def give_up(*, memory_bytes: int, cpu_seconds: int, strictly: bool) -> None:
     `strictly`: OSError where the system has no filter of calls. Without one there are still no files and no sockets, but a program can do harm
     that takes no descriptor: signal other processes, remove files by name.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)  # `run` waits in the thread that started this process, and may be killed
     os.nice(10)  # people's answers first
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, 0),
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
+    # SIGXCPU says what happened; who catches it is killed a second later.
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     try:
         _filter_calls()
     except OSError:

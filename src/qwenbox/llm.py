@@ -604,7 +604,8 @@ def default_thinking(settings: Settings) -> ThinkingVote:
 
 def model_name(model: str) -> str:
     """The name that clients know a model by: a catalogue name as it is, of a path the last part without `.gguf`."""
-    return Path(model).name.removesuffix(".gguf") or model
+    path = Path(model)
+    return (path if path.name not in ("", "..") else path.resolve()).name.removesuffix(".gguf") or model
 
 
 def as_messages(messages: str | Sequence[Message | Mapping[str, Any]]) -> tuple[Message, ...]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from qwenbox.evaluate.report import Report, Result
+from qwenbox.evaluate.tasks import Item, Score
 from tests import thinker
 from tests.cli.command import ROOT, Command
 from tests.cli.test_cli_usage import assert_error
@@ -48,8 +50,9 @@ def test_the_thinker_with_and_without_thoughts_is_compared_problem_by_problem(qw
 
 def test_two_forms_of_a_model_diverge_beside_each_other_and_layer_by_layer(qwenbox: Command) -> None:
     (qwenbox.folder / "text.txt").write_text("What is 2 + 3? The answer is 5. " * 40, encoding="utf-8")
-    words = ("--data", "text.txt", "--reference", thinker.MODEL, "--weights", "int8", "--window", 32, "--report")
-    done = qwenbox("eval", thinker.MODEL, thinker.MODEL, "--task", "kl", *words, "kl", "--json")
+    words = ("--data", "text.txt", "--reference", thinker.MODEL, "--weights", "int8", "--report")
+    windows = ("--json", "--window", 32)
+    done = qwenbox("eval", thinker.MODEL, thinker.MODEL, "--task", "kl", *words, "kl", *windows)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     first, second = found["results"]
@@ -58,7 +61,7 @@ def test_two_forms_of_a_model_diverge_beside_each_other_and_layer_by_layer(qwenb
     assert 0 < first["kl_mean_low"] <= first["kl_mean"] <= first["kl_mean_high"]
     assert first["perplexity"] == pytest.approx(first["reference_perplexity"] * first["perplexity_ratio"])
     assert found["comparisons"][0]["difference"] == 0
-    done = qwenbox("eval", thinker.MODEL, "--task", "ppl", *words, "ppl", "--json")
+    done = qwenbox("eval", thinker.MODEL, "--task", "ppl", *words, "ppl", *windows)
     reference, rounded = json.loads(done.stdout)["results"]
     assert (reference["perplexity"], rounded["perplexity"]) == pytest.approx((first["reference_perplexity"], first["perplexity"]), rel=1e-6)
     done = qwenbox("eval", thinker.MODEL, "--task", "layers", *words, "layers")
@@ -77,6 +80,24 @@ def test_what_cannot_be_measured_is_said_before_a_model_is_loaded(qwenbox: Comma
         (qwenbox.folder / "text.txt").write_text(text)
         done = qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "text.txt")
         assert done.returncode == 2 and f"text.txt has {number} tokens" in done.stderr
+
+
+def test_what_would_change_nothing_or_cannot_be_asked_or_written_is_refused_first(qwenbox: Command) -> None:
+    folder = qwenbox.folder
+    (folder / "text.txt").write_text("What is 2 + 3? " * 20)
+    for option in (("--problems", 3), ("--thinking", "on"), ("--answer-tokens", 5), ("--reference-weights", "int8")):
+        assert_error(qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "text.txt", *option), 2, str(option[0]))
+    asked = [{"id": name, "question": "2 + 3? " * times, "answer": 5, "match": "number"} for name, times in (("a", 1), ("b", 9999))]
+    write_lines(folder / "long.jsonl", asked)
+    assert_error(qwenbox("eval", thinker.MODEL, "--task", "generate", "--data", "long.jsonl"), 2, "problem b has ")
+    (folder / "taken" / "report.md").mkdir(parents=True)
+    assert_error(qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "text.txt", "--report", "taken"), 2, "report.md is a folder")
+
+
+def test_a_report_holds_whatever_an_answer_said(tmp_path: Path) -> None:
+    said = Item("a", False, {"reason": "ValueError: \ud83d 中"})
+    Report("code", "problems", [Result("m", Score((said,), 1.0))]).write(tmp_path)
+    assert report_of(tmp_path)[1]["results"][0]["items"][0]["reason"] == "ValueError: \ud83d 中"  # type: ignore[index]
 
 
 @pytest.mark.weights

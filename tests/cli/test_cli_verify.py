@@ -109,7 +109,7 @@ def test_the_command_stores_a_fingerprint_and_finds_what_changed_since(qwenbox: 
     again = qwenbox("verify", model)
     assert again.returncode == 0 and "BAD" not in again.stdout and "0.0000 spreads" in again.stdout
     (model / "notes.json").write_text("{}")
-    assert qwenbox("verify", model, "--quick").returncode == 0
+    assert "notes.json" not in (noted := qwenbox("verify", model, "--quick")).stdout and noted.returncode == 0
     (model / "chat_template.jinja").write_text("{{ messages }}")
     added = qwenbox("verify", model, "--quick")
     assert added.returncode == 1 and "chat_template.jinja was not there" in added.stdout
@@ -149,6 +149,33 @@ def test_a_pulled_model_is_compared_with_its_download(qwenbox: Command, tmp_path
     assert "fingerprint" not in qwenbox("verify", model, "--quick").stdout, "nobody keeps that of a damaged model"
 
 
+def test_a_model_is_known_by_its_place_however_that_is_spelled_and_whatever_its_files_are_called(qwenbox: Command, tmp_path: Path) -> None:
+    model = tmp_path / "模型 (1).gguf"
+    model.write_bytes(tiny_gguf(template=OWN_TEMPLATE.read_text()))
+    assert qwenbox("verify", model, "--store").returncode == 0
+    (tmp_path / "link.gguf").symlink_to(model)
+    for spelled in (model, tmp_path / "link.gguf"):
+        done = qwenbox("verify", spelled, "--json")
+        assert done.returncode == 0 and json.loads(done.stdout)["fingerprint"], done.stdout
+
+
+def test_a_file_of_weights_that_the_index_names_is_missed_where_there_are_no_digests(qwenbox: Command, tmp_path: Path) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "mine")
+    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+    placed = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    done = qwenbox("verify", model, "--quick")
+    assert done.returncode == 1 and "model-00002-of-00002.safetensors is missing" in done.stdout
+
+
+def test_a_fingerprint_that_cannot_be_kept_is_told(qwenbox: Command, tmp_path: Path) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "mine")
+    (tmp_path / "mine-state").mkdir()
+    (tmp_path / "mine-state" / "fingerprints").write_text("a file")
+    done = qwenbox("verify", model, "--store", env={"QWENBOX_STATE_DIR": str(tmp_path / "mine-state")})
+    assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_fingerprint_in_the_directory_comes_first(qwenbox: Command, awq: tuple[Path, Fingerprint], tmp_path: Path) -> None:
     model = shutil.copytree(awq[0], tmp_path / "made")
     write(awq[1], model / FILE)
@@ -165,6 +192,8 @@ def test_a_fingerprint_in_the_directory_comes_first(qwenbox: Command, awq: tuple
         lambda raw: raw.replace('"format": 1', '"format": 9'),
         lambda raw: "[1]",
         lambda raw: raw.replace('"places": [', '"places": [99999, '),
+        lambda raw: raw.replace('"ids": [', '"ids": [-1099511627776, '),
+        lambda raw: json.dumps(json.loads(raw) | {"made": 5}),
         lambda raw: json.dumps(
             json.loads(raw) | {"probes": [{**json.loads(raw)["probes"][0], **{key: [] for key in ("ids", "places", "top", "logits", "spread")}}]}
         ),

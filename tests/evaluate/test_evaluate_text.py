@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qwenbox.chat import text
+from qwenbox.chat.text import pieces, token_ids
 from qwenbox.errors import UsageError
-from qwenbox.evaluate import text
 from qwenbox.evaluate.divergence import divergence, divergences
 from qwenbox.evaluate.perplexity import perplexity
-from qwenbox.evaluate.text import pieces, token_ids, windows
+from qwenbox.evaluate.windows import windows
 from qwenbox.types import Batch, FloatArray
 
 VOCAB = 11
@@ -135,12 +136,10 @@ def test_a_stride_that_cannot_be_is_refused(stride: int) -> None:
 
 
 @given(st.text(alphabet="ab \n\té中", max_size=400))
-def test_pieces_join_to_the_text_and_are_cut_at_visible_line_starts(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
-    path = tmp_path_factory.mktemp("text") / "t.txt"
-    path.write_bytes(content.encode())
+def test_pieces_join_to_the_text_and_are_cut_at_visible_line_starts(content: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "PIECE_CHARACTERS", 32)
-        cut = list(pieces(path))
+        cut = list(pieces(content[start : start + 23] for start in range(0, len(content), 23)))
     assert "".join(cut) == content
     for before, after in itertools.pairwise(cut):
         assert (before.endswith("\n") and not after[0].isspace()) or len(before) == 32
@@ -157,9 +156,9 @@ def test_text_that_is_not_utf8_is_an_error_with_its_place(tmp_path: Path) -> Non
     path = tmp_path / "t.txt"
     path.write_bytes(b"fine \xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):
-        list(pieces(path))
+        list(token_ids(path, ByteEncoder()))
 
 
 def test_a_missing_text_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.txt"):
-        list(pieces(tmp_path / "absent.txt"))
+        list(token_ids(tmp_path / "absent.txt", ByteEncoder()))

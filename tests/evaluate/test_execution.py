@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -90,6 +92,33 @@ def test_code_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         began = time.monotonic()
         assert refused(code) == "it takes too long"
         assert time.monotonic() - began < 15
+
+
+def test_who_uses_up_his_time_on_the_processor_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However long the clock on the wall runs: beside a model that computes it runs long."""
+    program = tmp_path / "examiner.py"
+    program.write_text(Path(examiner.__file__).read_text("utf-8").replace("CPU_SECONDS = 10", "CPU_SECONDS = 1"), "utf-8")
+    monkeypatch.setattr(examiner, "__file__", str(program))
+    assert refused("while True:\n    pass") == "it takes too long"
+
+
+def test_what_runs_ends_with_the_process_that_asked_for_it() -> None:
+    script = "from qwenbox.evaluate.execution import examine\nexamine('import time\\ntime.sleep(1000)', '')"
+    with subprocess.Popen([sys.executable, "-c", script]) as asking:
+        parent = psutil.Process(asking.pid)
+        while not (children := parent.children()):
+            assert asking.poll() is None
+            os.sched_yield()
+        (child,) = children
+        while child.nice() < 10:  # it sleeps only behind that, and nobody waits for it
+            os.sched_yield()
+        asking.kill()
+    gone, alive = psutil.wait_procs([child], timeout=30)
+    assert not alive and gone
+
+
+def test_an_error_that_points_beyond_the_tests_is_told() -> None:
+    assert "ValueError: here" in refused("import sys", "exec(compile('\\n' * 50 + 'raise ValueError(\"here\")', 'x', 'exec'))")
 
 
 def test_code_cannot_say_itself_that_it_passed() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,9 @@ def test_code_is_asked_for_written_and_executed(llm: LLM, monkeypatch: pytest.Mo
         ("number", "1024", "2^10 = 1024", True),
         ("number", "3.5", "It takes 3½ hours", True),
         ("number", "0.5", "half of it: ½", True),
+        ("number", "602000000000000000000000", "about 6.02e23", True),
+        ("number", "0.001", "1E-3 of it", True),
+        ("number", "3", "step 3e of 3", True),
     ],
 )
 def test_answers_match_as_the_problem_says(match: problems.Match, answer: str, reply: str, right: bool) -> None:
@@ -172,6 +176,8 @@ def test_answers_match_as_the_problem_says(match: problems.Match, answer: str, r
         ("[1]", "not a JSON object"),
         ('{"id": "b", "question": "?", "answer": "x"}', "`match` must be one of exact, number, contains"),
         ('{"id": "b", "question": "?", "answer": "x", "match": "number"}', "must be a number"),
+        ('{"id": "b", "question": "?", "answer": Infinity, "match": "number"}', "must be a number"),
+        ('{"id": "b", "question": "\\ud83d", "answer": 1, "match": "number"}', "`question` holds half of a surrogate pair"),
         ('{"id": "b", "question": " ", "answer": "x", "match": "exact"}', "`question`"),
         ('{"id": "a", "question": "?", "answer": "x", "match": "exact"}', "another problem with the id 'a'"),
     ],
@@ -182,6 +188,13 @@ def test_a_line_that_is_no_problem_is_named(tmp_path: Path, line: str, words: st
     with pytest.raises(UsageError, match="line 2") as caught:
         problems.questions(path)
     assert words in caught.value.message
+
+
+def test_what_editors_put_before_a_file_is_no_part_of_it_and_numbers_are_what_they_say(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    line = '{"id": "x", "question": "?", "answer": 1e22, "match": "number"}'
+    path.write_text(line + "\n" + line.replace("x", "y").replace("1e22", "1e-5"), "utf-8-sig")
+    assert [Decimal(one.answer) for one in problems.questions(path)] == [Decimal(10) ** 22, Decimal("0.00001")]
 
 
 def test_choices_and_code_problems_are_checked_too(tmp_path: Path) -> None:

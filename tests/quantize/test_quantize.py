@@ -105,6 +105,26 @@ def test_the_result_is_looked_at_in_one_load_and_by_no_setting(tmp_path: Path, m
     assert json.loads((out / "quantize.json").read_bytes())["quality"]["kl_mean"] == pytest.approx(0.13, abs=0.05)
 
 
+def test_a_damaged_directory_is_not_taken_for_well_and_one_whose_state_was_half_removed_is_finished(qwenbox: Command) -> None:
+    words = ("quantize", MODEL, "out", "--method", "rtn")
+    assert qwenbox(*words, "--no-check", timeout=600).returncode == 0
+    out = qwenbox.folder / "out"
+    (out / ".quantize").mkdir()
+    (out / ".quantize" / "lock").touch()  # a kill between the last two of all files that are removed
+    shard = out / "model-00003-of-00005.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    found = qwenbox("verify", "out", "--quick")
+    assert found.returncode == 1 and f"not those of quantize.json: {shard.name}" in found.stdout
+    refused = qwenbox(*words, timeout=600)
+    assert refused.returncode == 1 and f"{shard.name} is not what was written there" in refused.stderr
+    assert not (out / "fingerprint.json").exists()
+    shard.write_bytes(whole)
+    done = qwenbox(*words, timeout=600)
+    assert done.returncode == 0 and "was finished before" in done.stderr, done.stderr
+    assert "BAD" not in qwenbox("verify", "out", timeout=600).stdout
+
+
 def test_eight_bits_are_written_as_gptq_and_are_the_numbers_that_rounding_on_load_makes(qwenbox: Command) -> None:
     done = qwenbox("quantize", MODEL, "rtn", "--bits", 8, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -181,7 +201,7 @@ def test_what_cannot_be_done_is_said_and_touches_nothing(qwenbox: Command) -> No
     cases = [
         ((MODEL, "out", "--calibration", "empty.txt"), "0 tokens"),
         ((MODEL, "out", "--calibration", "short.txt"), "at least 2048"),
-        ((MODEL, "out", "--calibration", "absent.txt"), "cannot be read"),
+        ((MODEL, "out", "--calibration", "absent.txt"), "cannot read absent.txt"),
         ((MODEL, "out", "--calibration", "wrong.jsonl"), "line 2"),
         ((MODEL, "there", "--method", "rtn"), "is there already"),
         ((MODEL, "/proc/out", "--method", "rtn"), "cannot be written"),

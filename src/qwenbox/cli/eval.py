@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json as json_module
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,6 +44,7 @@ LAYER_TOKENS = 256
 
 
 def evaluate(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="Names of the catalogue, directories, or .gguf files.", metavar="MODEL...", show_default=False)],
     task: Annotated[
         Task,
@@ -79,6 +80,7 @@ def evaluate(
         raise UsageError(f"--task {task} needs --reference MODEL")
     if task is Task.layers and len(models) > 1:
         raise UsageError("--task layers looks at one model")
+    _check_options(task, context)
     if not data.is_file():
         raise UsageError(f"there is no file {data}")
     if report is not None:
@@ -96,9 +98,34 @@ def evaluate(
         found = _on_text(task, subjects, other, data, {"window": window, "stride": stride or max(1, window // 2), "max_tokens": max_tokens})
     else:
         found = _on_problems(task, subjects, other, data, problems, answer_tokens, thinking, window)
+    typer.echo(json_module.dumps(found.numbers(), allow_nan=False) if json else found.table())
     if report is not None:
         found.write(report)
-    typer.echo(json_module.dumps(found.numbers()) if json else found.table())
+
+
+_READ_BY: Mapping[str, Sequence[Task]] = {
+    "max_tokens": ON_TEXT,
+    "stride": (Task.ppl, Task.kl),
+    "window": (Task.ppl, Task.kl, Task.choice),
+    "problems": (Task.choice, Task.generate, Task.code),
+    "answer_tokens": (Task.generate, Task.code),
+    "thinking": (Task.generate, Task.code),
+}
+"""Options that not every task reads."""
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_options(task: Task, context: typer.Context) -> None:
+    """Raises UsageError for an option that would change nothing."""
+    for name, tasks in _READ_BY.items():
+        if task not in tasks and _is_given(context, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for --task {' or '.join(tasks)}, not for {task}", param=name)
+    if context.params["reference"] is None and context.params["reference_weights"] is not None:
+        raise UsageError("--reference-weights needs --reference MODEL", param="reference_weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +176,10 @@ class _Subject:
 
 
 def _on_text(task: Task, subjects: Sequence[_Subject], reference: _Subject | None, data: Path, sizes: dict[str, Any]) -> Report:
+    from qwenbox.chat.text import token_ids
     from qwenbox.evaluate.divergence import divergences
     from qwenbox.evaluate.perplexity import perplexity
     from qwenbox.evaluate.report import Report, Result
-    from qwenbox.evaluate.text import token_ids
     from qwenbox.llm import open_chat
 
     everybody = [*([reference] if reference is not None else []), *subjects]
@@ -190,9 +217,9 @@ def _check_same_vocabulary(tokenizer: Tokenizer, other: Tokenizer) -> None:
 
 
 def _layers(subject: _Subject, reference: _Subject, data: Path, max_tokens: int) -> LayerReport:
+    from qwenbox.chat.text import token_ids
     from qwenbox.evaluate.layers import layer_errors
     from qwenbox.evaluate.report import LayerReport
-    from qwenbox.evaluate.text import token_ids
     from qwenbox.llm import open_chat
     from qwenbox.model.load import open_network
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwenbox.errors import QwenboxError
+from qwenbox.errors import ModelFormatError, QwenboxError
 
 from .options import Model as ModelName
 from .session import bar_of, note, progress_bar, resolve
@@ -57,7 +57,7 @@ def quantize(
     """
     from qwenbox.evaluate.fingerprint import FILE
     from qwenbox.llm import open_chat
-    from qwenbox.quantize.calibration import BUILTIN, load
+    from qwenbox.quantize.calibration import BUILTIN, LENGTH, load
     from qwenbox.quantize.quantize import Options, finished
     from qwenbox.quantize.quantize import quantize as run
     from qwenbox.quantize.source import read_source
@@ -68,7 +68,8 @@ def quantize(
     path = resolve(model, settings)
     source = read_source(path)
     chat = open_chat(path)
-    text = load(calibration, chat, tokens) if options.calibrated else None
+    length = min(LENGTH, source.network.positions)
+    text = load(calibration, chat, tokens, length) if options.calibrated else None
     facts = finished(source, out, options, text) if check and not (out / FILE).exists() else None
     if facts is not None:
         note(f"{out} was finished before; now it is looked at")
@@ -105,18 +106,21 @@ def _look_at(out: Path, original: Path, facts: Mapping[str, Any], ids: list[int]
     from qwenbox.model.load import available_memory
     from qwenbox.quantize.quantize import add_quality
 
+    files = read_digests(out.name, out)
+    if changed := [name for name, digest in facts["sha256"].items() if name not in files or files[name].sha256 != digest]:
+        raise ModelFormatError(f"{', '.join(changed)} is not what was written there; remove {out} and begin again")
     needed = facts["source_bytes"] + facts["bytes"] + _ROOM
     both = bool(ids) and needed <= available_memory()
     if not both:
         why = f"{needed / 1e9:.1f} GB of memory are needed" if ids else "the calibration used all of the text"
-        note(f"The distance to {original.name} is not measured: {why}; see `qwenbox eval --task kl`.")
+        note(f"The distance to {original.resolve().name} is not measured: {why}; see `qwenbox eval --task kl`.")
     with opened(str(out), out, settings, {"weights": None}) as made:
         if both:
             with opened(str(original), original, settings, {"weights": "stored"}) as reference, bar_of("comparing", len(ids)) as progress:
                 found = divergence(made.model, reference.model, ids, window=KL_WINDOW, stride=KL_WINDOW // 2, progress=progress)
             note(f"KL to the original {found.kl_mean:.4f} nats a token, the same likeliest token {found.top1_agreement:.1%}")
             add_quality(out, facts, found.numbers())
-        write_fingerprint(made, read_digests(out.name, out), out / FILE, dated=False)
+        write_fingerprint(made, files, out / FILE, dated=False)
 
 
 def _duration(seconds: float) -> str:

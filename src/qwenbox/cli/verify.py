@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from qwenbox.errors import ModelFormatError, NumericalError
+from qwenbox.errors import ModelFormatError, NumericalError, UsageError
 
 from .options import Isa, Json, Threads
 from .options import Model as ModelName
@@ -79,15 +79,22 @@ _SIGNS = {True: "ok  ", False: "BAD ", None: "-   "}
 
 
 def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest]) -> Iterable[Finding]:
-    from qwenbox.evaluate.fingerprint import Finding, check_files, is_read
-    from qwenbox.hub.manifest import read_manifest
+    from qwenbox.evaluate.fingerprint import Finding, check_files, is_read, missing_shards
+    from qwenbox.hub.manifest import FileDigest, read_manifest
+    from qwenbox.quantize.quantize import written_digests
 
+    if path.is_dir() and (missing := missing_shards(path)):
+        yield Finding("files", False, f"{', '.join(missing)} is missing, which the index names")
+        return
     manifest = read_manifest(path if path.is_dir() else path.parent)
     if known is not None:
         yield check_files(known.files, files, "the fingerprint that came with it" if known.made is None else f"the fingerprint of {known.made[:10]}")
     elif manifest is not None:
         here = {name: digest for name, digest in manifest.files.items() if (is_read(name) if path.is_dir() else name == path.name)}
         yield check_files(here, files, f"the download from {manifest.source}")
+    elif written := written_digests(path):
+        here = {name: FileDigest(files[name].size if name in files else 0, digest) for name, digest in written.items()}
+        yield check_files(here, files, "quantize.json")
     else:
         yield Finding("files", None, f"{len(files)} read; there are no digests to compare them with")
 
@@ -140,7 +147,10 @@ def write_fingerprint(loaded: Opened, files: Mapping[str, FileDigest], target: P
 
     with bar_of("asking") as progress:
         taken = take(loaded.model, loaded.chat, files=files, progress=progress, dated=dated, **loaded.forms)
-    write(taken, target)
+    try:
+        write(taken, target)
+    except OSError as error:
+        raise UsageError(f"the fingerprint {target} cannot be written: {error.strerror}") from None
 
 
 def _way_out(model: str, path: Path) -> str:

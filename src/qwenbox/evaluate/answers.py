@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .problems import Question
 
-_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z)\]])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"(?:(?<![0-9A-Za-z)\]])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,3}(?![0-9A-Za-z.]))?")
 _EXPONENT = re.compile(r"[⁻⁰¹²³⁴-⁹]+|\^ ?\{?-?[0-9]+\}?")
 _FRACTION = re.compile("([0-9]*) ?([¼-¾⅐-⅞])")
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*([\w+-]*)")
@@ -31,7 +31,7 @@ def is_right(question: Question, reply: str) -> bool:
 
 
 def number(text: str) -> Decimal | None:
-    """The last number in a text; thousands may stand between commas, an exponent (of cm², m^2) is none, and ½ is 0.5."""
+    """The last number in a text; thousands may stand between commas, 6.02e23 is one, an exponent (of cm², m^2) is none, and ½ is 0.5."""
     text = _FRACTION.sub(lambda found: str(int(found[1] or 0) + unicodedata.numeric(found[2])), _EXPONENT.sub("", text))
     found = _NUMBER.findall(_plain(text))
     return Decimal(found[-1].replace(",", "")) if found else None

@@ -15,7 +15,7 @@ from qwenbox.types import FloatArray
 from .interval import Estimate, Mean
 from .logits import Scorable, log_mass, scored_logits, shifted_powers
 from .perplexity import Perplexity
-from .text import Window, windows
+from .windows import Window, windows
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 

@@ -70,7 +70,8 @@ def _reason(error: BaseException, tests: str) -> str:
     trace, line = error.__traceback__, ""
     while trace is not None:
         if trace.tb_frame.f_globals.get("__name__") == "tests":
-            line = f" at `{tests.splitlines()[trace.tb_lineno - 1].strip()[:200]}`"
+            place = tests.splitlines()[trace.tb_lineno - 1 : trace.tb_lineno]  # none for code that an answer executes in their name
+            line = f" at `{place[0].strip()[:200]}`" if place else ""
         trace = trace.tb_next
     try:
         said = str(error)[:300]

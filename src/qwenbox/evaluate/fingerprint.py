@@ -24,7 +24,7 @@ from qwenbox.chat.stream import EventStream
 from qwenbox.chat.template import FAMILIES, encode_chat, template_for
 from qwenbox.chat.toolcall import ToolScanner, tool_calls
 from qwenbox.errors import ModelFormatError, RequestError
-from qwenbox.hub.manifest import MANIFEST, FileDigest, is_plain_name, sha256_of
+from qwenbox.hub.manifest import FileDigest, sha256_of
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, Message, SequenceOutput, Span
 from qwenbox.weights.files import write_whole
 
@@ -45,7 +45,17 @@ MAX_TOKENS = 512
 NUM_PAGES = MAX_TOKENS // PAGE_TOKENS
 _TOP = 8
 _PLACES = 24
-_READ = (".safetensors", ".json", ".jinja")
+INDEX = "model.safetensors.index.json"
+_READ = (
+    INDEX,
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.json",
+    "modules.json",
+)
+"""Beside weights and templates; other files say nothing of what a model computes."""
 
 _TEXTS = {
     "english": "The lighthouse keeper wrote down the weather every evening, and once a year he counted the storms. When somebody asked him why, he "
@@ -154,7 +164,8 @@ def place(path: Path, state_dir: Path) -> Path:
     """Where the fingerprint of a model is: in its directory if it came with one, else in ours by the model's place."""
     if path.is_dir() and (path / FILE).is_file():
         return path / FILE
-    where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    path = path.resolve()
+    where = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     return state_dir / "fingerprints" / f"{path.name}-{where}.json"
 
 
@@ -169,9 +180,10 @@ def read(path: Path) -> Fingerprint:
         if raw.pop("format") != 1:
             raise ValueError("of another format")
         files = {name: FileDigest(int(one["size"]), str(one["sha256"])) for name, one in raw.pop("files").items()}
-        if not all(is_plain_name(name) for name in files):
-            raise ValueError("a name of a file leads elsewhere")
-        return Fingerprint(files=files, template=tuple(raw.pop("template")), probes=tuple(_read_probe(one) for one in raw.pop("probes")), **raw)
+        if not all(value is None or isinstance(value, str) for name, value in raw.items() if name not in ("template", "probes")):
+            raise ValueError("a form or a date is no text")
+        template, probes = tuple(map(_id, raw.pop("template"))), tuple(map(_read_probe, raw.pop("probes")))
+        return Fingerprint(files=files, template=template, probes=probes, **raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFormatError(f"{path} is no fingerprint ({error}); `qwenbox verify --store` makes a new one") from None
 
@@ -179,10 +191,10 @@ def read(path: Path) -> Fingerprint:
 def _read_probe(raw: Mapping[str, Any]) -> Probe:
     probe = Probe(
         str(raw["name"]),
-        tuple(map(int, raw["ids"])),
+        tuple(map(_id, raw["ids"])),
         int(raw["num_prompt"]),
         tuple(map(int, raw["places"])),
-        tuple(tuple(map(int, row)) for row in raw["top"]),
+        tuple(tuple(map(_id, row)) for row in raw["top"]),
         tuple(tuple(map(float, row)) for row in raw["logits"]),
         tuple(map(float, raw["spread"])),
     )
@@ -194,6 +206,12 @@ def _read_probe(raw: Mapping[str, Any]) -> Probe:
     return probe
 
 
+def _id(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ValueError(f"{str(value)[:40]} is no id of a token")
+    return value
+
+
 # --- files ---------------------------------------------------------------------------------------------------------------
 
 
@@ -201,12 +219,25 @@ def model_files(path: Path) -> list[Path]:
     """What is read of a model: the file itself, or the weights and descriptions of a directory."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.iterdir() if is_read(file.name) and file.is_file())
+    return sorted(file for file in (*path.iterdir(), *path.glob("*_Pooling/config.json")) if is_read(_name(file, path)) and file.is_file())
+
+
+def _name(file: Path, model: Path) -> str:
+    return file.resolve().name if file == model else file.relative_to(model).as_posix()
 
 
 def is_read(name: str) -> bool:
     """Whether a file of a model's directory says what it computes."""
-    return name.endswith(_READ) and name not in (FILE, MANIFEST)
+    return name.endswith((".safetensors", ".jinja", "_Pooling/config.json")) or name in _READ
+
+
+def missing_shards(path: Path) -> list[str]:
+    """Of a directory: files of weights that its index names and that are not there."""
+    try:
+        placed = json.loads((path / INDEX).read_bytes())["weight_map"]
+        return sorted({name for name in placed.values() if not (path / str(name)).is_file()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # no index, or one that loading will refuse
 
 
 def digests(path: Path, progress: Progress) -> dict[str, FileDigest]:
@@ -216,7 +247,7 @@ def digests(path: Path, progress: Progress) -> dict[str, FileDigest]:
     found = {}
     for file in files:
         size = file.stat().st_size
-        found[file.name] = FileDigest(size, sha256_of(file, lambda done, before=before: progress((before + done) / total)))  # type: ignore[misc]
+        found[_name(file, path)] = FileDigest(size, sha256_of(file, lambda done, before=before: progress((before + done) / total)))  # type: ignore[misc]
         before += size
     return found
 
@@ -224,6 +255,7 @@ def digests(path: Path, progress: Progress) -> dict[str, FileDigest]:
 def check_files(known: Mapping[str, FileDigest], found: Mapping[str, FileDigest], whose: str) -> Finding:
     """Whether the files are those whose digests `whose` holds. A file that is not known is told, and does no harm, but for a template: it is read
     instead of what the others say."""
+    known = {name: digest for name, digest in known.items() if is_read(name) or not name.endswith(".json")}
     wrong = [f"{name} is missing" for name in known if name not in found]
     for name, digest in known.items():
         if name in found and found[name] != digest:

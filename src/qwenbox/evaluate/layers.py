@@ -7,13 +7,14 @@ engine computes, but for the order of its sums.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qwenbox.errors import UsageError
+from qwenbox.errors import NumericalError, UsageError
 from qwenbox.kernels.quants import DENSE_KINDS, dequantize
 from qwenbox.kernels.reference import Pages, ReferenceOps, quantize_rows
 from qwenbox.model.qwen import FeedForward, Layer, Qwen
@@ -41,7 +42,8 @@ class LayerError:
 
 
 def layer_errors(model: Qwen, reference: Qwen, ids: Sequence[int], progress: Callable[[float], None] = lambda part: None) -> list[LayerError]:
-    """Errors on a text of so many ids, which all attend to those before them. Raises UsageError for networks of different shapes."""
+    """Errors on a text of so many ids, which all attend to those before them. Raises UsageError for networks of different shapes,
+    NumericalError where one of them computes no numbers."""
     for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "experts"):
         if getattr(model.config, name) != getattr(reference.config, name):
             raise UsageError(f"the two models differ in their {name}, so their layers cannot be compared")
@@ -61,6 +63,8 @@ def layer_errors(model: Qwen, reference: Qwen, ids: Sequence[int], progress: Cal
         before, after = known[layer], known[layer + 1]
         own, total = _distance(forced[layer + 1], after, after - before), _distance(free[layer + 1], after, after)
         errors.append(LayerError(layer, own, total, _weight_errors(model, reference, layer)))
+        if not all(map(math.isfinite, (own, total, *errors[-1].weights.values()))):
+            raise NumericalError(f"layer {layer} of one of the models computes NaN or infinity: its errors cannot be told")
         count_step()
     return errors
 

@@ -11,7 +11,7 @@ import numpy as np
 from qwenbox.errors import NumericalError
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, Span
 
-from .text import Window
+from .windows import Window
 
 
 class Scorable(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .interval import Estimate, Mean
 from .logits import Scorable, log_mass, scored_logits
-from .text import windows
+from .windows import windows
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,17 @@ Other fields are for people: where a problem comes from, how hard it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+from qwenbox.chat.text import lines
 from qwenbox.errors import UsageError
 
 from .answers import number
-
-MAX_BYTES = 256 << 20
 
 Match = Literal["exact", "number", "contains"]
 
@@ -74,7 +75,7 @@ def _choice(fields: Mapping[str, Any]) -> Choice:
         raise _Wrong("`choices` must be a list of at least two texts that are not empty")
     if type(answer) is not int or not 0 <= answer < len(texts):
         raise _Wrong(f"`answer` must be a number from 0 to {len(texts) - 1}")
-    return Choice(_text(fields, "id"), _text(fields, "question"), tuple(texts), answer)
+    return Choice(_text(fields, "id"), _text(fields, "question"), tuple(_whole(text, "choices") for text in texts), answer)
 
 
 def _question(fields: Mapping[str, Any]) -> Question:
@@ -82,8 +83,10 @@ def _question(fields: Mapping[str, Any]) -> Question:
     if match is None:
         raise _Wrong(f"`match` must be one of {', '.join(get_args(Match))}")
     answer = fields.get("answer")
-    if type(answer) in (int, float):
-        fields = {**fields, "answer": str(answer)}
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        if not math.isfinite(answer):
+            raise _Wrong("`answer` must be a number")
+        fields = {**fields, "answer": format(Decimal(repr(answer)), "f")}
     question = Question(_text(fields, "id"), _text(fields, "question"), _text(fields, "answer"), match)
     if match == "number" and number(question.answer) is None:
         raise _Wrong("`answer` must be a number, as `match` says")
@@ -103,12 +106,19 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise _Wrong(f"`{name}` must be a text that is not empty")
-    return value
+    return _whole(value, name)
+
+
+def _whole(text: str, name: str) -> str:
+    """JSON can say halves of characters, which no text holds."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise _Wrong(f"`{name}` holds half of a surrogate pair")
+    return text
 
 
 def _read(path: Path, make: Callable[[Mapping[str, Any]], Problem]) -> list[Problem]:
     problems: dict[str, Problem] = {}
-    for index, line in _lines(path):
+    for index, line in lines(path, "data"):
         try:
             fields = json.loads(line)
             if not isinstance(fields, dict):
@@ -122,15 +132,3 @@ def _read(path: Path, make: Callable[[Mapping[str, Any]], Problem]) -> list[Prob
     if not problems:
         raise UsageError(f"{path} holds no problems", param="data")
     return list(problems.values())
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} is larger than {MAX_BYTES:,} bytes", param="data")
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", param="data") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8 text", param="data") from None
-    return ((index, line) for index, line in enumerate(text.split("\n"), 1) if line.strip())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,20 +132,27 @@ def make_folder(folder: Path) -> None:
     """For a report, before anything is measured. Raises UsageError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UsageError(f"cannot write a report to {folder}: {error.strerror}", param="report") from None
+    existing = next((name for name in _FILES if (folder / name).is_dir()), None)
+    if existing is not None:
+        raise UsageError(f"cannot write a report to {folder}: {existing} is a folder there", param="report")
 
 
 def _write(folder: Path, text: str, numbers: Mapping[str, Any], plot: str) -> None:
     make_folder(folder)
     try:
-        (folder / "report.md").write_text(text, "utf-8")
-        (folder / "results.json").write_text(json.dumps(numbers, ensure_ascii=False, indent=1) + "\n", "utf-8")
-        (folder / "plot.svg").write_text(plot, "utf-8")
+        told = json.dumps(numbers, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        for name, content in zip(_FILES, (text, told, plot), strict=True):
+            # What an answer says may hold halves of characters: they are written as JSON writes them.
+            (folder / name).write_bytes(content.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise UsageError(f"cannot write a report to {folder}: {error.strerror}", param="report") from None
 
 
+_FILES = ("report.md", "results.json", "plot.svg")
 _TITLES = {"ppl": "Perplexity", "kl": "KL divergence in nats", "choice": "Right choices", "generate": "Right answers", "code": "Code that passes"}
 _UNITS = {"ppl": "windows", "kl": "windows", **dict.fromkeys(("choice", "generate", "code"), "problems")}
 

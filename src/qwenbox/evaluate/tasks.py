@@ -19,7 +19,7 @@ from .execution import check_confinement, examine
 from .interval import Mean
 from .logits import Scorable, log_mass, scored_logits
 from .problems import Choice, CodeProblem, Question
-from .text import Window
+from .windows import Window
 
 CODE_REQUEST = "Write this Python function. Reply with one Python code block that holds the whole function and every import that it needs.\n\n"
 MAX_TOKENS = 1024
@@ -102,6 +102,16 @@ def _likelihoods(model: Scorable, prompt: list[int], texts: Sequence[list[int]])
         begin = len(prompt) - 1
 
 
+def _check_lengths(llm: LocalLLM, problems: Sequence[Question | CodeProblem], texts: Sequence[str], thinking: bool) -> None:
+    """Before the first answer. Raises UsageError for a problem that leaves no room for one."""
+    for problem, text in zip(problems, texts, strict=True):
+        num_tokens = len(llm.chat_format.encode_for(thinking, [Message("user", text)]))
+        if num_tokens >= llm.context_length:
+            raise UsageError(
+                f"problem {problem.id} has {num_tokens} tokens, and the window holds {llm.context_length}, the answer included", param="data"
+            )
+
+
 def generate(
     llm: LocalLLM, problems: Sequence[Question], *, thinking: bool = False, max_tokens: int | None = None, progress: Progress = lambda done: None
 ) -> Score:
@@ -109,7 +119,9 @@ def generate(
     began = time.monotonic()
     items: dict[int, Item] = {}
     answered = _Answered()
-    with closing(_replies(llm, [problem.question for problem in problems], thinking, max_tokens)) as replies:
+    texts = [problem.question for problem in problems]
+    _check_lengths(llm, problems, texts, thinking)
+    with closing(_replies(llm, texts, thinking, max_tokens)) as replies:
         for index, reply in replies:
             problem = problems[index]
             items[index] = Item(problem.id, is_right(problem, reply.text), {"reply": reply.text, "answer": problem.answer, **answered.count(reply)})
@@ -135,6 +147,7 @@ def write_code(
         return Item(problem.id, outcome.passed, {"reply": reply.text, "code": code, "reason": outcome.reason, **more})
 
     texts = [CODE_REQUEST + problem.question for problem in problems]
+    _check_lengths(llm, problems, texts, thinking)
     pool = ThreadPoolExecutor(_EXAMINERS)
     try:
         with closing(_replies(llm, texts, thinking, max_tokens)) as replies:

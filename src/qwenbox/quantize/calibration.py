@@ -1,16 +1,18 @@
 """The text that a quantiser watches a model with: as token ids, in blocks of one length.
 
 A calibration file is JSONL. A line is a text, `{"kind": "text", "text": ...}`, or a conversation, `{"kind": "chat", "messages": [...],
-"tools": [...], "thinking": true}`, which the model's own template renders; "kind" may be left out. Any other file is one text in UTF-8. Lines are
-taken in an order that depends on nothing but their number, so that each part of a file has its share of however many tokens are wanted.
+"tools": [...], "thinking": true}`, which the model's own template renders; "kind" may be left out. A file whose name ends in neither .jsonl,
+.ndjson nor .json is one text. Lines are taken in an order that depends on nothing but their number, so that each part of a file has its share of
+however many tokens are wanted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from qwenbox.chat.chat import ChatFormat
+from qwenbox.chat.text import ids_of, lines, token_ids
 from qwenbox.errors import QwenboxError, UsageError
 from qwenbox.types import IntArray, Message
 
@@ -26,7 +29,6 @@ LENGTH = 512
 """Tokens of a block."""
 LEAST = 2048
 """Tokens of the smallest calibration that is accepted: fewer say more about themselves than about language."""
-MAX_BYTES = 256 << 20
 _FIELDS = frozenset(field.name for field in fields(Message))
 
 
@@ -42,20 +44,9 @@ class Calibration:
 def load(source: str, chat: ChatFormat, num_tokens: int, length: int = LENGTH) -> Calibration:
     """At most `num_tokens` tokens of a file, or of our own for "builtin". Raises UsageError for a file that is too short or cannot be understood."""
     path = BUILTIN if source == "builtin" else Path(source)
-    lines = list(_lines(path))
-    random.Random(0).shuffle(lines)
     wanted = num_tokens // length * length
-    ids: list[int] = []
-    for number, line in lines:
-        if len(ids) >= wanted:
-            break
-        try:
-            ids += _encoded(line, chat)
-        except QwenboxError as error:
-            raise UsageError(f"{path}, line {number}: {error.message}", param="calibration") from None
-        except (TypeError, KeyError, ValueError, AttributeError) as error:  # a tool that is none, say
-            raise UsageError(f"{path}, line {number}: {error!r}", param="calibration") from None
-    blocks = len(ids[:wanted]) // length
+    ids = list(itertools.islice(_ids(path, chat, wanted), wanted))
+    blocks = len(ids) // length
     if blocks * length < min(LEAST, wanted) or not blocks:
         raise UsageError(
             f"the calibration {path} has {len(ids)} tokens of this model; at least {max(LEAST, length)} are needed, 8,192 or more are good",
@@ -65,33 +56,35 @@ def load(source: str, chat: ChatFormat, num_tokens: int, length: int = LENGTH) -
     return Calibration(array, hashlib.sha256(array.tobytes()).hexdigest(), source if source == "builtin" else path.name)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(number, text or object) of a file."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} has more than {MAX_BYTES >> 20} MB; that much is no help", param="calibration")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"the calibration {path} cannot be read: {error.strerror}", param="calibration") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the calibration {path} is not UTF-8: {error.reason} at byte {error.start}", param="calibration") from None
-    if path.suffix != ".jsonl":
-        yield 1, text
+def _ids(path: Path, chat: ChatFormat, wanted: int) -> Iterator[int]:
+    if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
+        yield from token_ids(path, chat.tokenizer, param="calibration")
         return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{path}, line {number}: not JSON ({error})", param="calibration") from None
+    read = [(number, _parsed(line, path, number)) for number, line in lines(path, "calibration")]
+    random.Random(0).shuffle(read)
+    for number, line in read:
+        try:
+            # Of a long text no more is encoded than is wanted.
+            yield from itertools.islice(_encoded(line, chat), wanted)
+        except QwenboxError as error:
+            raise UsageError(f"{path}, line {number}: {error.message}", param="calibration") from None
+        except (TypeError, KeyError, ValueError, AttributeError) as error:  # a tool that is none, say
+            raise UsageError(f"{path}, line {number}: {error!r}", param="calibration") from None
 
 
-def _encoded(line: Any, chat: ChatFormat) -> list[int]:
+def _parsed(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}, line {number}: not JSON ({error})", param="calibration") from None
+
+
+def _encoded(line: Any, chat: ChatFormat) -> Iterable[int]:
     if isinstance(line, str):
-        return chat.tokenizer.encode(line, control=False)
+        return ids_of([line], chat.tokenizer)
     kind = line.get("kind", "chat" if "messages" in line else "text") if isinstance(line, dict) else None
     if kind == "text" and isinstance(line.get("text"), str):
-        return chat.tokenizer.encode(line["text"], control=False)
+        return ids_of([line["text"]], chat.tokenizer)
     if kind == "chat" and isinstance(line.get("messages"), list):
         messages = [_message(message) for message in line["messages"]]
         return chat.encode(messages, line.get("tools"), add_generation_prompt=False, enable_thinking=bool(line.get("thinking", False)))

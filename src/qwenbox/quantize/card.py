@@ -40,7 +40,7 @@ def card(facts: Mapping[str, Any]) -> str:
     else:
         lines.append(f"| Calibration | {calibration['source']}: {calibration['tokens']:,} tokens in blocks of {calibration['length']} |")
         lines.append(f"| SHA-256 of the calibration's tokens | `{calibration['sha256']}` |")
-    lines.append(f"| SHA-256 that names the original | `{facts['model_sha256']}` |")
+    lines.append(f"| SHA-256 of the original's configuration, shapes and the ends of its tensors | `{facts['model_sha256']}` |")
     if "quality" in facts:
         quality = facts["quality"]
         lines.append(f"| Quality | on {quality['tokens']:,.0f} tokens of qwenbox's own text that the calibration did not see |")

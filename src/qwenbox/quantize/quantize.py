@@ -81,6 +81,7 @@ def quantize(
     """
     config, grid = source.config, Grid(options.bits, options.group)
     check_shapes(source, grid)
+    rotation = _rotation(source, calibration)
     give_back_large_blocks()
     with one_thread_each(), closing(Target(out, _settings(source, options, calibration), config.num_layers + 1)) as target:
         target.check_room(needed_bytes(source, options, calibration))
@@ -89,7 +90,6 @@ def quantize(
         if target.done == 0:
             x = None if calibration is None else embedded(source.network.embedding, calibration.ids)
             target.finish_shard(dict(_ends(source)), None, x)
-        rotation = _rotation(source, calibration)
         first, began, before = target.done - 1, time.monotonic(), time.monotonic()
         for index in range(first, config.num_layers):
             arrays, report = _layer(source, index, x, rotation, options, grid)
@@ -132,7 +132,16 @@ def finished(source: Source, out: Path, options: Options, calibration: Calibrati
         }
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return facts if made == _settings(source, options, calibration) and not (out / STATE).exists() else None
+    return facts if made == _settings(source, options, calibration) and not (out / STATE / "state.json").exists() else None
+
+
+def written_digests(out: Path) -> dict[str, str]:
+    """SHA-256 of the files of weights by name, as they were written; nothing where no `quantize` wrote them."""
+    try:
+        written = json.loads((out / FACTS).read_bytes())["sha256"]
+        return {str(name): str(digest) for name, digest in written.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def add_quality(out: Path, facts: Mapping[str, Any], numbers: Mapping[str, float]) -> None:
@@ -175,7 +184,8 @@ def check_shapes(source: Source, grid: Grid) -> None:
             rows, columns = part.tensor.shape
             together = outputs_of_word(grid.bits)
             if columns % grid.group or rows % together:
-                way = f"choose another --group of {', '.join(map(str, GROUPS))}" if rows % together == 0 else "such a model is not written"
+                fitting = [str(group) for group in GROUPS if columns % group == 0 and rows % together == 0]
+                way = f"--group {' or '.join(fitting)} does" if fitting else "such a model is not written"
                 raise UsageError(
                     f"{part.tensor.name} has {rows} outputs of {columns} inputs, which words of {together} outputs and groups of {grid.group} "
                     f"do not divide; {way}",
@@ -188,12 +198,20 @@ def _rotation(source: Source, calibration: Calibration | None) -> tuple[FloatArr
         return None
     length = calibration.ids.shape[1]
     if length > source.network.positions:
-        raise UsageError(f"the model has {source.network.positions} positions, blocks of the calibration have {length} tokens", param="calibration")
+        raise UsageError(
+            f"the model has {source.network.positions} positions, blocks of the calibration have {length} tokens: make them shorter",
+            param="calibration",
+        )
     cos, sin = source.network.rope
     return cos[:length], sin[:length]
 
 
 def _check_finite(layer: FloatLayer, index: int) -> None:
+    vectors: dict[str, FloatArray | None] = {"input_layernorm": layer.attention_norm, "post_attention_layernorm": layer.feed_forward_norm}
+    vectors |= {"q_norm": layer.query_norm, "k_norm": layer.key_norm, **{f"{linear.module}.bias": linear.bias for linear in layer.linears}}
+    for name, values in vectors.items():
+        if values is not None and not np.isfinite(values).all():
+            raise ModelFormatError(f"{name} of layer {index} holds NaN or infinity and cannot be quantised")
     for linear in (*layer.linears, *layer.routers):
         weight = linear.weight
         if not all(by_rows(lambda rows, weight=weight: np.isfinite(weight[rows]).all(), weight.shape)):  # type: ignore[misc]
@@ -258,7 +276,7 @@ def _facts(source: Source, options: Options, calibration: Calibration | None, ta
     reports = [report for report in target.reports if report is not None]
     return {
         "version": VERSION,
-        "model": source.path.name,
+        "model": source.name,
         "model_sha256": source.digest,
         "method": options.method,
         "bits": options.bits,

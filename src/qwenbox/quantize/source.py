@@ -48,11 +48,14 @@ class Source:
     network: Qwen
     documents: Mapping[str, str | Path]
     """Files beside the weights, by name: texts, or files to copy. `config.json` says nothing of quantisation."""
-    tied: bool
     digest: str
-    """SHA-256 over configuration, names, kinds, shapes, and both ends of every tensor: another model has another one."""
+    """SHA-256 over configuration, names, kinds, shapes, and the first and last 4,096 bytes of every tensor: another model has another one."""
     num_bytes: int
     """Of all tensors as they are stored."""
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
 
     @property
     def config(self) -> ModelConfig:
@@ -88,7 +91,7 @@ def read_source(path: Path) -> Source:
         digest.update(f"{name} {tensor.kind} {tensor.shape}".encode())
         digest.update(tensor.data[:4096].tobytes() + tensor.data[-4096:].tobytes())
     num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    return Source(path, network, documents, network.head is None, digest.hexdigest(), num_bytes)
+    return Source(path, network, documents, digest.hexdigest(), num_bytes)
 
 
 def embedded(table: Tensor, ids: IntArray) -> FloatArray:

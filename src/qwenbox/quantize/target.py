@@ -82,10 +82,6 @@ class Target:
         return len(self._shards)
 
     @property
-    def resumed(self) -> bool:
-        return bool(self._shards)
-
-    @property
     def reports(self) -> list[Any]:
         """What was said of each finished shard."""
         return [shard["report"] for shard in self._shards]
@@ -170,7 +166,7 @@ class Target:
             raise UsageError(f"{self._state / 'state.json'} is damaged: remove {self.path} and begin again")
         differing = sorted(key for key in {*theirs, *self._settings} if theirs.get(key) != self._settings.get(key))
         if differing:
-            said = ", ".join(f"{key} {theirs.get(key)!r}, now {self._settings.get(key)!r}" for key in differing)
+            said = ", ".join(_differing(key, theirs.get(key), self._settings.get(key)) for key in differing)
             raise UsageError(f"{self.path} was begun with other settings ({said}): use those, or remove it")
         for index, shard in enumerate(known["shards"]):
             path = self.path / self._name(index)
@@ -186,6 +182,11 @@ class Target:
 
     def _activations(self, done: int) -> Path:
         return self._state / f"activations-{done:05}.npy"
+
+
+def _differing(key: str, theirs: Any, ours: Any) -> str:
+    """In words; digests say nothing to a person."""
+    return f"another {key}" if any(len(str(value)) == 64 for value in (theirs, ours)) else f"{key} {theirs}, now {ours}"
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
