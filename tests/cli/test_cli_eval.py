@@ -94,6 +94,16 @@ def test_what_would_change_nothing_or_cannot_be_asked_or_written_is_refused_firs
     assert_error(qwenbox("eval", thinker.MODEL, "--task", "ppl", "--data", "text.txt", "--report", "taken"), 2, "report.md is a folder")
 
 
+def test_models_of_one_name_are_told_apart(qwenbox: Command) -> None:
+    folder = qwenbox.folder
+    (folder / "text.txt").write_text("What is 2 + 3? " * 20)
+    for version in ("v1", "v2"):
+        (folder / version).mkdir()
+        (folder / version / "mine").symlink_to(thinker.MODEL)
+    done = qwenbox("eval", "v1/mine", "v2/mine", "--task", "ppl", "--data", "text.txt")
+    assert done.returncode == 0 and "v1/mine" in done.stdout and "v2/mine" in done.stdout
+
+
 def test_a_report_holds_whatever_an_answer_said(tmp_path: Path) -> None:
     said = Item("a", False, {"reason": "ValueError: \ud83d 中"})
     Report("code", "problems", [Result("m", Score((said,), 1.0))]).write(tmp_path)

@@ -359,6 +359,8 @@ def test_what_a_gguf_file_says_of_its_answers_is_kept_and_what_it_leaves_out_is_
     told = gguf_documents(config, without | {"general.sampling.temp": 0.5, "general.name": "Qwen3-4B-Thinking-2507"}, tied=True)
     assert json.loads(str(told["generation_config.json"])) == {"eos_token_id": end, "temperature": 0.5}
     assert json.loads(str(told["config.json"]))["_name_or_path"] == "Qwen3-4B-Thinking-2507"
+    with pytest.raises(ModelFormatError, match=r"has no tokenizer\.ggml\.merges"):
+        gguf_documents(config, {name: value for name, value in file.metadata.items() if name != "tokenizer.ggml.merges"}, tied=True)
     with pytest.raises(ModelFormatError, match="eos_token_id is 99999"):
         gguf_documents(config, without | {"tokenizer.ggml.eos_token_id": 99999}, tied=True)
 

@@ -80,6 +80,8 @@ def evaluate(
         raise UsageError(f"--task {task} needs --reference MODEL")
     if task is Task.layers and len(models) > 1:
         raise UsageError("--task layers looks at one model")
+    from qwenbox.llm import model_name
+
     _check_options(task, context)
     if not data.is_file():
         raise UsageError(f"there is no file {data}")
@@ -88,8 +90,10 @@ def evaluate(
 
         make_folder(report)
     overrides = {"threads": threads, "isa": isa}
-    subjects = [_Subject(model, {**overrides, "weights": weights, "head": head, "embedding": embedding}) for model in models]
-    other = None if reference is None else _Subject(reference, {**overrides, "weights": reference_weights, "head": None, "embedding": None})
+    everybody = {*models, *([reference] if reference is not None else [])}
+    alike = len({model_name(model) for model in everybody}) < len(everybody)
+    subjects = [_Subject(model, {**overrides, "weights": weights, "head": head, "embedding": embedding}, alike) for model in models]
+    other = None if reference is None else _Subject(reference, {**overrides, "weights": reference_weights, "head": None, "embedding": None}, alike)
     found: Report | LayerReport
     if task is Task.layers:
         assert other is not None
@@ -130,17 +134,18 @@ def _check_options(task: Task, context: typer.Context) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """A model that is measured. `overrides` are settings."""
+    """A model that is measured. `overrides` are settings; `in_full`: another one has the same name."""
 
     model: str
     overrides: dict[str, Any]
+    in_full: bool = False
 
     @property
     def name(self) -> str:
         from qwenbox.llm import model_name
 
         told = [form if name == "weights" else f"{name} {form}" for name, form in self.forms.items() if form]
-        return model_name(self.model) + (f" ({', '.join(told)})" if told else "")
+        return (self.model if self.in_full else model_name(self.model)) + (f" ({', '.join(told)})" if told else "")
 
     @property
     def forms(self) -> dict[str, Any]:

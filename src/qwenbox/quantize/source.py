@@ -38,6 +38,7 @@ COPIED = (
 )
 """Of a directory, where they are there."""
 _CLASSES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
+_TOKENIZER = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")
 _PIECE = 1 << 22
 """Elements of a large tensor that are float32 at one time."""
 
@@ -114,6 +115,8 @@ def pieces(table: Tensor) -> Iterator[FloatArray]:
 def gguf_documents(config: ModelConfig, metadata: Mapping[str, Any], *, tied: bool) -> dict[str, str | Path]:
     """config.json, generation_config.json, tokenizer.json and tokenizer_config.json as a checkpoint would have them, and for a model of vectors what
     sentence-transformers reads. Raises ModelFormatError."""
+    if missing := [key for key in _TOKENIZER if key not in metadata]:
+        raise ModelFormatError(f"the file has no {', '.join(missing)}: its tokenizer cannot be written for a checkpoint")
     names = metadata["tokenizer.ggml.tokens"]
     end_of_turn = metadata.get("tokenizer.ggml.eos_token_id", names.index(END_OF_TURN) if END_OF_TURN in names else None)
     if type(end_of_turn) is not int or not 0 <= end_of_turn < len(names):
