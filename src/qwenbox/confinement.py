@@ -100,14 +100,19 @@ _LOAD, _EQUALS, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when the thread that started it ends, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def give_up(*, memory_bytes: int, cpu_seconds: int, strictly: bool) -> None:
     """Gives up what is not needed from now on. Every module that is wanted must be there already.
 
     `strictly`: OSError where the system has no filter of calls. Without one there are still no files and no sockets, but a program can do harm
     that takes no descriptor: signal other processes, remove files by name.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)  # `run` waits in the thread that started this process, and may be killed
+    die_with_parent()  # `run` waits in the thread that started this process, and may be killed
     os.nice(10)  # people's answers first
     for what, most in (
         (resource.RLIMIT_AS, memory_bytes),

@@ -193,8 +193,10 @@ def test_a_line_that_is_no_problem_is_named(tmp_path: Path, line: str, words: st
 def test_what_editors_put_before_a_file_is_no_part_of_it_and_numbers_are_what_they_say(tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
     line = '{"id": "x", "question": "?", "answer": 1e22, "match": "number"}'
-    path.write_text(line + "\n" + line.replace("x", "y").replace("1e22", "1e-5"), "utf-8-sig")
-    assert [Decimal(one.answer) for one in problems.questions(path)] == [Decimal(10) ** 22, Decimal("0.00001")]
+    path.write_text(
+        line + "\n" + line.replace("x", "y").replace("1e22", "1e-5") + "\n" + line.replace("x", "z").replace("1e22", "9" * 400), "utf-8-sig"
+    )
+    assert [Decimal(one.answer) for one in problems.questions(path)] == [Decimal(10) ** 22, Decimal("0.00001"), Decimal("9" * 400)]
 
 
 def test_choices_and_code_problems_are_checked_too(tmp_path: Path) -> None:

@@ -80,8 +80,6 @@ def evaluate(
         raise UsageError(f"--task {task} needs --reference MODEL")
     if task is Task.layers and len(models) > 1:
         raise UsageError("--task layers looks at one model")
-    from qwenbox.llm import model_name
-
     _check_options(task, context)
     if not data.is_file():
         raise UsageError(f"there is no file {data}")
@@ -89,6 +87,8 @@ def evaluate(
         from qwenbox.evaluate.report import make_folder
 
         make_folder(report)
+    from qwenbox.llm import model_name
+
     overrides = {"threads": threads, "isa": isa}
     everybody = {*models, *([reference] if reference is not None else [])}
     alike = len({model_name(model) for model in everybody}) < len(everybody)

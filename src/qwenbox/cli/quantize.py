@@ -113,7 +113,7 @@ def _look_at(out: Path, original: Path, facts: Mapping[str, Any], ids: list[int]
     both = bool(ids) and needed <= available_memory()
     if not both:
         why = f"{needed / 1e9:.1f} GB of memory are needed" if ids else "the calibration used all of the text"
-        note(f"The distance to {original.resolve().name} is not measured: {why}; see `qwenbox eval --task kl`.")
+        note(f"The distance to {facts['model']} is not measured: {why}; see `qwenbox eval --task kl`.")
     with opened(str(out), out, settings, {"weights": None}) as made:
         if both:
             with opened(str(original), original, settings, {"weights": "stored"}) as reference, bar_of("comparing", len(ids)) as progress:

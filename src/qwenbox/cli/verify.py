@@ -86,12 +86,18 @@ def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest]) 
     if path.is_dir() and (missing := missing_shards(path)):
         yield Finding("files", False, f"{', '.join(missing)} is missing, which the index names")
         return
+
+    def concerned(digests: Mapping[str, FileDigest]) -> dict[str, FileDigest]:
+        """Without those of files that nobody reads of a directory."""
+        return {name: digest for name, digest in digests.items() if not path.is_dir() or is_read(name)}
+
     manifest = read_manifest(path if path.is_dir() else path.parent)
     if known is not None:
-        yield check_files(known.files, files, "the fingerprint that came with it" if known.made is None else f"the fingerprint of {known.made[:10]}")
+        whose = "the fingerprint that came with it" if known.made is None else f"the fingerprint of {known.made[:10]}"
+        yield check_files(concerned(known.files), files, whose)
     elif manifest is not None:
-        here = {name: digest for name, digest in manifest.files.items() if (is_read(name) if path.is_dir() else name == path.name)}
-        yield check_files(here, files, f"the download from {manifest.source}")
+        here = {name: digest for name, digest in manifest.files.items() if path.is_dir() or name == path.name}
+        yield check_files(concerned(here), files, f"the download from {manifest.source}")
     elif written := written_digests(path):
         here = {name: FileDigest(files[name].size if name in files else 0, digest) for name, digest in written.items()}
         yield check_files(here, files, "quantize.json")

@@ -8,7 +8,6 @@ when the front no longer reads.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -22,6 +21,7 @@ from dataclasses import asdict, fields
 from operator import attrgetter
 from typing import Any
 
+from qwenbox.confinement import die_with_parent
 from qwenbox.engine.constraint import Grammars
 from qwenbox.engine.engine import Engine, EngineModel, EngineStats
 from qwenbox.engine.frames import Channel, FrameError, decode, pack_output
@@ -43,7 +43,6 @@ UNREAD_SECONDS = 30.0
 """How long they stop before the worker gives up."""
 PROGRESS_SECONDS = 0.05
 
-_PR_SET_PDEATHSIG = 1
 _STATS = attrgetter(*(field.name for field in fields(EngineStats)))  # dataclasses.astuple copies deeply, in 22 us
 
 
@@ -219,8 +218,7 @@ def progress_sender(channel: Channel) -> Callable[[float], None]:
 
 def die_with(parent: int) -> None:
     """Asks the kernel to kill this process when its parent ends, however it ends, and ends it if that has happened already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         sys.exit(0)
 

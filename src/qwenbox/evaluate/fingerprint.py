@@ -27,6 +27,7 @@ from qwenbox.errors import ModelFormatError, RequestError
 from qwenbox.hub.manifest import FileDigest, sha256_of
 from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, Message, SequenceOutput, Span
 from qwenbox.weights.files import write_whole
+from qwenbox.weights.safetensors import INDEX
 
 from .logits import Scorable
 from .perplexity import perplexity
@@ -45,7 +46,6 @@ MAX_TOKENS = 512
 NUM_PAGES = MAX_TOKENS // PAGE_TOKENS
 _TOP = 8
 _PLACES = 24
-INDEX = "model.safetensors.index.json"
 _READ = (
     INDEX,
     "config.json",
@@ -255,7 +255,6 @@ def digests(path: Path, progress: Progress) -> dict[str, FileDigest]:
 def check_files(known: Mapping[str, FileDigest], found: Mapping[str, FileDigest], whose: str) -> Finding:
     """Whether the files are those whose digests `whose` holds. A file that is not known is told, and does no harm, but for a template: it is read
     instead of what the others say."""
-    known = {name: digest for name, digest in known.items() if is_read(name) or not name.endswith(".json")}
     wrong = [f"{name} is missing" for name in known if name not in found]
     for name, digest in known.items():
         if name in found and found[name] != digest:

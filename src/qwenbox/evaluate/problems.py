@@ -10,7 +10,6 @@ Other fields are for people: where a problem comes from, how hard it is.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -84,9 +83,10 @@ def _question(fields: Mapping[str, Any]) -> Question:
         raise _Wrong(f"`match` must be one of {', '.join(get_args(Match))}")
     answer = fields.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
-        if not math.isfinite(answer):
+        value = Decimal(repr(answer))
+        if not value.is_finite():
             raise _Wrong("`answer` must be a number")
-        fields = {**fields, "answer": format(Decimal(repr(answer)), "f")}
+        fields = {**fields, "answer": format(value, "f")}
     question = Question(_text(fields, "id"), _text(fields, "question"), _text(fields, "answer"), match)
     if match == "number" and number(question.answer) is None:
         raise _Wrong("`answer` must be a number, as `match` says")
@@ -111,8 +111,10 @@ def _text(fields: Mapping[str, Any], name: str) -> str:
 
 def _whole(text: str, name: str) -> str:
     """JSON can say halves of characters, which no text holds."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise _Wrong(f"`{name}` holds half of a surrogate pair")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _Wrong(f"`{name}` holds half of a surrogate pair") from None
     return text
 
 

@@ -45,7 +45,7 @@ def load(source: str, chat: ChatFormat, num_tokens: int, length: int = LENGTH) -
     """At most `num_tokens` tokens of a file, or of our own for "builtin". Raises UsageError for a file that is too short or cannot be understood."""
     path = BUILTIN if source == "builtin" else Path(source)
     wanted = num_tokens // length * length
-    ids = list(itertools.islice(_ids(path, chat, wanted), wanted))
+    ids = list(itertools.islice(_ids(path, chat), wanted))
     blocks = len(ids) // length
     if blocks * length < min(LEAST, wanted) or not blocks:
         raise UsageError(
@@ -56,7 +56,8 @@ def load(source: str, chat: ChatFormat, num_tokens: int, length: int = LENGTH) -
     return Calibration(array, hashlib.sha256(array.tobytes()).hexdigest(), source if source == "builtin" else path.name)
 
 
-def _ids(path: Path, chat: ChatFormat, wanted: int) -> Iterator[int]:
+def _ids(path: Path, chat: ChatFormat) -> Iterator[int]:
+    """No more is encoded than somebody asks for."""
     if path.suffix.lower() not in (".jsonl", ".ndjson", ".json"):
         yield from token_ids(path, chat.tokenizer, param="calibration")
         return
@@ -64,8 +65,7 @@ def _ids(path: Path, chat: ChatFormat, wanted: int) -> Iterator[int]:
     random.Random(0).shuffle(read)
     for number, line in read:
         try:
-            # Of a long text no more is encoded than is wanted.
-            yield from itertools.islice(_encoded(line, chat), wanted)
+            yield from _encoded(line, chat)
         except QwenboxError as error:
             raise UsageError(f"{path}, line {number}: {error.message}", param="calibration") from None
         except (TypeError, KeyError, ValueError, AttributeError) as error:  # a tool that is none, say

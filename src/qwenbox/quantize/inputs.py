@@ -74,13 +74,13 @@ class Inputs:
     def take_gram(self) -> FloatArray:
         """Means of the products of all inputs, [width, width], right of the diagonal and on it; only where it is kept, and once: it is large."""
         assert self._gram is not None
-        panels, self._gram = self._gram[::-1], None
+        panels, self._gram = self._gram, None
         gram = np.empty((len(self._divisor), len(self._divisor)), np.float32)
         start = 0
         while panels:
-            panel = panels.pop()
-            for row, divisor in zip(panel, self._divisor[start:], strict=False):
-                row /= np.float32(self.count) * divisor * self._divisor[start:]
+            panel, divisors = panels.pop(0), self._divisor[start:]
+            for row, divisor in zip(panel, divisors[: len(panel)], strict=True):
+                row /= np.float32(self.count) * divisor * divisors
             gram[start : start + len(panel), start:] = panel
             start += len(panel)
         return gram

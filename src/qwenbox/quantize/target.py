@@ -23,7 +23,7 @@ from qwenbox.errors import UsageError
 from qwenbox.hub.manifest import sha256_of
 from qwenbox.types import AnyArray, FloatArray
 from qwenbox.weights.files import write_whole
-from qwenbox.weights.safetensors import ArrayParts, write_safetensors
+from qwenbox.weights.safetensors import INDEX, ArrayParts, write_safetensors
 
 STATE = ".quantize"
 _SPARE = 64 << 20
@@ -137,7 +137,7 @@ class Target:
         placed = {name: self._name(index) for index, shard in enumerate(self._shards) for name in shard["names"]}
         index = {"metadata": {"total_size": self.num_bytes}, "weight_map": placed}
         with self.writing():
-            write_whole(self.path / "model.safetensors.index.json", (json.dumps(index, indent=1) + "\n").encode())
+            write_whole(self.path / INDEX, (json.dumps(index, indent=1) + "\n").encode())
             for name, document in sorted(documents.items(), key=lambda item: item[0] == "config.json"):
                 write_whole(self.path / name, document.read_bytes() if isinstance(document, Path) else document.encode())
             shutil.rmtree(self._state)
@@ -186,7 +186,7 @@ class Target:
 
 def _differing(key: str, theirs: Any, ours: Any) -> str:
     """In words; digests say nothing to a person."""
-    return f"another {key}" if any(len(str(value)) == 64 for value in (theirs, ours)) else f"{key} {theirs}, now {ours}"
+    return f"another {key}" if key in ("model", "calibration") else f"{key} {theirs}, now {ours}"
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

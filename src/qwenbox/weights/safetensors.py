@@ -23,6 +23,7 @@ from ..types import AnyArray, Tensor
 from .files import StoredArray, map_file
 from .packed import packed_tensors
 
+INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the format's own library."""
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES, MAX_TOKENIZER_CONFIG_BYTES = 1 << 20, 64 << 20, 32 << 20
@@ -176,7 +177,7 @@ def read_directory(directory: str | Path) -> Checkpoint:
 
 
 def _read_shards(directory: Path, sizes: Mapping[str, int]) -> dict[str, StoredArray]:
-    single, index_name = _member(directory, "model.safetensors"), "model.safetensors.index.json"
+    single, index_name = _member(directory, "model.safetensors"), INDEX
     index = _read_json(directory, index_name, MAX_INDEX_BYTES)
     if single is not None and index is not None:
         raise ModelFormatError(f"{directory}: both model.safetensors and {index_name} are there; remove the one that is stale")
