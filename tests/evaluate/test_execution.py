@@ -16,6 +16,7 @@ from qwenbox.errors import EngineError
 from qwenbox.evaluate import examiner, execution
 from qwenbox.evaluate.answers import code_of
 from qwenbox.evaluate.execution import Outcome, check_confinement, examine
+from qwenbox.settings import child_environment
 
 
 def refused(code: str, tests: str = "") -> str:
@@ -104,7 +105,7 @@ def test_who_uses_up_his_time_on_the_processor_is_told_so(monkeypatch: pytest.Mo
 
 def test_what_runs_ends_with_the_process_that_asked_for_it() -> None:
     script = "from qwenbox.evaluate.execution import examine\nexamine('import time\\ntime.sleep(1000)', '')"
-    with subprocess.Popen([sys.executable, "-c", script]) as asking:
+    with subprocess.Popen([sys.executable, "-c", script], env=child_environment(PYTHONPATH=os.pathsep.join(sys.path))) as asking:
         parent = psutil.Process(asking.pid)
         while not (children := parent.children()):
             assert asking.poll() is None
