@@ -60,9 +60,16 @@ from qwenbox.weights.safetensors import read_directory  # noqa: E402
 from tests import thinker  # noqa: E402
 
 REFERENCE = "bf16"
-METHODS = {"rtn": ("rtn", 128), "gptq": ("gptq", 128), "awq": ("awq", 128), "awq+gptq": ("awq+gptq", 128), "awq+gptq-g32": ("awq+gptq", 32)}
-"""Rows that `qwenbox quantize` makes: its method, and the weights of a group."""
-CALIBRATED = tuple(row for row, (method, _) in METHODS.items() if method != "rtn")
+METHODS = {
+    "rtn": ("rtn", 4, 128),
+    "gptq": ("gptq", 4, 128),
+    "awq": ("awq", 4, 128),
+    "awq+gptq": ("awq+gptq", 4, 128),
+    "awq+gptq-g32": ("awq+gptq", 4, 32),
+    "rtn-8bit": ("rtn", 8, 128),
+}
+"""Rows that `qwenbox quantize` makes: its method, bits, and the weights of a group."""
+CALIBRATED = tuple(row for row, (method, *_) in METHODS.items() if method != "rtn")
 LLAMA = ("q4_0", "q4_k_m")
 ROWS = (REFERENCE, "int4", *METHODS, *LLAMA)
 TASKS = ("code", "choice", "generate", "sums")
@@ -172,8 +179,8 @@ class Models:
             return self._by_llama(row), None
         path = self._folder / self._name(row)
         if not (path / "README.md").exists():  # written last
-            method, group = METHODS[row]
-            words = ["quantize", str(self.reference), str(path), "--method", method, "--group", str(group), "--no-check"]
+            method, bits, group = METHODS[row]
+            words = ["quantize", str(self.reference), str(path), "--method", method, "--bits", str(bits), "--group", str(group), "--no-check"]
             if self.calibration(row):
                 words += ["--calibration", str(self._calibration), "--tokens", str(self._calibration_tokens)]
             qwenbox(*words)
