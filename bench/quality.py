@@ -5,8 +5,8 @@
 
 MODEL is a catalogue name, a `.gguf` file, a directory in bf16, or `thinker` (tests/fixtures). The reference is the model in bf16: a GGUF file is
 dequantised. Rows are made once, under build/quality: `rtn`, `gptq`, `awq` and `awq+gptq` by `qwenbox quantize` in groups of 128, `awq+gptq-g32` in
-groups of 32; `q4_0` and `q4_k_m` by llama-quantize (`python bench/peers.py --prepare llama.cpp`, or --llama-quantize); `int4` is the reference with
-`--weights int4`.
+groups of 32, `rtn-8bit` in eight bits; `q4_0` and `q4_k_m` by llama-quantize (`python bench/peers.py --prepare llama.cpp`, or --llama-quantize);
+`int4` is the reference with `--weights int4`.
 `quality`: divergence and perplexity as `qwenbox eval` has them, on a text that no calibration saw. `speed`: `qwenbox bench`, all rows in this engine.
 `variants`: whether the row that is served (awq+gptq) puts the same tokens first in every variant of the processor, on 50 prompts, teacher-forced.
 `code`, `choice`, `generate`: the tasks under bench/data by `qwenbox eval`, for the thinker `sums`; each row is compared with the reference problem

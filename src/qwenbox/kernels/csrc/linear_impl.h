@@ -15,8 +15,6 @@ namespace {
 
 constexpr int kTwoSumsRows = 4;  // of a tile over packed codes: for more, two sums each are too many for the registers
 constexpr int kChunkRows = 64;   // rows that share one spreading of the codes
-constexpr int kAhead = 8192;     // bytes between a read of weights and its prefetch into L2
-constexpr int kNear = 4608;      // into L1; more than a tile skips
 
 // One row of a chunk: its part of the group, its accumulators, and where they are written at last.
 struct Row {
@@ -97,24 +95,19 @@ QWENBOX_INLINE void end_run(const Ints (&run)[MR][NB], Ints (&sums)[MR][NB]) {
 template <Kind kind>
 constexpr bool kJoinNibbles = kSplitNibbles && layout_of(kind).bits == 4 && has_group_scale(kind) && kShort<kind> != 0;
 
-// Into L2, where memory answers to more requests than from L1; later into L1, so that lines arrive in the order of their addresses whatever
-// the order in which a tile reads them. Codes that are read once, in that order, may need less.
+// Into L2, where memory answers to more requests than from L1; on some processors later into L1, so that lines arrive in the order of their
+// addresses whatever the order in which a tile reads them.
 template <Kind kind>
-QWENBOX_INLINE void fetch(const uint8_t* p) {
-  if (kInOrderAhead != 0 && (layout_of(kind).bits == 8 || kJoinNibbles<kind>)) return prefetch_far(p + kInOrderAhead);
+QWENBOX_INLINE void fetch_line(const uint8_t* p) {
+  if (kAheadInOrder != 0 && (layout_of(kind).bits == 8 || kJoinNibbles<kind>)) return prefetch_far(p + kAheadInOrder);
   prefetch_far(p + kAhead);
-  prefetch(p + kNear);
-}
-
-template <Kind kind>
-QWENBOX_INLINE void fetch_lines(const uint8_t* p, int bytes) {
-  for (int i = 0; i < bytes; i += 64) fetch<kind>(p + i);
+  if (kNear != 0) prefetch(p + kNear);
 }
 
 // sums += `quads` quads, the first of which is q, times those of the rows; they lie in one half of the group. codes: bytes of 16 NB
 // channels.
 template <Kind kind, int quads, int MR, int NB>
-QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q, const uint8_t* ahead = nullptr) {
+QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const Row* rows, int q) {
   constexpr int run = run_of<kind>(quads);
   const int offset = q / 16 * kCodesHalf + q % 16 * 4;
 #pragma GCC unroll 4
@@ -127,7 +120,6 @@ QWENBOX_INLINE void add_dots(Ints (&sums)[MR][NB], const uint8_t* codes, const R
 #pragma GCC unroll 4
       for (int b = 0; b < NB; ++b) {
         const uint8_t* p = codes + 256 * (q + i) + 64 * b;
-        if (ahead) fetch<kind>(ahead + 64 * ((q + i) * NB + b));
         w[b] = hold(load_bytes(p));
       }
 #pragma GCC unroll 8
@@ -159,9 +151,17 @@ struct Packed {
   Packed(const uint8_t* panel, int g)
       : codes(panel + group_offset(layout, g)), subs(codes + layout.code_bytes()), scales(panel + scale_offset(layout, g)) {}
 
-  void fetch_scales() const {
-    fetch_lines<kind>(subs, layout.sub_bytes);
-    fetch_lines<kind>(scales, layout.scale_bytes);
+  const uint8_t* half_nibbles(int t, int c) const { return codes + 2048 * t + 4 * c; }
+  const uint8_t* half_planes(int t, int c) const { return codes + 4096 + (layout.bits == 5 ? 512 : 1024) * t + 4 * c; }
+
+  // Step `step` of `steps` of half t of the pass over the channels from c on: its share of what comes, scales too, evenly, because lines
+  // that are asked for at once hold up the loads behind them. Where two groups share a unit, its scales are asked for twice.
+  template <int NB, int step, int steps>
+  QWENBOX_INLINE void fetch(int t, int c) const {
+    constexpr int halves = 2 * 4 / NB, lines = ((layout.group_bytes() + layout.scale_bytes) / 64 + halves - 1) / halves;
+    const uint8_t* from = codes + 64 * lines * (c / (8 * NB) + t);
+#pragma GCC unroll 8
+    for (int i = step * lines / steps; i < (step + 1) * lines / steps; ++i) fetch_line<kind>(from + 64 * i);
   }
   Floats scale(int j, int c) const { return load_f16((const uint16_t*)scales + 64 * j + c); }
   Floats min(int j, int c) const {  // negative for K-quants
@@ -186,21 +186,22 @@ struct Packed {
   // Sums of half t of the group, channels from c on: start(part, m, b) gives where a sum starts, finish(part, sums) takes it.
   template <int MR, int NB, class Start, class Finish>
   QWENBOX_INLINE void half(int t, int c, const Row* rows, Start start, Finish finish) const {
-    constexpr int quads = quads_of(kind), plane_bytes = layout.bits == 5 ? 512 : 1024;
+    constexpr int quads = quads_of(kind);
     if constexpr (layout.bits == 8) {
-#pragma GCC unroll 8
-      for (int q = 16 * t; q < 16 * t + 16; q += quads) {
+      steps<0, 16 / quads>([&](auto step) __attribute__((always_inline)) {
+        constexpr int i = decltype(step)::value;
+        const int part = 16 * t / quads + i;
         Ints sums[MR][NB];
-        each<MR, NB>([&](int m, int b) { sums[m][b] = start(q / quads, m, b); });
-        add_dots<kind, quads>(sums, codes + 4 * c, rows, q, codes + 128 * c);
-        finish(q / quads, sums);
-      }
+        each<MR, NB>([&](int m, int b) { sums[m][b] = start(part, m, b); });
+        steps<quads * i, quads * i + quads>([&](auto at) __attribute__((always_inline)) {
+          fetch<NB, decltype(at)::value, 16>(t, c);
+          add_dots<kind, 1>(sums, codes + 4 * c, rows, 16 * t + decltype(at)::value);
+        });
+        finish(part, sums);
+      });
     } else {
-      const uint8_t *nibbles = codes + 2048 * t + 4 * c, *planes = codes + 4096 + plane_bytes * t + 4 * c;
-      if constexpr (split_nibbles<MR, NB>) return split<MR, NB>(t, nibbles, planes, rows, start, finish);
-      if (layout.bits != 4)
-        for (int i = 0; i < plane_bytes; i += 256)
-          for (int b = 0; b < NB; ++b) fetch<kind>(planes + i + 64 * b);
+      if constexpr (split_nibbles<MR, NB>) return split<MR, NB>(t, c, rows, start, finish);
+      const uint8_t *nibbles = half_nibbles(t, c), *planes = half_planes(t, c);
       steps<0, 8 / quads>([&](auto step) __attribute__((always_inline)) {
         constexpr int i = decltype(step)::value;
         const int low_part = 16 * t / quads + i, high_part = low_part + 8 / quads;
@@ -214,12 +215,12 @@ struct Packed {
           if (r % run == 0) begin_run<kind>(low_run, low);
           if (two && r % run == 0) begin_run<kind>(high_run, high);
           Bytes w[2][NB];
-#pragma GCC unroll 4
-          for (int b = 0; b < NB; ++b) {
-            fetch<kind>(codes + 64 * (c + (8 * t + r) * NB + b));
+          steps<0, NB>([&](auto block) __attribute__((always_inline)) {
+            constexpr int b = decltype(block)::value;
+            fetch<NB, NB * r + b, 8 * NB>(t, c);
             w[0][b] = hold(code<layout.bits, r>(nibbles + 256 * r + 64 * b, planes + 64 * b));
             w[1][b] = hold(code<layout.bits, r + 8>(nibbles + 256 * r + 64 * b, planes + 64 * b));
-          }
+          });
 #pragma GCC unroll 8
           for (int m = 0; m < MR; ++m) {
             const Ints a = load_quad(rows[m].codes + t * kCodesHalf + 4 * r), b8 = load_quad(rows[m].codes + t * kCodesHalf + 4 * r + 32);
@@ -244,12 +245,12 @@ struct Packed {
       });
     }
   }
-  // The same, low nibbles before high ones, or after each. Each fetches half of the lines, and planes one by one, so that requests to
-  // memory are spread.
+  // The same, low nibbles before high ones, or after each.
   template <int MR, int NB, class Start, class Finish>
-  QWENBOX_INLINE void split(int t, const uint8_t* nibbles, const uint8_t* planes, const Row* rows, Start start, Finish finish) const {
+  QWENBOX_INLINE void split(int t, int c, const Row* rows, Start start, Finish finish) const {
     constexpr bool joined = kJoinNibbles<kind>;
     constexpr int quads = joined ? 16 : quads_of(kind), run_quads = run_of<kind>(quads);
+    const uint8_t *nibbles = half_nibbles(t, c), *planes = half_planes(t, c);
     steps<0, 16 / quads>([&](auto step) __attribute__((always_inline)) {
       constexpr int first = quads * decltype(step)::value;
       const int part = 16 * t / quads + first / quads;
@@ -259,14 +260,12 @@ struct Packed {
         constexpr int place = decltype(at)::value, q = joined ? place / 2 + place % 2 * 8 : place;
         constexpr bool in_place = kHighInPlace && layout.bits == 4 && q >= 8;
         if (place % run_quads == 0) begin_run<kind, in_place>(run, sums);
+        fetch<NB, place, 16>(t, c);
         __asm__("" : "+r"(nibbles), "+r"(planes));  // or GCC keeps what two quads share, for want of registers on the stack
         Bytes w[NB];
 #pragma GCC unroll 4
         for (int b = 0; b < NB; ++b) {
           const uint8_t* p = nibbles + 256 * (q % 8) + 64 * b;
-          if (2 * b / NB == q / 8) fetch<kind>(p);
-          constexpr int plane_quads = layout.bits == 5 ? 8 : 4;
-          if (layout.bits != 4 && q % plane_quads == b * plane_quads / NB) fetch<kind>(planes + 256 * (q / plane_quads) + 64 * b);
           w[b] = hold(in_place ? high_in_place(load_bytes(p)) : code<layout.bits, q>(p, planes + 64 * b));
         }
 #pragma GCC unroll 8
@@ -601,7 +600,6 @@ void chunk_of(const Weight& w, const Activations& a, int chunk, int rows, int pa
     const int blocks = blocks_left(kind, w.k, g);
     if (rows <= kFewRows) {
       const Packed<kind> packed(base, g);
-      packed.fetch_scales();
       tiles<kind, true>(packed, blocks, scratch.rows, rows, false, -1);
     } else {
       prepared.prepare(base, g);
@@ -647,6 +645,7 @@ QWENBOX_INLINE Floats load_dense(const uint8_t* p) {
 
 // So many rows keep their sums while a slice of a panel, of so many inputs, stays in the cache for all of them.
 constexpr int kSliceRows = 48, kSlice = 256;
+constexpr int kDenseAhead = 8192;  // bytes between a read and its prefetch
 
 // Adds the products of k inputs to acc.
 template <Kind kind, int MR, int NB>
@@ -657,7 +656,7 @@ void dense_tile(const uint8_t* base, int k, const float* x, size_t x_stride, flo
     Floats sums[MR][NB];
     each<MR, NB>([&](int m, int b) { sums[m][b] = load(acc[m] + c + 16 * b); });
     for (int i = 0; i < k; ++i, p += size * kPanel) {
-      for (int line = 0; line < 16 * NB * size; line += 64) prefetch(p + kAhead + line);
+      for (int line = 0; line < 16 * NB * size; line += 64) prefetch(p + kDenseAhead + line);
       Floats w[NB];
 #pragma GCC unroll 4
       for (int b = 0; b < NB; ++b) w[b] = load_dense<kind>(p + 16 * size * b);

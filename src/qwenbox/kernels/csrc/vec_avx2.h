@@ -27,11 +27,11 @@ constexpr int kFewRows = 6, kPackedRows = 3, kPackedBlocks = 4, kPackedBlocksBes
 constexpr bool kSplitNibbles = true;
 #ifdef __AVXVNNI__
 constexpr bool kHighInPlace = true;
-constexpr int kInOrderAhead = 0;
+constexpr int kAhead = 8192, kNear = 4608, kAheadInOrder = 0;
 constexpr int kSumRows = 6, kSumBlocks = 1;
 #else
 constexpr bool kHighInPlace = false;  // sixteen times their products do not fit short sums
-constexpr int kInOrderAhead = 1024;
+constexpr int kAhead = 12288, kNear = 0, kAheadInOrder = 2048;
 constexpr int kSumRows = 4, kSumBlocks = 1;
 #endif
 

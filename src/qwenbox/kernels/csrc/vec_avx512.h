@@ -57,8 +57,9 @@ constexpr int kFewRows = 8, kPackedRows = 8, kPackedBlocks = 4, kPackedBlocksBes
 // Whether they multiply low nibbles before high ones: half the sums at once, where registers are few; and whether high nibbles of 4-bit
 // codes stay where they lie, as 16 times the code.
 constexpr bool kSplitNibbles = false, kHighInPlace = false;
-// How many bytes ahead codes are fetched that lie in the order in which they are read; 0: as all others.
-constexpr int kInOrderAhead = 0;
+// Bytes between a read of codes and their prefetch into L2 and, unless 0, into L1, which is more than a tile skips; and into L2 where they
+// are read in the order in which they lie, 0: as all others.
+constexpr int kAhead = 8192, kNear = 4608, kAheadInOrder = 0;
 
 QWENBOX_INLINE __mmask16 first_lanes(int n) { return __mmask16((1u << n) - 1); }
 

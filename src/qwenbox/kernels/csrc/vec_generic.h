@@ -36,7 +36,7 @@ constexpr bool kKeepAccumulators = false;
 constexpr int kUnrolledSums = 1;
 constexpr int kFewRows = 1, kPackedRows = 1, kPackedBlocks = 1, kPackedBlocksBeside = 1, kPackedBlocksMore = 1;
 constexpr bool kSplitNibbles = false, kHighInPlace = false;
-constexpr int kInOrderAhead = 0;
+constexpr int kAhead = 8192, kNear = 4608, kAheadInOrder = 0;
 
 // f on each of the four quarters.
 template <class R, class F>
