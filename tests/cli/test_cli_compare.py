@@ -15,7 +15,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from qwenbox.evaluate.comparison import SECRET, Kept, Speeds, table
+from qwenbox.evaluate.comparison import Kept, Speeds, table
+from qwenbox.evaluate.needle import NUMBER
 from qwenbox.llm import LocalLLM
 from qwenbox.server.serve import Service
 from qwenbox.settings import Settings
@@ -41,7 +42,7 @@ class FakeOllama(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.asked.append(body)
         kept = body["prompt"][-WINDOW:]
-        words = f" {SECRET}, and so on" if SECRET in kept else " I do not know it"
+        words = f" {NUMBER}, and so on" if NUMBER in kept else " I do not know it"
         time.sleep(0.02)
         pieces = [{"response": piece, "done": False} for piece in words[:NEW_TOKENS]]
         self.lines(*pieces, {"response": "", "done": True, "eval_count": len(pieces), "prompt_eval_count": len(kept)})
@@ -68,7 +69,7 @@ def ollama() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 @pytest.fixture
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, FakeEngine]]:
     def reply(plan: GenerationPlan) -> list[int]:
-        return byte_tokenizer_ids(f" {SECRET}, and so on" if SECRET in byte_tokenizer().decode(plan.prompt_ids) else " one after the other")
+        return byte_tokenizer_ids(f" {NUMBER}, and so on" if NUMBER in byte_tokenizer().decode(plan.prompt_ids) else " one after the other")
 
     folder = tmp_path_factory.mktemp("state")
     engine = FakeEngine(Script(reply=reply), context_length=32768)

@@ -1,4 +1,4 @@
-"""What a terminal shows of an answer in Markdown while it comes, and in the end."""
+"""What a terminal shows of an answer in Markdown while it comes, and in the end; and how far a long piece of work is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyte
 import pytest
 from rich.console import Console
 
-from qwenbox.cli import display
+from qwenbox.cli import display, session
 from qwenbox.cli.display import LiveAnswer, formatted, settled
 from qwenbox.cli.texts import Texts
 from qwenbox.types import Event
@@ -93,3 +93,14 @@ def test_nothing_in_an_answer_commands_the_terminal() -> None:
     console = Console(file=(out := io.StringIO()), force_terminal=True, width=60, highlight=False)
     console.print(formatted(evil))
     assert not any(mark in out.getvalue() for mark in ("\x1b]", "\x07", "\x9b", "\x1b[2J", "\u202e"))
+
+
+def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with session.bar_of("problems", 8) as progress:
+        progress(2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(session, "LINE_SECONDS", 0.0)
+    with session.bar_of("problems", 8) as progress:
+        progress(2)
+        progress(8)
+    assert capsys.readouterr().err == "problems: 25%\nproblems: 100%\n"

@@ -252,8 +252,11 @@ def _on_problems(
     window: int,
 ) -> Report:
     from qwenbox.evaluate import problems, tasks
+    from qwenbox.evaluate.execution import check_confinement
     from qwenbox.evaluate.report import Report, Result
 
+    if task is Task.code:
+        check_confinement()  # before a model is loaded for nothing
     read: Callable[[Path], Any] = {Task.choice: problems.choices, Task.generate: problems.questions, Task.code: problems.code_problems}[task]
     asked = read(data)[:most]
     results: list[Result] = []

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from qwenbox.types import ThinkingVote
 
 POLL_SECONDS = 0.05
+LINE_SECONDS = 60.0
+"""So often a line says how far it is, where standard error is no terminal."""
 
 
 @contextmanager
@@ -71,10 +73,19 @@ def open_llm(model: str | None, **overrides: Any) -> Iterator[LocalLLM]:
 
 @contextmanager
 def bar_of(name: str, total: float = 1.0) -> Iterator[Callable[[float], None]]:
-    """A progress bar for so much work; what is given is called with how much of it is done."""
+    """A progress bar for so much work; what is given is called with how much of it is done. Without a terminal, a line now and then."""
     with progress_bar() as bar:
         line = bar.add_task(name, total=total)
-        yield lambda done: bar.update(line, completed=done)
+        told = time.monotonic()
+
+        def update(done: float) -> None:
+            nonlocal told
+            bar.update(line, completed=done)
+            if bar.disable and (now := time.monotonic()) - told >= LINE_SECONDS:
+                told = now
+                note(f"{name}: {done / total:.0%}")
+
+        yield update
 
 
 def load_with_bar(load: Callable[[Callable[[float], None]], Any], name: str) -> Any:

@@ -52,8 +52,12 @@ def verify(
             if not json:
                 typer.echo(f"{_SIGNS[one.well]} {one.name:21} {one.text}")
 
-    files = read_digests(model, path)
-    tell(_files(known, path, files))
+    missing = prints.missing_shards(path) if path.is_dir() else []
+    files = {} if missing else read_digests(model, path)
+    if missing:
+        tell([prints.Finding("files", False, f"{', '.join(missing)} is missing, which the index names")])
+    else:
+        tell(_files(known, path, files))
     try:
         if store and all(one.well is not False for one in findings):
             with opened(model, path, settings, settings.forms) as loaded:
@@ -79,13 +83,9 @@ _SIGNS = {True: "ok  ", False: "BAD ", None: "-   "}
 
 
 def _files(known: Fingerprint | None, path: Path, files: dict[str, FileDigest]) -> Iterable[Finding]:
-    from qwenbox.evaluate.fingerprint import Finding, check_files, is_read, missing_shards
+    from qwenbox.evaluate.fingerprint import Finding, check_files, is_read
     from qwenbox.hub.manifest import FileDigest, read_manifest
     from qwenbox.quantize.quantize import written_digests
-
-    if path.is_dir() and (missing := missing_shards(path)):
-        yield Finding("files", False, f"{', '.join(missing)} is missing, which the index names")
-        return
 
     def concerned(digests: Mapping[str, FileDigest]) -> dict[str, FileDigest]:
         """Without those of files that nobody reads of a directory."""

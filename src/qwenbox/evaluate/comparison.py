@@ -19,8 +19,8 @@ import httpx2
 
 from qwenbox.errors import QwenboxError, RequestError
 
-SECRET = "48213"
-_QUESTION = "The secret number, which was said at the beginning, is"
+from . import needle
+
 _WORDS = (
     *("river", "stone", "lamp", "window", "garden", "silver", "road", "bread", "cloud", "paper"),
     *("mountain", "candle", "winter", "apple", "green", "table", "horse", "letter", "quiet", "morning"),
@@ -143,12 +143,10 @@ def compare(
                 reading[index].append(num_prompt / one.first_seconds)
                 if one.num_tokens > 1:
                     writing[index].append((one.num_tokens - 1) / (one.seconds - one.first_seconds))
-    needle = (
-        f"The secret number is {SECRET}. Remember it.\n\n{_text(long_tokens, rounds + 1)}\n\nThe secret number, which was said at the beginning, is"
-    )
-    sent = count(needle)
+    long = needle.hidden(_text(long_tokens, rounds + 1))
+    sent = count(long)
     return [
-        Speeds(client.name, tuple(read), tuple(written), _kept(client, needle, sent))
+        Speeds(client.name, tuple(read), tuple(written), _kept(client, long, sent))
         for client, read, written in zip(clients, reading, writing, strict=True)
     ]
 
@@ -158,7 +156,7 @@ def _kept(client: Client, prompt: str, sent: int) -> Kept:
         answer = client.ask(prompt, 12)
     except RequestError as error:
         return Kept(sent, None, found=False, refusal=error.message)
-    return Kept(sent, answer.prompt_tokens, SECRET in answer.text)
+    return Kept(sent, answer.prompt_tokens, needle.is_found(answer.text))
 
 
 def _text(num_tokens: int, seed: int) -> str:

@@ -29,6 +29,7 @@ from qwenbox.types import PAGE_TOKENS, Batch, FloatArray, Message, SequenceOutpu
 from qwenbox.weights.files import write_whole
 from qwenbox.weights.safetensors import INDEX
 
+from . import needle
 from .logits import Scorable
 from .perplexity import perplexity
 
@@ -76,8 +77,6 @@ _TOOL = {
 }
 _CALL = "What is the weather in Paris?"
 _FORM = 'Answer with JSON only, no other text: {"animal": "cat", "legs": <number of legs of a cat>}'
-_SECRET = "48213"
-_NEEDLE = ("The secret number is {}. Remember it.\n\n", "\n\nThe secret number, which was said at the beginning, is")
 _HAY = "On day {} of the journey they passed {} villages, and the driver bought {} apples. "
 _TALK = (
     Message("system", "You are brief."),
@@ -327,9 +326,8 @@ def _answered(name: str, chat: ChatFormat, ids: Sequence[int], reasoning: bool) 
     """None is wrong: small models, and those that think first, may well not do it."""
     text = chat.tokenizer.decode(ids).strip()
     if name == "needle":
-        return Finding(
-            name, _SECRET in text or None, "the number at the beginning of a longer text was " + ("found" if _SECRET in text else "not found")
-        )
+        found = needle.is_found(text)
+        return Finding(name, found or None, "the number at the beginning of a longer text was " + ("found" if found else "not found"))
     if name == "tool call":
         stream = EventStream(chat.tokenizer, start_reasoning=reasoning, tools=ToolScanner([_TOOL]))
         called = bool(tool_calls(stream.feed(SequenceOutput("", tuple(ids), finish_reason="length"))))
@@ -365,9 +363,9 @@ def _prompts(chat: ChatFormat, model: Scorable) -> dict[str, list[int]]:
     room = min(MAX_TOKENS, getattr(model, "context_length", MAX_TOKENS))
     for days in range(60, 0, -4):
         hay = "".join(_HAY.format(day, day * 7 % 10, day * 3 % 8 + 2) for day in range(1, days + 1))
-        needle = encode(_NEEDLE[0].format(_SECRET) + hay + _NEEDLE[1], control=False)
-        if len(needle) + _ANSWER_TOKENS["needle"] <= room:
-            prompts["needle"] = needle
+        ids = encode(needle.hidden(hay), control=False)
+        if len(ids) + _ANSWER_TOKENS["needle"] <= room:
+            prompts["needle"] = ids
             break
     options = {"enable_thinking": False} if chat.nature == "hybrid" else {}
     for name, question, tools in (("tool call", _CALL, [_TOOL]), ("form", _FORM, None)):

@@ -29,6 +29,7 @@ COPIED = (
     "chat_template.jinja",
     "chat_template.json",
     "modules.json",
+    "config_sentence_transformers.json",
     "1_Pooling/config.json",
     "vocab.json",
     "merges.txt",
