@@ -459,7 +459,7 @@ def markdown_report(model: str, found: dict[str, dict[str, Any]], settings: dict
     text += f"""
 * The reference is in bf16. {origin}
 * Text: {settings["quality"]}, which moves by half of it; intervals of 95 % by bootstrap over the windows. KL in nats, from the reference to the row.
-* rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits in groups of 128, or 32; calibration: {calibration}; embedding and head are fp16.
+* rtn, gptq, awq, awq+gptq: `qwenbox quantize`, 4 bits (rtn-8bit: 8) in groups of 128, or 32; calibration: {calibration}; embedding and head are fp16.
   q4_0, q4_k_m: llama-quantize, without an importance matrix. int4: the reference, rounded on load with `--weights int4`; MB are the reference's.
 * bits: of the matrices in the layers, with scales. Speed: {settings["speed"]}, medians, all in this engine.
 {tasks_told(found, settings)}* Sources: {", ".join(sorted({numbers["commit"] for numbers in found.values()}))}.
